@@ -1,0 +1,36 @@
+# make demo   train SFace with PyTorch on real faces and evaluate on people it never saw
+# make test   lint, types, import contracts and every test
+# Both set up .venv first. Another interpreter: make PYTHON=python3.12 demo
+
+PYTHON ?= python3
+VENV := .venv
+RUN := $(VENV)/bin/python
+BACKENDS := pytorch
+
+.PHONY: demo test lint clean
+
+demo: $(VENV)/installed-pytorch $(VENV)/installed-demo
+	test -e datasets/orl/property || $(RUN) -m data orl --out datasets/orl
+	$(RUN) -m pytorch_impl train orl-demo
+
+test: $(VENV)/installed-dev $(BACKENDS:%=$(VENV)/installed-%) lint
+	$(RUN) -m pytest common data parity_tests
+	for backend in $(BACKENDS); do $(RUN) -m pytest $${backend}_impl || exit 1; done
+
+lint: $(VENV)/installed-dev
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+	$(VENV)/bin/lint-imports
+
+# A stamp each, so that nothing is installed twice and a changed pin is.
+$(VENV)/installed-%: requirements/%.txt requirements/common.txt | $(VENV)/bin/python
+	$(RUN) -m pip install --disable-pip-version-check -r $<
+	touch $@
+
+$(VENV)/bin/python:
+	$(PYTHON) -c 'import sys; sys.exit(0 if (3, 11) <= sys.version_info[:2] <= (3, 12) else "Python 3.11 or 3.12 is needed, this is " + sys.version)'
+	$(PYTHON) -m venv $(VENV)
+
+clean:
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

@@ -1,0 +1,1 @@
+"""What the three backends share: data, evaluation, configuration and the training loop. Imports no framework."""

@@ -1,0 +1,89 @@
+"""The command line, the same for every backend: python -m BACKEND train | evaluate | info."""
+
+import dataclasses
+import importlib
+import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:  # at run time, `info` must work where packages are missing
+    from common.config import RunConfig
+    from common.trainer import Trainer
+
+INTERRUPTED = 130  # what a shell reports for a program that Ctrl-C ended
+
+
+@dataclasses.dataclass(frozen=True)
+class Backend:
+    """A framework package: PACKAGE.trainer.Trainer, PACKAGE.runtime.describe, PACKAGE.backbones.BACKBONES."""
+
+    name: str
+    package: str
+
+    def create_trainer(self, config: "RunConfig", num_classes: int) -> "Trainer":
+        return self.module("trainer").Trainer(config, num_classes)
+
+    def module(self, name: str) -> Any:
+        return importlib.import_module(f"{self.package}.{name}")
+
+
+def main(backend: Backend, arguments: list[str]) -> int:
+    """Run one command; returns the exit status. Bad input is one line on stderr and status 2, no traceback."""
+    commands: dict[str, Callable[[Backend, list[str]], int]] = {"train": train, "evaluate": evaluate, "info": info}
+    command = arguments[0] if arguments else ""
+    if command not in commands:
+        asked_for_help = command in ("-h", "--help")
+        lines = [] if asked_for_help else [f"error: expected a command, got {command!r}"]
+        lines += [f"usage: python -m {backend.package} COMMAND [--help]", ""]
+        lines += [f"  {name:<10}{(function.__doc__ or '').splitlines()[0]}" for name, function in commands.items()]
+        print("\n".join(lines), file=sys.stdout if asked_for_help else sys.stderr)
+        return 0 if asked_for_help else 2
+    try:
+        return commands[command](backend, arguments[1:])
+    except ModuleNotFoundError as error:
+        print(f"error: {error}; python -m {backend.package} info says how to install it", file=sys.stderr)
+    except (ValueError, ArithmeticError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+    except KeyboardInterrupt:
+        print("stopped at once; the last checkpoint stands", file=sys.stderr)
+        return INTERRUPTED
+    return 2
+
+
+def train(backend: Backend, arguments: list[str]) -> int:
+    """Train a recipe, or go on with a run that stopped: train RECIPE [--field value ...]"""
+    from common import commands
+    from common.training import Stopped
+
+    try:
+        commands.train(backend, arguments)
+    except Stopped as stopped:
+        print(stopped, file=sys.stderr)
+        return INTERRUPTED
+    return 0
+
+
+def evaluate(backend: Backend, arguments: list[str]) -> int:
+    """Evaluate a run or a checkpoint on verification sets: evaluate FOLDER [--field value ...]"""
+    from common import commands
+
+    return 0 if commands.evaluate(backend, arguments) else 1
+
+
+def info(backend: Backend, arguments: list[str]) -> int:
+    """Print versions, device, threads, backbones, recipes, and what is missing with the command that installs it"""
+    from common.info import describe
+
+    page, complete = describe(backend.name)
+    print(page)
+    if not complete:
+        return 1
+    from common.recipes import RECIPES
+
+    runtime = backend.module("runtime")
+    print()
+    for name, value in runtime.describe(runtime.resolve_device("auto")).items():
+        print(f"  {name:<24} {value}")
+    print(f"\nBackbones: {', '.join(backend.module('backbones').BACKBONES)}")
+    print(f"Recipes:   {', '.join(RECIPES)}")
+    return 0

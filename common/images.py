@@ -1,0 +1,55 @@
+"""Decoding, checking and encoding of images. Every image inside this project is RGB, uint8, channels first."""
+
+import os
+from typing import Literal
+
+os.environ.setdefault("OPENCV_IO_MAX_IMAGE_PIXELS", str(2**26))  # a few bytes can claim gigapixels; read at import
+
+import cv2  # noqa: E402  (after the limit above)
+import numpy as np  # noqa: E402
+
+OnWrongSize = Literal["fail", "resize"]
+
+
+class BadImage(ValueError):
+    """An image that does not decode or has the wrong size. The message names it."""
+
+
+def decode_image(encoded: bytes | np.ndarray, name: str, size: int, on_wrong_size: OnWrongSize = "fail") -> np.ndarray:
+    """Decode JPEG, PNG, PGM or whatever else OpenCV reads.
+
+    Args:
+        encoded: the file's bytes, or the same as a uint8 array of one dimension.
+        name: what to call the image in errors, for example "train.rec key 17".
+        size: expected width and height, in pixels.
+        on_wrong_size: "fail", or "resize" (area average when shrinking, linear when growing).
+
+    Returns:
+        (3, size, size) uint8, RGB, contiguous.
+
+    Raises:
+        BadImage: it does not decode, or has another size and `on_wrong_size` is "fail".
+    """
+    buffer = np.frombuffer(encoded, np.uint8) if isinstance(encoded, bytes | memoryview) else encoded
+    try:
+        bgr = cv2.imdecode(buffer, cv2.IMREAD_COLOR) if buffer.size else None
+    except cv2.error as error:
+        raise BadImage(f"{name}: does not decode as an image ({str(error).strip()})") from None
+    if bgr is None:
+        raise BadImage(f"{name}: {buffer.size} bytes do not decode as an image")
+    if bgr.shape[:2] != (size, size):
+        if on_wrong_size == "fail":
+            height, width = bgr.shape[:2]
+            raise BadImage(
+                f"{name}: expected {size}x{size} pixels, got {width}x{height}; align the images to that size, "
+                "or resize them on reading with --data.on-wrong-size resize"
+            )
+        shrinks = min(bgr.shape[:2]) >= size
+        bgr = cv2.resize(bgr, (size, size), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
+    return np.ascontiguousarray(bgr[:, :, ::-1].transpose(2, 0, 1))
+
+
+def encode_image(image: np.ndarray, extension: str = ".png") -> bytes:
+    """Encode (3, H, W) uint8 RGB as PNG (lossless) or, with extension ".jpg", as JPEG of quality 95."""
+    bgr = np.ascontiguousarray(image.transpose(1, 2, 0)[:, :, ::-1])
+    return cv2.imencode(extension, bgr)[1].tobytes()

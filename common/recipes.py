@@ -1,0 +1,120 @@
+"""One function a recipe: the rows of the paper's tables, and two small ones on public faces.
+
+`python -m BACKEND train NAME` runs one; the name is the function's with dashes. Every published row has scale 64, slope
+80, momentum 0.9, weight decay 5e-4, learning rate 0.1 and 512-d embeddings, from the README files of the published
+implementations (zhongyy/SFace for MXNet and PyTorch, liubingyuu/jittorface for Jittor).
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from common.config import DataConfig, HeadConfig, ModelConfig, OptimiserConfig, RunConfig
+
+PUBLISHED_SETS = ("lfw", "cfp_fp", "agedb_30", "calfw", "cplfw", "sllfw", "talfw")
+
+
+def casia_r50() -> RunConfig:
+    """CASIA-WebFace with r50: a row of the MXNet README (2 devices of 128)."""
+    return RunConfig(
+        name="casia-r50",
+        data=_published_data("casia"),
+        model=ModelConfig(backbone="iresnet50"),
+        head=HeadConfig(intra_center=0.87, inter_center=1.20),
+        optimiser=OptimiserConfig(
+            batch_size=2 * 128, milestones=(100_000, 140_000, 160_000), milestone_unit="steps", epochs=100
+        ),
+    )
+
+
+def casia_ir50() -> RunConfig:
+    """CASIA-WebFace with IR-50: a row of the PyTorch and Jittor READMEs."""
+    return RunConfig(
+        name="casia-ir50",
+        data=_published_data("casia"),
+        model=ModelConfig(backbone="ir50"),
+        head=HeadConfig(intra_center=0.87, inter_center=1.20),
+        optimiser=OptimiserConfig(batch_size=256, milestones=(50, 70, 80), epochs=125),
+    )
+
+
+def casia_mobilefacenet() -> RunConfig:
+    """CASIA-WebFace with MobileFaceNet: a row of the Jittor README."""
+    return RunConfig(
+        name="casia-mobilefacenet",
+        data=_published_data("casia"),
+        model=ModelConfig(backbone="mobilefacenet"),
+        head=HeadConfig(intra_center=0.87, inter_center=1.20),
+        optimiser=OptimiserConfig(batch_size=256, milestones=(50, 70, 80), epochs=125),
+    )
+
+
+def vggface2_r50() -> RunConfig:
+    """VGGFace2 with r50: a row of the MXNet README (4 devices of 128)."""
+    return RunConfig(
+        name="vggface2-r50",
+        data=_published_data("vggface2"),
+        model=ModelConfig(backbone="iresnet50"),
+        head=HeadConfig(intra_center=0.88, inter_center=1.25),
+        optimiser=OptimiserConfig(
+            batch_size=4 * 128, milestones=(100_000, 160_000, 220_000), milestone_unit="steps", epochs=30
+        ),
+    )
+
+
+def ms1mv2_r100() -> RunConfig:
+    """MS1MV2 with r100: a row of the MXNet README (4 devices of 128)."""
+    return RunConfig(
+        name="ms1mv2-r100",
+        data=_published_data("ms1mv2"),
+        model=ModelConfig(backbone="iresnet100"),
+        head=HeadConfig(intra_center=0.90, inter_center=1.20),
+        optimiser=OptimiserConfig(
+            batch_size=4 * 128, milestones=(100_000, 160_000, 220_000), milestone_unit="steps", epochs=30
+        ),
+    )
+
+
+def orl_demo() -> RunConfig:
+    """`make demo`: 30 people of the ORL faces, evaluated on the 10 others (python -m data orl)."""
+    return RunConfig(
+        name="orl-demo",
+        data=DataConfig(root=Path("datasets/orl"), evaluate_on=("orl",), raw_pixels=True),
+        model=ModelConfig(backbone="mobilefacenet", embedding_size=128),
+        optimiser=OptimiserConfig(batch_size=32, epochs=20, milestones=(14, 18)),
+        log_every=3,
+        evaluate_every=45,
+        save_every=45,
+    )
+
+
+def lfw_small() -> RunConfig:
+    """336 people of LFW at 64x64, evaluated on the 1,200 pairs of folds 0 and 1 of View 2 (python -m data lfw)."""
+    return RunConfig(
+        name="lfw-small",
+        data=DataConfig(
+            root=Path("datasets/lfw-small"),
+            evaluate_on=("lfw_view2_folds01",),
+            raw_pixels=True,
+            image_size=64,
+            on_wrong_size="resize",
+        ),
+        model=ModelConfig(backbone="iresnet_small", embedding_size=256),
+        optimiser=OptimiserConfig(batch_size=64, epochs=20, milestones=(14, 18)),
+        evaluate_every=500,
+        save_every=250,
+    )
+
+
+RECIPES: dict[str, Callable[[], RunConfig]] = {
+    "casia-r50": casia_r50,
+    "casia-ir50": casia_ir50,
+    "casia-mobilefacenet": casia_mobilefacenet,
+    "vggface2-r50": vggface2_r50,
+    "ms1mv2-r100": ms1mv2_r100,
+    "orl-demo": orl_demo,
+    "lfw-small": lfw_small,
+}
+
+
+def _published_data(folder: str) -> DataConfig:
+    return DataConfig(root=Path("datasets") / folder, evaluate_on=PUBLISHED_SETS, workers=8)

@@ -1,0 +1,40 @@
+"""Steps and learning rates as pure functions, so that a resumed run and every backend see the same."""
+
+from collections.abc import Sequence
+
+from common.config import OptimiserConfig
+
+
+def learning_rate(step: int, base: float, milestones: Sequence[int], warmup: int = 0) -> float:
+    """Learning rate of an optimiser step: linear warm-up, then a tenth at every milestone.
+
+    Args:
+        step: optimiser step, from 0.
+        base: learning rate after the warm-up.
+        milestones: steps at which the rate drops tenfold, increasing.
+        warmup: steps to climb from base / warmup to base; 0 for none.
+
+    Raises:
+        ValueError: milestones do not increase, or one lies inside the warm-up.
+
+    Source: the step schedules of the published recipes (recipes.py).
+    """
+    if any(a >= b for a, b in zip(milestones, milestones[1:], strict=False)):
+        raise ValueError(f"milestones: expected steps that increase, got {list(milestones)}")
+    if milestones and milestones[0] < warmup:
+        raise ValueError(f"milestones: expected none inside the warm-up of {warmup} steps, got {milestones[0]}")
+    if step < warmup:
+        return base * (step + 1) / warmup
+    return base / 10 ** sum(step >= milestone for milestone in milestones)
+
+
+def milestone_steps(optimiser: OptimiserConfig, steps_per_epoch: int) -> list[int]:
+    """The milestones in steps, whatever unit the configuration has them in."""
+    unit = steps_per_epoch if optimiser.milestone_unit == "epochs" else 1
+    return [round(milestone * unit) for milestone in optimiser.milestones]
+
+
+def total_steps(optimiser: OptimiserConfig, steps_per_epoch: int) -> int:
+    """Optimiser steps of the whole run."""
+    steps = optimiser.epochs * steps_per_epoch
+    return steps if optimiser.max_steps is None else min(steps, optimiser.max_steps)

@@ -1,0 +1,55 @@
+"""Decoding: channel order, sizes, and errors that name the image."""
+
+import cv2
+import numpy as np
+import pytest
+
+from common.images import BadImage, decode_image, encode_image
+
+
+def coloured(size: int = 32) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (3, size, size), np.uint8)
+
+
+def test_png_round_trip_is_exact():
+    image = coloured()
+    assert (decode_image(encode_image(image), "image", 32) == image).all()
+
+
+def test_channels_are_red_green_blue():
+    bgr = np.zeros((16, 16, 3), np.uint8)
+    bgr[:, :, 2] = 255  # OpenCV's red
+    decoded = decode_image(cv2.imencode(".png", bgr)[1], "image", 16)
+    assert decoded[:, 0, 0].tolist() == [255, 0, 0]
+
+
+def test_grey_becomes_three_channels():
+    encoded = cv2.imencode(".pgm", np.full((16, 16), 7, np.uint8))[1].tobytes()
+    assert (decode_image(encoded, "image", 16) == np.full((3, 16, 16), 7)).all()
+
+
+@pytest.mark.parametrize("encoded", [b"", b"no image", encode_image(coloured())[:20]])
+def test_garbage_is_named(encoded):
+    with pytest.raises(BadImage, match=r"^train.rec key 17: "):
+        decode_image(encoded, "train.rec key 17", 32)
+
+
+def test_wrong_size_is_named_or_resized():
+    encoded = encode_image(coloured(64))
+    with pytest.raises(BadImage, match="face: expected 32x32 pixels, got 64x64"):
+        decode_image(encoded, "face", 32)
+    shrunk = decode_image(encoded, "face", 32, "resize")
+    means = coloured(64).reshape(3, 32, 2, 32, 2).mean((2, 4))
+    assert np.abs(shrunk - means).max() <= 1  # area average, rounded
+    assert decode_image(encoded, "face", 96, "resize").shape == (3, 96, 96)
+
+
+def test_an_image_that_claims_gigapixels_is_refused():
+    """A PNG header of 60,000 x 60,000 in a few bytes must not allocate 10 GB."""
+    encoded = bytearray(encode_image(coloured()))
+    encoded[16:24] = (60_000).to_bytes(4, "big") * 2
+    import zlib
+
+    encoded[29:33] = zlib.crc32(encoded[12:29]).to_bytes(4, "big")
+    with pytest.raises(BadImage, match="bomb"):
+        decode_image(bytes(encoded), "bomb", 32)

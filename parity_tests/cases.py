@@ -1,0 +1,61 @@
+"""Inputs that test something. With random embeddings every sigmoid is saturated: r_intra is s and r_inter is 0."""
+
+from typing import NamedTuple
+
+import numpy as np
+
+
+class Case(NamedTuple):
+    """Inputs of a head."""
+
+    embeddings: np.ndarray  # (N, D) float64
+    class_weight: np.ndarray  # (C, D) float64
+    labels: np.ndarray  # (N,) int64
+
+
+def planted(
+    batch_size: int = 16,
+    num_classes: int = 30,
+    embedding_size: int = 24,
+    *,
+    intra_center: float = 0.87,
+    inter_center: float = 1.2,
+    spread: float = 0.03,
+    seed: int = 0,
+) -> Case:
+    """Embeddings whose angles lie on both knees.
+
+    Each embedding lies at an angle near `intra_center` (radians, normal with standard deviation `spread`) from its own
+    prototype, and near `inter_center` from one other. Norms vary by a factor of 16.
+    """
+    random = np.random.default_rng(seed)
+    class_weight = random.standard_normal((num_classes, embedding_size))
+    labels = np.arange(batch_size) * 7 % num_classes
+    others = (labels + 1 + np.arange(batch_size) % (num_classes - 1)) % num_classes
+    embeddings = np.stack(
+        [
+            _at_angles(
+                class_weight[label],
+                class_weight[other],
+                intra_center + spread * random.standard_normal(),
+                inter_center + spread * random.standard_normal(),
+                random,
+            )
+            for label, other in zip(labels, others, strict=True)
+        ]
+    )
+    norms = 2.0 ** random.uniform(-2, 2, (batch_size, 1))
+    return Case(embeddings * norms, class_weight * 2.0 ** random.uniform(-2, 2, (num_classes, 1)), labels)
+
+
+def _at_angles(
+    own: np.ndarray, other: np.ndarray, own_angle: float, other_angle: float, random: np.random.Generator
+) -> np.ndarray:
+    """A unit vector at two given angles from two vectors; the rest of it points anywhere."""
+    basis = np.linalg.qr(np.stack([own, other, random.standard_normal(len(own))], 1))[0]
+    in_plane = np.stack([own / np.linalg.norm(own), other / np.linalg.norm(other)])
+    part = basis[:, :2] @ np.linalg.solve(in_plane @ basis[:, :2], [np.cos(own_angle), np.cos(other_angle)])
+    rest = 1 - part @ part
+    if rest < 0:  # the two angles exclude each other for these two prototypes: keep the own one
+        return _at_angles(own, random.standard_normal(len(own)), own_angle, np.pi / 2, random)
+    return part + np.sqrt(rest) * basis[:, 2]

@@ -1,0 +1,1 @@
+"""SFace in PyTorch: loss, baseline heads, backbones and trainer. `python -m pytorch_impl --help` lists the commands."""

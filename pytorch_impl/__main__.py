@@ -1,0 +1,8 @@
+"""python -m pytorch_impl train RECIPE | evaluate RUN | info (each with --help)."""
+
+import sys
+
+from common.cli import Backend, main
+
+if __name__ == "__main__":
+    sys.exit(main(Backend(name="pytorch", package="pytorch_impl"), sys.argv[1:]))

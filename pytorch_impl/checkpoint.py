@@ -1,0 +1,159 @@
+"""PyTorch modules to and from canonical NumPy arrays: the names and layouts that all backends share on disk.
+
+The canonical names are those of the modules here, so the table between the two is short:
+
+    PyTorch                  canonical
+    ...num_batches_tracked   left out: a fixed update weight does not need it
+    ...running_var           as it is: unbiased; MXNet and Jittor convert theirs, which are biased
+    all else                 as it is; convolutions (out, in / groups, height, width), linear layers (out, in)
+"""
+
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from common.initialisation import Kind, ParameterSpec
+
+BATCH_NORM: dict[str, Kind] = {
+    "weight": "bn_weight",
+    "bias": "bn_bias",
+    "running_mean": "bn_mean",
+    "running_var": "bn_var",
+}
+KINDS: dict[type[nn.Module], dict[str, Kind]] = {
+    nn.Conv2d: {"weight": "conv"},
+    nn.Linear: {"weight": "linear", "bias": "bias"},
+    nn.BatchNorm1d: BATCH_NORM,
+    nn.BatchNorm2d: BATCH_NORM,
+    nn.SyncBatchNorm: BATCH_NORM,
+    nn.PReLU: {"weight": "prelu"},
+}
+HEAD: dict[str, Kind] = {"class_weight": "class_weight", "bias": "bias"}  # of any other module
+
+
+def named_tensors(module: nn.Module) -> dict[str, Tensor]:
+    """Parameters and running statistics by canonical name; detached, sharing the memory of `module`."""
+    return {name: tensor for name, tensor in module.state_dict().items() if not _is_counter(name)}
+
+
+def parameter_specs(module: nn.Module) -> dict[str, ParameterSpec]:
+    """Kind and shape of each parameter and running statistic of a backbone or head, for `draw_parameters`.
+
+    Raises:
+        ValueError: nothing says of what kind a parameter is.
+    """
+    specs = {}
+    for name, tensor in named_tensors(module).items():
+        owner, _, attribute = name.rpartition(".")
+        layer = type(module.get_submodule(owner))
+        kinds = KINDS.get(layer, HEAD)
+        if attribute not in kinds:
+            raise ValueError(f"{name}: expected a parameter listed in KINDS, got {layer.__name__}.{attribute}")
+        specs[name] = ParameterSpec(kinds[attribute], tuple(tensor.shape))
+    return specs
+
+
+def to_canonical(module: nn.Module) -> dict[str, np.ndarray]:
+    """Copies of all parameters and running statistics: float32 or float64 as they are, C-contiguous.
+
+    Raises:
+        ValueError: a tensor is of another dtype.
+    """
+    return to_arrays(named_tensors(module))
+
+
+def from_canonical(module: nn.Module, arrays: Mapping[str, np.ndarray]) -> None:
+    """Load what `to_canonical` gave: exactly the names, shapes and dtypes of `module`, all values finite.
+
+    Raises:
+        ValueError: something does not fit; the message names the first few, and nothing was loaded.
+    """
+    from_arrays(named_tensors(module), arrays)
+
+
+def load_published(state_dict: Mapping[str, Tensor], backbone: nn.Module) -> None:
+    """Load a backbone from weights published for PyTorch.
+
+    The canonical names were chosen to be these, so only "module." (DataParallel) and num_batches_tracked go:
+
+        iresnet18 ... 200   deepinsight/insightface, recognition/arcface_torch
+        ir, ir_se           zhongyy/SFace (IR_50, IR_101), ZhaoJ9014/face.evoLVe
+        mobilefacenet       zhongyy/SFace (MobileFaceNet); not that of arcface_torch, which is another network
+
+    Args:
+        state_dict: name to tensor, as from `torch.load(path, map_location="cpu", weights_only=True)`; values in half
+            precision are widened.
+        backbone: of the same family, depth and embedding size.
+
+    Raises:
+        ValueError: a name, shape or value does not fit; the message names the first few, and nothing was loaded.
+
+    Weights may expect another pixel scale than ours: zhongyy/SFace multiplies by 0.078125 inside the network.
+    """
+    wrapped = all(name.startswith("module.") for name in state_dict)
+    tensors = {name.removeprefix("module.") if wrapped else name: tensor for name, tensor in state_dict.items()}
+    tensors = {name: tensor for name, tensor in tensors.items() if not _is_counter(name)}
+    for name, tensor in tensors.items():
+        if not isinstance(tensor, Tensor):
+            raise ValueError(
+                f"{name}: expected a tensor, got {type(tensor).__name__}; hand the state dict of the backbone itself"
+            )
+        if tensor.dtype in (torch.float16, torch.bfloat16):
+            tensors[name] = tensor.float()
+    from_canonical(backbone, to_arrays(tensors))
+
+
+def to_arrays(tensors: Mapping[str, Tensor]) -> dict[str, np.ndarray]:
+    """Copies of named tensors (parameters, momentum buffers): same dtype, C-contiguous, nothing shared.
+
+    Raises:
+        ValueError: a tensor is neither float32 nor float64.
+    """
+    for name, tensor in tensors.items():
+        if tensor.dtype not in (torch.float32, torch.float64):
+            raise ValueError(f"{name}: expected float32 or float64, got {tensor.dtype}")
+    return {
+        name: tensor.detach().to("cpu", copy=True, memory_format=torch.contiguous_format).numpy()
+        for name, tensor in tensors.items()
+    }
+
+
+def from_arrays(tensors: Mapping[str, Tensor], arrays: Mapping[str, np.ndarray]) -> None:
+    """Copy arrays into the tensors of the same names, after checking all of them.
+
+    Raises:
+        ValueError: a name is missing or unexpected, a shape or dtype differs, a value is NaN or infinite, or a running
+            variance is negative; the message names the first few, and nothing was copied.
+    """
+    problems = [f"{name}: missing" for name in tensors if name not in arrays]
+    problems += [f"{name}: unexpected" for name in arrays if name not in tensors]
+    for name, tensor in tensors.items():
+        if name in arrays:
+            problems += _misfits(name, tensor, arrays[name])
+    if problems:
+        more = f" and {len(problems) - 5} more" if len(problems) > 5 else ""
+        raise ValueError(f"the arrays do not fit, nothing was loaded: {'; '.join(problems[:5])}{more}")
+    with torch.no_grad():
+        for name, tensor in tensors.items():
+            tensor.copy_(torch.from_numpy(np.require(arrays[name], requirements=["C", "W"])))
+
+
+def _misfits(name: str, tensor: Tensor, array: np.ndarray) -> list[str]:
+    expected = f"{str(tensor.dtype).removeprefix('torch.')} {tuple(tensor.shape)}"
+    found = f"{array.dtype} {array.shape}" if isinstance(array, np.ndarray) else type(array).__name__
+    if found != expected:
+        return [f"{name}: expected {expected}, got {found}"]
+    if array.size == 0:
+        return []
+    smallest, largest = array.min(), array.max()  # NaN comes through; no mask the size of the array
+    if not (np.isfinite(smallest) and np.isfinite(largest)):
+        return [f"{name}: holds NaN or infinity"]
+    if name.endswith("running_var") and smallest < 0:
+        return [f"{name}: expected variances, got {smallest}"]
+    return []
+
+
+def _is_counter(name: str) -> bool:
+    return name.endswith("num_batches_tracked")

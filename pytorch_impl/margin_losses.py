@@ -1,0 +1,164 @@
+"""The heads that SFace is compared with: softmax, normalised softmax, CosFace, ArcFace and SphereFace, in PyTorch.
+
+Each is a module `head(embeddings, labels) -> MarginResult` over `class_weight` (C, D), like `SFaceHead`, and ends in the
+mean cross-entropy of its logits. Gradients flow through the margins. Loss and angles are computed in the dtype of
+`class_weight`, whatever autocast says. This file needs PyTorch only and can be copied alone.
+"""
+
+import math
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+NORM_FLOOR = 1e-12  # a zero vector is divided by this instead of by zero
+
+
+class MarginResult(NamedTuple):
+    """The loss and what to log of a step; scalars, all but `loss` detached."""
+
+    loss: Tensor
+    target_cosine: Tensor  # mean over i of cos[i, y_i]
+    other_cosine: Tensor  # mean over i and j != y_i of cos[i, j]
+    accuracy: Tensor  # share of samples to which no other prototype is nearer, by angle, than their own
+
+
+class MarginHead(nn.Module):
+    """Shared part: prototypes, cosines, cross-entropy, metrics. A head says what its logits are.
+
+    Args of `forward`: embeddings (N, D), raw; labels (N,) int64, 0..C-1.
+
+    Raises:
+        ValueError: shapes do not fit, or a label is out of range (on the CPU; a CUDA device fails in its indexing).
+    """
+
+    def __init__(self, embedding_size: int, num_classes: int) -> None:
+        super().__init__()
+        self.class_weight = nn.Parameter(torch.randn(num_classes, embedding_size) * (2 / num_classes) ** 0.5)
+
+    def forward(self, embeddings: Tensor, labels: Tensor) -> MarginResult:
+        _check(embeddings, self.class_weight, labels)
+        with torch.autocast(embeddings.device.type, enabled=False):
+            embeddings = embeddings.to(self.class_weight.dtype)
+            unit_embeddings = F.normalize(embeddings, eps=NORM_FLOOR)
+            unit_prototypes = F.normalize(self.class_weight, eps=NORM_FLOOR)
+            cosines = (unit_embeddings @ unit_prototypes.T).clamp(-1, 1)
+            is_target = F.one_hot(labels, len(self.class_weight)).bool()
+            loss = F.cross_entropy(self.logits(embeddings, cosines, is_target), labels)
+
+        cosines = cosines.detach()
+        target_cosines = cosines[is_target]
+        other_cosines = cosines[~is_target].view(len(labels), -1)
+        return MarginResult(
+            loss=loss,
+            target_cosine=target_cosines.mean(),
+            other_cosine=other_cosines.mean(),
+            accuracy=(target_cosines >= other_cosines.amax(1)).to(cosines.dtype).mean(),
+        )
+
+    def logits(self, embeddings: Tensor, cosines: Tensor, is_target: Tensor) -> Tensor:
+        """Logits (N, C) from embeddings (N, D), cosines (N, C) and the one-hot mask of the targets (N, C), bool."""
+        raise NotImplementedError(f"{type(self).__name__} must say what its logits are")
+
+
+class SoftmaxHead(MarginHead):
+    """logits = x W' + bias: the plain linear classifier."""
+
+    def __init__(self, embedding_size: int, num_classes: int) -> None:
+        super().__init__(embedding_size, num_classes)
+        self.bias = nn.Parameter(torch.zeros(num_classes))
+
+    def logits(self, embeddings: Tensor, cosines: Tensor, is_target: Tensor) -> Tensor:
+        return F.linear(embeddings, self.class_weight, self.bias)
+
+
+class NormalisedSoftmaxHead(MarginHead):
+    """logits = s cos(theta) (NormFace)."""
+
+    def __init__(self, embedding_size: int, num_classes: int, *, scale: float = 64.0) -> None:
+        super().__init__(embedding_size, num_classes)
+        self.scale = scale
+
+    def logits(self, embeddings: Tensor, cosines: Tensor, is_target: Tensor) -> Tensor:
+        return self.scale * cosines
+
+
+class CosFaceHead(MarginHead):
+    """target logit = s (cos(theta) - m), the others s cos(theta) (CosFace, arXiv:1801.09414; AM-Softmax: s = 30)."""
+
+    def __init__(self, embedding_size: int, num_classes: int, *, scale: float = 64.0, margin: float = 0.35) -> None:
+        super().__init__(embedding_size, num_classes)
+        self.scale = scale
+        self.margin = margin
+
+    def logits(self, embeddings: Tensor, cosines: Tensor, is_target: Tensor) -> Tensor:
+        return self.scale * torch.where(is_target, cosines - self.margin, cosines)
+
+
+class ArcFaceHead(MarginHead):
+    """target logit = s cos(theta + m), the others s cos(theta) (ArcFace, arXiv:1801.07698); m in radians.
+
+    Where theta + m exceeds pi, the target logit is s (cos(theta) - m sin(m)), which keeps falling with theta.
+    """
+
+    def __init__(self, embedding_size: int, num_classes: int, *, scale: float = 64.0, margin: float = 0.5) -> None:
+        super().__init__(embedding_size, num_classes)
+        self.scale = scale
+        self.margin = margin
+
+    def logits(self, embeddings: Tensor, cosines: Tensor, is_target: Tensor) -> Tensor:
+        target = cosines[is_target]
+        # the floor keeps the gradient of the root finite where an embedding meets its prototype
+        sine = (1 - target**2).clamp_min(1e-12).sqrt()
+        with_margin = torch.where(
+            target > math.cos(math.pi - self.margin),
+            target * math.cos(self.margin) - sine * math.sin(self.margin),
+            target - self.margin * math.sin(self.margin),
+        )
+        return self.scale * torch.where(is_target, with_margin[:, None], cosines)
+
+
+class SphereFaceHead(MarginHead):
+    """Annealed SphereFace with m = 4 (arXiv:1704.08063).
+
+    target logit = ||x|| (psi(theta) + lambda cos(theta)) / (1 + lambda), the others ||x|| cos(theta), where
+    psi(theta) = (-1)^k cos(4 theta) - 2k for theta in [k pi/4, (k+1) pi/4], lambda = max(5, 1000 / (1 + 0.12 step)).
+
+    `step` is the optimiser step from 0; whoever trains sets it before each step, also after a resume.
+    """
+
+    MARGIN = 4
+
+    def __init__(self, embedding_size: int, num_classes: int) -> None:
+        super().__init__(embedding_size, num_classes)
+        self.step = 0
+
+    def logits(self, embeddings: Tensor, cosines: Tensor, is_target: Tensor) -> Tensor:
+        target = cosines[is_target]
+        cosine_of_multiple = 8 * target**4 - 8 * target**2 + 1
+        k = (self.MARGIN * torch.acos(target.detach()) / math.pi).floor().clamp(max=self.MARGIN - 1)
+        psi = (1 - 2 * (k % 2)) * cosine_of_multiple - 2 * k
+        annealing = max(5.0, 1000 / (1 + 0.12 * self.step))
+        with_margin = (psi + annealing * target) / (1 + annealing)
+        norms = torch.linalg.vector_norm(embeddings, dim=1, keepdim=True)
+        return norms * torch.where(is_target, with_margin[:, None], cosines)
+
+
+def _check(embeddings: Tensor, class_weight: Tensor, labels: Tensor) -> None:
+    num_classes = len(class_weight)
+    if embeddings.ndim != 2 or embeddings.shape[1] != class_weight.shape[1]:
+        raise ValueError(
+            f"embeddings: expected (N, {class_weight.shape[1]}) as in class_weight, got {tuple(embeddings.shape)}"
+        )
+    if len(embeddings) == 0 or num_classes < 2:
+        raise ValueError(f"expected at least 1 sample and 2 classes, got {len(embeddings)} and {num_classes}")
+    if labels.shape != embeddings.shape[:1] or labels.dtype != torch.int64:
+        raise ValueError(
+            f"labels: expected int64 ({len(embeddings)},), got {labels.dtype} {tuple(labels.shape)}"
+        )
+    if labels.device.type == "cpu":
+        bad = ((labels < 0) | (labels >= num_classes)).nonzero()
+        if len(bad):
+            row = int(bad[0])
+            raise ValueError(f"labels: expected 0..{num_classes - 1}, got {int(labels[row])} at row {row}")

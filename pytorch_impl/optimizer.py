@@ -1,0 +1,39 @@
+"""The one SGD rule, v = m v + (g + wd w), w = w - lr v, and what weight decay applies to.
+
+It is `torch.optim.SGD` as it comes: the learning rate stands outside the momentum buffer. (MXNet's own SGD has it
+inside, and the two part at the first drop of the rate.)
+"""
+
+import torch
+from torch import nn
+
+NORMALISATIONS = (nn.BatchNorm1d, nn.BatchNorm2d)
+
+
+def create_optimizer(modules: list[nn.Module], *, momentum: float, weight_decay: float) -> torch.optim.SGD:
+    """SGD over all trainable parameters; decay on everything but BatchNorm parameters and biases."""
+    decayed: list[nn.Parameter] = []
+    undecayed: list[nn.Parameter] = []
+    for root in modules:
+        for module in root.modules():
+            for name, parameter in module.named_parameters(recurse=False):
+                if parameter.requires_grad:
+                    is_free = isinstance(module, NORMALISATIONS) or name == "bias"
+                    (undecayed if is_free else decayed).append(parameter)
+    groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": undecayed, "weight_decay": 0.0}]
+    return torch.optim.SGD(groups, lr=0.0, momentum=momentum)  # the loop sets the rate of every step
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, learning_rate: float) -> None:
+    for group in optimizer.param_groups:
+        group["lr"] = learning_rate
+
+
+def momentum_buffer(optimizer: torch.optim.SGD, parameter: nn.Parameter) -> torch.Tensor:
+    """The buffer v of a parameter; zeros before its first step, which is what the rule starts from."""
+    buffer = optimizer.state[parameter].get("momentum_buffer")
+    return torch.zeros_like(parameter) if buffer is None else buffer
+
+
+def set_momentum_buffer(optimizer: torch.optim.SGD, parameter: nn.Parameter, value: torch.Tensor) -> None:
+    optimizer.state[parameter]["momentum_buffer"] = torch.empty_like(parameter).copy_(value).detach()

@@ -1,0 +1,61 @@
+"""Device, precision and threads of PyTorch, settled in one place."""
+
+import os
+from typing import Any
+
+import torch
+
+PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+REQUIREMENTS = "requirements/pytorch.txt"
+
+
+def resolve_device(name: str) -> torch.device:
+    """The device that a configuration asks for.
+
+    Args:
+        name: "cpu", "cuda", "cuda:N", or "auto": the first CUDA device where there is one, else the CPU.
+
+    Raises:
+        ValueError: unknown name, or no such device; says how to get it.
+    """
+    if name == "auto":
+        return torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        device = None
+    if device is None or device.type not in ("cpu", "cuda"):
+        raise ValueError(f"device: expected auto, cpu, cuda or cuda:N, got {name!r}")
+    if device.type == "cpu":
+        return device
+    if not torch.backends.cuda.is_built():
+        raise ValueError(
+            f"device: {name} asked for, but this PyTorch ({torch.__version__}) is built for the CPU only; "
+            f"install the CUDA build with pip install --force-reinstall -r {REQUIREMENTS} from an index that has it"
+        )
+    count = torch.cuda.device_count()
+    if (device.index or 0) >= count:
+        raise ValueError(f"device: {name} asked for, but PyTorch sees {count} CUDA devices (driver, CUDA_VISIBLE_DEVICES)")
+    return torch.device("cuda", device.index or 0)
+
+
+def describe(device: torch.device) -> dict[str, Any]:
+    """Version, device, threads: JSON values for `info` and for the record of a run."""
+    facts: dict[str, Any] = {
+        "name": "pytorch",
+        "version": torch.__version__,
+        "device": str(device),
+        "threads": torch.get_num_threads(),
+        "cpus": os.cpu_count(),
+        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+        "cuda": torch.version.cuda,
+    }
+    if device.type == "cuda":
+        facts["device_name"] = torch.cuda.get_device_name(device)
+        facts["cudnn"] = torch.backends.cudnn.version()
+    return facts
+
+
+def seed_everything(seed: int) -> None:
+    """Seed dropout, on every device. Weights, order and flips have streams of their own in `common`."""
+    torch.manual_seed(seed)

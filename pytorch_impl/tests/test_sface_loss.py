@@ -1,0 +1,302 @@
+"""SFace against the golden results of the published code, the float64 oracle, and its own properties."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from parity_tests import oracle
+from parity_tests.cases import planted
+from pytorch_impl.sface_loss import SFaceHead, SFaceResult, inter_weight, intra_weight, sface_loss
+
+GOLDEN = sorted((Path(__file__).parents[2] / "parity_tests" / "golden").glob("*.npz"))
+PARAMETERS = ("scale", "intra_slope", "inter_slope", "intra_center", "inter_center")
+FORMS = ("plain", "streamed")
+
+# Relative to the largest entry. float64: a sum of 1,000 terms in another order moves by 1e-13; measured 7e-15.
+# float32: one ulp of cos is 6e-8, and the sigmoid turns an error of theta into k/4 = 20 times that; measured 2.7e-6.
+TOLERANCE = {torch.float64: 1e-10, torch.float32: 2e-5}
+
+
+def run(embeddings, class_weight, labels, dtype=torch.float64, form="plain", block_size=7, **parameters):
+    x = torch.tensor(embeddings, dtype=dtype, requires_grad=True)
+    w = torch.tensor(class_weight, dtype=dtype, requires_grad=True)
+    result = sface_loss(x, w, torch.as_tensor(labels), form=form, block_size=block_size, **parameters)
+    result.loss.backward()
+    return result, x.grad.numpy(), w.grad.numpy()
+
+
+def assert_close(found, expected, tolerance, what):
+    found, expected = np.asarray(found, np.float64), np.asarray(expected, np.float64)
+    error = np.abs(found - expected).max() / np.abs(expected).max()
+    assert error <= tolerance, f"{what}: error {error:.1e} of the largest entry, allowed {tolerance:.0e}"
+
+
+def assert_matches_oracle(case, dtype, form, **parameters):
+    result, grad_embeddings, grad_class_weight = run(*case, dtype, form, **parameters)
+    inputs = [np.asarray(torch.tensor(array, dtype=dtype)) for array in case[:2]]  # the oracle sees the rounded input
+    truth = oracle.sface(*inputs, case[2], **parameters)
+    for name in ("loss", "intra_loss", "inter_loss"):
+        scale = max(abs(truth.intra_loss), abs(truth.inter_loss))
+        assert abs(getattr(result, name).item() - getattr(truth, name)) <= TOLERANCE[dtype] * scale, name
+    for name in ("target_cosine", "other_cosine", "accuracy"):
+        assert getattr(result, name).item() == pytest.approx(getattr(truth, name), abs=1e-5), name
+    assert_close(grad_embeddings, truth.grad_embeddings, TOLERANCE[dtype], "grad_embeddings")
+    assert_close(grad_class_weight, truth.grad_class_weight, TOLERANCE[dtype], "grad_class_weight")
+
+
+def test_there_are_four_golden_files():
+    assert len(GOLDEN) == 4
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
+@pytest.mark.parametrize("path", GOLDEN, ids=lambda path: path.stem)
+def test_golden(path, dtype, form):
+    golden = np.load(path, allow_pickle=False)
+    parameters = {name: float(golden[name]) for name in PARAMETERS}
+    inputs = golden["embeddings"], golden["class_weight"], golden["labels"]
+    result, grad_embeddings, grad_class_weight = run(*inputs, dtype, form, block_size=64, **parameters)
+    for name in ("loss", "intra_loss", "inter_loss"):
+        assert_close(getattr(result, name).item(), golden[name], TOLERANCE[dtype], name)
+    assert_close(grad_embeddings, golden["grad_embeddings"], TOLERANCE[dtype], "grad_embeddings")
+    assert_close(grad_class_weight, golden["grad_class_weight"], TOLERANCE[dtype], "grad_class_weight")
+
+
+@pytest.mark.parametrize("path", GOLDEN, ids=lambda path: path.stem)
+def test_the_oracle_matches_the_golden_results(path):
+    golden = np.load(path, allow_pickle=False)
+    truth = oracle.sface(
+        golden["embeddings"], golden["class_weight"], golden["labels"], **{n: float(golden[n]) for n in PARAMETERS}
+    )
+    for name in ("loss", "intra_loss", "inter_loss", "grad_embeddings", "grad_class_weight"):
+        assert_close(getattr(truth, name), golden[name], 1e-12, name)
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
+@pytest.mark.parametrize(("a", "b"), [(0.87, 1.20), (0.88, 1.25), (0.90, 1.20)])
+def test_on_the_knees(a, b, dtype, form):
+    case = planted(intra_center=a, inter_center=b)
+    truth = oracle.sface(*case, intra_center=a, inter_center=b)
+    on_knee = (truth.intra_weight > 0.05 * 64) & (truth.intra_weight < 0.95 * 64)
+    assert on_knee.mean() >= 0.2, "the case must test the sigmoid"
+    assert_matches_oracle(case, dtype, form, intra_center=a, inter_center=b)
+
+
+def test_weights_match_the_oracle():
+    case = planted()
+    truth = oracle.sface(*case)
+    unit_x, unit_w = (v / np.linalg.norm(v, axis=1, keepdims=True) for v in case[:2])
+    theta = torch.acos(torch.from_numpy(unit_x @ unit_w.T))
+    targets = theta[torch.arange(len(case.labels)), torch.from_numpy(case.labels)]
+    assert_close(intra_weight(targets, 64, 80, 0.87), truth.intra_weight, 1e-10, "r_intra")
+    found = inter_weight(theta, 64, 80, 1.2).numpy()
+    found[np.arange(len(case.labels)), case.labels] = 0
+    assert_close(found, truth.inter_weight, 1e-10, "r_inter")
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_the_gradient_is_that_of_frozen_weights(form):
+    """Central differences match when r is frozen, and do not when it moves: that is the method, not a mistake."""
+    case = planted(6, 9, 5)
+    truth = oracle.sface(*case)
+    _, grad_embeddings, _ = run(*case, form=form)
+
+    def loss_with(r_intra, r_inter, embeddings):
+        unit_x, unit_w = (v / np.linalg.norm(v, axis=1, keepdims=True) for v in (embeddings, case.class_weight))
+        cosines = unit_x @ unit_w.T
+        targets = cosines[np.arange(len(cosines)), case.labels]
+        return np.mean(-r_intra * targets) + np.mean((r_inter * cosines).sum(1))
+
+    step = 1e-6
+    frozen, moving = np.zeros_like(grad_embeddings), np.zeros_like(grad_embeddings)
+    for index in np.ndindex(grad_embeddings.shape):
+        ends = []
+        for sign in (1, -1):
+            moved = case.embeddings.copy()
+            moved[index] += sign * step
+            ends.append((loss_with(truth.intra_weight, truth.inter_weight, moved), oracle.sface(moved, *case[1:]).loss))
+        (frozen[index], moving[index]) = (np.array(ends[0]) - np.array(ends[1])) / (2 * step)
+    # central differences with step 1e-6 of a loss near 10 keep about 8 digits; measured 2e-9
+    assert_close(grad_embeddings, frozen, 1e-6, "frozen r")
+    with pytest.raises(AssertionError):
+        assert_close(grad_embeddings, moving, 0.1, "moving r")
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
+@pytest.mark.parametrize("sign", [1, -1], ids=["parallel", "antiparallel"])
+def test_embedding_on_its_prototype(sign, dtype, form):
+    """arccos has an infinite slope at both ends: no NaN may come of it."""
+    case = planted(8, 12, 10)
+    embeddings = case.embeddings.copy()
+    embeddings[0] = sign * case.class_weight[case.labels[0]]
+    embeddings[1] = sign * 3 * case.class_weight[(case.labels[1] + 1) % 12]
+    assert_matches_oracle(case._replace(embeddings=embeddings), dtype, form)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_smallest_problem(form):
+    case = planted(1, 2, 3)
+    assert_matches_oracle(case, torch.float64, form)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_first_and_last_class(form):
+    case = planted(4, 15, 8)  # blocks of 7: the last one has a single class
+    assert_matches_oracle(case._replace(labels=np.array([0, 14, 14, 0])), torch.float64, form)
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
+def test_zero_embedding(dtype, form):
+    case = planted(5, 9, 8)
+    embeddings = case.embeddings.copy()
+    embeddings[2] = 0
+    result, grad_embeddings, grad_class_weight = run(embeddings, *case[1:], dtype, form)
+    truth = oracle.sface(embeddings, *case[1:])
+    assert result.loss.item() == pytest.approx(truth.loss, rel=1e-4)
+    assert_close(np.delete(grad_embeddings, 2, 0), np.delete(truth.grad_embeddings, 2, 0), TOLERANCE[dtype], "others")
+    assert_close(grad_embeddings[2], truth.grad_embeddings[2], TOLERANCE[dtype], "the zero embedding")
+    assert np.isfinite(grad_class_weight).all()
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
+@pytest.mark.parametrize("factor", [1e-13, 1e-10, 1e10, 1e17])
+def test_huge_and_tiny_norms(factor, dtype, form):
+    """From below the floor of the norm to what float32 can square."""
+    case = planted(5, 9, 8)
+    assert_matches_oracle(case._replace(embeddings=case.embeddings * factor), dtype, form)
+
+
+@pytest.mark.parametrize("block_size", [1, 2, 8, 29, 30, 31, 4096])
+def test_block_size_does_not_matter(block_size):
+    case = planted()
+    plain, streamed = run(*case), run(*case, form="streamed", block_size=block_size)
+    for name, a, b in zip(SFaceResult._fields, plain[0], streamed[0], strict=True):
+        assert a.item() == pytest.approx(b.item(), rel=1e-12), name
+    assert_close(streamed[1], plain[1], 1e-12, "grad_embeddings")
+    assert_close(streamed[2], plain[2], 1e-12, "grad_class_weight")
+
+
+@pytest.mark.parametrize("form", FORMS)
+@given(
+    seed=st.integers(0, 10**6),
+    batch_size=st.integers(1, 9),
+    num_classes=st.integers(2, 20),
+    embedding_size=st.integers(3, 12),
+    factor=st.floats(1e-3, 1e3),
+)
+@settings(max_examples=40, deadline=None)
+def test_properties(form, seed, batch_size, num_classes, embedding_size, factor):
+    case = planted(batch_size, num_classes, embedding_size, seed=seed)
+    result, grad_embeddings, grad_class_weight = run(*case, form=form)
+    scale = abs(result.intra_loss.item()) + abs(result.inter_loss.item())
+
+    # the gradient of a direction has no radial part
+    radial = np.abs((grad_embeddings * case.embeddings).sum(1))
+    assert (radial <= 1e-12 * scale * num_classes + 1e-12).all()
+
+    # the length of an embedding does not matter, and its gradient goes with 1 / length
+    scaled, scaled_grad, _ = run(case.embeddings * factor, *case[1:], form=form)
+    assert scaled.loss.item() == pytest.approx(result.loss.item(), abs=1e-9 * scale)
+    assert_close(scaled_grad * factor, grad_embeddings, 1e-8, "scale of x")
+
+    # nor does the order of the classes, nor that of the batch
+    random = np.random.default_rng(seed)
+    classes, rows = random.permutation(num_classes), random.permutation(batch_size)
+    shuffled, shuffled_grad_x, shuffled_grad_w = run(
+        case.embeddings[rows], case.class_weight[classes], np.argsort(classes)[case.labels[rows]], form=form
+    )
+    assert shuffled.loss.item() == pytest.approx(result.loss.item(), abs=1e-9 * scale)
+    assert_close(shuffled_grad_x, grad_embeddings[rows], 1e-8, "order of the batch")
+    assert_close(shuffled_grad_w, grad_class_weight[classes], 1e-8, "order of the classes")
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_gradient_of_a_scaled_loss(form):
+    """A gradient scaler multiplies the loss: both forms must pass the factor on."""
+    case = planted()
+    _, expected, _ = run(*case, form=form)
+    x = torch.tensor(case.embeddings, requires_grad=True)
+    result = sface_loss(x, torch.tensor(case.class_weight), torch.tensor(case.labels), form=form)
+    (3 * result.loss).backward()
+    assert_close(x.grad / 3, expected, 1e-12, "factor 3")
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_angles_stay_in_float32_under_autocast(dtype, form):
+    case = planted()
+    head = SFaceHead(24, 30, form=form)
+    head.class_weight.data = torch.tensor(case.class_weight, dtype=torch.float32)
+    embeddings = torch.tensor(case.embeddings).to(dtype)
+    with torch.autocast("cpu", dtype=dtype):
+        result = head(embeddings, torch.tensor(case.labels))
+    truth = oracle.sface(embeddings.double().numpy(), head.class_weight.detach().numpy(), case.labels)
+    assert result.loss.dtype == torch.float32
+    assert result.loss.item() == pytest.approx(truth.loss, rel=2e-5)
+
+
+def test_streamed_form_holds_no_matrix_of_all_classes():
+    """The largest tensor that the forward pass keeps or makes is a block, the embeddings or the gradient."""
+    batch_size, num_classes, embedding_size, block_size = 8, 4000, 4, 50
+    largest = 0
+
+    class Watch(torch.utils._python_dispatch.TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            nonlocal largest
+            out = func(*args, **(kwargs or {}))
+            for tensor in out if isinstance(out, tuple | list) else [out]:
+                if isinstance(tensor, torch.Tensor):
+                    largest = max(largest, tensor.numel())
+            return out
+
+    x, w = torch.randn(batch_size, embedding_size), torch.randn(num_classes, embedding_size)
+    labels = torch.zeros(batch_size, dtype=torch.int64)
+    with Watch():
+        sface_loss(x, w, labels, form="streamed", block_size=block_size)
+    assert largest == num_classes * embedding_size < batch_size * num_classes
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        ([0, 30, -1], r"labels: expected 0\.\.29, got 30 at row 1"),
+        ([0, 1, -1], r"labels: expected 0\.\.29, got -1 at row 2"),
+        ([0, 1], "labels: expected int64"),
+        ([0.0, 1.0, 2.0], "labels: expected int64"),
+    ],
+)
+def test_bad_labels(labels, message):
+    with pytest.raises(ValueError, match=message):
+        SFaceHead(4, 30)(torch.randn(3, 4), torch.tensor(labels))
+
+
+def test_bad_shapes_and_form():
+    labels = torch.zeros(3, dtype=torch.int64)
+    with pytest.raises(ValueError, match=r"same D.*\(3, 5\).*\(30, 4\)"):
+        SFaceHead(4, 30)(torch.randn(3, 5), labels)
+    with pytest.raises(ValueError, match="at least 1 sample and 2 classes, got 0"):
+        SFaceHead(4, 30)(torch.randn(0, 4), labels[:0])
+    with pytest.raises(ValueError, match="at least 1 sample and 2 classes, got 3 and 1"):
+        SFaceHead(4, 1)(torch.randn(3, 4), labels)
+    with pytest.raises(ValueError, match=r'form: expected "plain" or "streamed"'):
+        sface_loss(torch.randn(3, 4), torch.randn(5, 4), labels, form="fast")
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("form", FORMS)
+def test_cuda_matches_the_oracle(form):
+    case = planted()
+    x, w = (torch.tensor(array, device="cuda", requires_grad=True) for array in case[:2])
+    sface_loss(x, w, torch.tensor(case.labels, device="cuda"), form=form, block_size=7).loss.backward()
+    truth = oracle.sface(*case)
+    assert_close(x.grad.cpu(), truth.grad_embeddings, TOLERANCE[torch.float64], "grad_embeddings")
+    assert_close(w.grad.cpu(), truth.grad_class_weight, TOLERANCE[torch.float64], "grad_class_weight")
