@@ -26,7 +26,7 @@ RAW_PIXELS = "raw_pixels"
 def train(backend: "Backend", arguments: list[str]) -> None:
     """Train a recipe to its end, evaluate it, and write the report; raises as `common.training.fit`."""
     recipes = {name: ((recipe.__doc__ or "").strip(), recipe()) for name, recipe in RECIPES.items()}
-    _, config = tyro.extras.overridable_config_cli(recipes, prog=f"python -m {backend.package} train", args=arguments)
+    config = tyro.extras.overridable_config_cli(recipes, prog=f"python -m {backend.package} train", args=arguments)
     configuration.check(config)
     folder = config.out or Path("runs") / backend.name / f"{config.name}-seed{config.seed}"
 
@@ -94,7 +94,5 @@ def _evaluate_raw_pixels(config: RunConfig, folder: Path) -> None:
     data = config.data
     pair_sets, _ = find_pair_sets(data.root, data.evaluate_on)
     for pair_set in pair_sets.values():
-        evaluation = evaluate_pairs(
-            raw_pixels, pair_set, image_size=data.image_size, on_wrong_size=data.on_wrong_size
-        )
+        evaluation = evaluate_pairs(raw_pixels, pair_set, image_size=data.image_size, on_wrong_size=data.on_wrong_size)
         save_evaluation(folder, evaluation, 0, method=RAW_PIXELS)

@@ -5,6 +5,7 @@ A recipe (`common/recipes.py`) makes one, the command line overrides fields by t
 """
 
 import dataclasses
+import itertools
 import math
 import types
 import typing
@@ -182,7 +183,7 @@ def check(config: RunConfig) -> None:
     _expect(_positive(optimiser.learning_rate), "optimiser.learning_rate", "a positive number", optimiser)
     _expect(
         all(_positive(m) for m in optimiser.milestones)
-        and all(a < b for a, b in zip(optimiser.milestones, optimiser.milestones[1:], strict=False)),
+        and all(a < b for a, b in itertools.pairwise(optimiser.milestones)),
         "optimiser.milestones",
         "positive numbers that increase",
         optimiser,
@@ -241,7 +242,7 @@ def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
 def _build(kind: Any, value: Any, name: str) -> Any:
     """`value` as the annotation `kind` of a field says, which is one of the few kinds used above."""
     options = typing.get_args(kind)
-    if dataclasses.is_dataclass(kind):
+    if isinstance(kind, type) and dataclasses.is_dataclass(kind):
         if not isinstance(value, dict):
             raise ValueError(f"{name or 'configuration'}: expected an object, got {value!r}")
         hints = typing.get_type_hints(kind)

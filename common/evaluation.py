@@ -18,6 +18,7 @@ from tqdm import tqdm
 
 from common.files import atomic_write, write_json
 from common.images import OnWrongSize, decode_image
+from common.pair_set import PairSet, open_pair_set
 from common.verification import VerificationResult, flip_sum_normalise, pair_distances, verify_distances
 
 PROTOCOL = (
@@ -142,7 +143,7 @@ def raw_pixels(images: np.ndarray) -> np.ndarray:
     return pixels
 
 
-def find_pair_sets(root: Path, names: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
+def find_pair_sets(root: Path, names: Sequence[str]) -> tuple[dict[str, PairSet], list[str]]:
     """Open the evaluation sets root/NAME.bin.
 
     Returns:
@@ -152,9 +153,7 @@ def find_pair_sets(root: Path, names: Sequence[str]) -> tuple[dict[str, Any], li
     Raises:
         ValueError: a name that is a path, or a file that is there but is not a pair set.
     """
-    from common.pair_set import open_pair_set
-
-    found: dict[str, Any] = {}
+    found: dict[str, PairSet] = {}
     missing: list[str] = []
     for name in dict.fromkeys(names):
         path = Path(root) / f"{_file_stem(name)}.bin"

@@ -25,7 +25,7 @@ def atomic_write(path: Path, mode: str = "wb") -> Iterator[IO[Any]]:
     descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
     temporary = Path(name)
     try:
-        with open(descriptor, mode, encoding=None if "b" in mode else "utf-8") as file:
+        with os.fdopen(descriptor, mode, encoding=None if "b" in mode else "utf-8") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
@@ -35,6 +35,16 @@ def atomic_write(path: Path, mode: str = "wb") -> Iterator[IO[Any]]:
         temporary.unlink(missing_ok=True)
         raise
     sync_folder(path.parent)
+
+
+@contextlib.contextmanager
+def atomic_pair(first: Path, second: Path) -> Iterator[tuple[IO[bytes], IO[bytes]]]:
+    """`atomic_write` of two files that belong together: both are replaced when the block ends well, else neither.
+
+    (Between the two renames a power cut can still part them; readers compare the two.)
+    """
+    with atomic_write(second) as file_2, atomic_write(first) as file_1:
+        yield file_1, file_2
 
 
 def write_json(path: Path, value: Any) -> None:

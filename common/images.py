@@ -5,8 +5,8 @@ from typing import Literal
 
 os.environ.setdefault("OPENCV_IO_MAX_IMAGE_PIXELS", str(2**26))  # a few bytes can claim gigapixels; read at import
 
-import cv2  # noqa: E402  (after the limit above)
-import numpy as np  # noqa: E402
+import cv2
+import numpy as np
 
 OnWrongSize = Literal["fail", "resize"]
 

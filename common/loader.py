@@ -1,13 +1,13 @@
 """One loader for every backend: the same uint8 batches, in the same order, to the bit.
 
-Order and flips are pure functions of (seed, epoch, position), so a run can start at any step of any epoch, on any number
-of ranks, and see what an unbroken run on one rank sees. Threads decode (OpenCV lets go of the interpreter lock); no
-process is forked.
+Order and flips are pure functions of (seed, epoch, position), so a run can start at any step of any epoch, on any
+number of ranks, and see what an unbroken run on one rank sees. Threads decode (OpenCV lets go of the interpreter lock);
+no process is forked.
 """
 
 import collections
 import concurrent.futures
-from collections.abc import Iterator
+from collections.abc import Generator
 from typing import Literal, NamedTuple
 
 import cv2
@@ -75,7 +75,9 @@ class Loader:
                 f"optimiser.batch_size: expected at most the {len(dataset)} images of the set, got {batch_size}"
             )
         if not 0 <= rank < ranks or batch_size % ranks:
-            raise ValueError(f"expected rank below ranks and ranks to divide batch_size {batch_size}, got {rank}/{ranks}")
+            raise ValueError(
+                f"expected rank below ranks and ranks to divide batch_size {batch_size}, got {rank}/{ranks}"
+            )
         self.steps_per_epoch = len(dataset) // batch_size
         self._dataset = dataset
         self._batch_size = batch_size
@@ -90,7 +92,7 @@ class Loader:
         self._ahead = max(1, prefetch_mib * 2**20 // batch_bytes)
         self._plan_cache: tuple[int, np.ndarray, np.ndarray] | None = None
 
-    def batches(self, first_step: int, last_step: int) -> Iterator[Batch]:
+    def batches(self, first_step: int, last_step: int) -> Generator[Batch]:
         """Batches of the steps first_step .. last_step - 1, counted from the start of training.
 
         Raises:

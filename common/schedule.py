@@ -1,5 +1,6 @@
 """Steps and learning rates as pure functions, so that a resumed run and every backend see the same."""
 
+import itertools
 from collections.abc import Sequence
 
 from common.config import OptimiserConfig
@@ -19,7 +20,7 @@ def learning_rate(step: int, base: float, milestones: Sequence[int], warmup: int
 
     Source: the step schedules of the published recipes (recipes.py).
     """
-    if any(a >= b for a, b in zip(milestones, milestones[1:], strict=False)):
+    if any(a >= b for a, b in itertools.pairwise(milestones)):
         raise ValueError(f"milestones: expected steps that increase, got {list(milestones)}")
     if milestones and milestones[0] < warmup:
         raise ValueError(f"milestones: expected none inside the warm-up of {warmup} steps, got {milestones[0]}")

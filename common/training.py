@@ -134,9 +134,7 @@ class _Run:
                 except (ValueError, OSError):
                     self._save_if_new()
                     raise
-                rate = learning_rate(
-                    progress.step, optimiser.learning_rate, self.milestones, optimiser.warmup_steps
-                )
+                rate = learning_rate(progress.step, optimiser.learning_rate, self.milestones, optimiser.warmup_steps)
                 self.trainer.train_step(batch.images, batch.labels, rate)
                 progress.step += 1
                 progress.skipped += batch.skipped

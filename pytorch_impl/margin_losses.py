@@ -1,7 +1,7 @@
 """The heads that SFace is compared with: softmax, normalised softmax, CosFace, ArcFace and SphereFace, in PyTorch.
 
-Each is a module `head(embeddings, labels) -> MarginResult` over `class_weight` (C, D), like `SFaceHead`, and ends in the
-mean cross-entropy of its logits. Gradients flow through the margins. Loss and angles are computed in the dtype of
+Each is a module `head(embeddings, labels) -> MarginResult` over `class_weight` (C, D), like `SFaceHead`, and ends in
+the mean cross-entropy of its logits. Gradients flow through the margins. Loss and angles are computed in the dtype of
 `class_weight`, whatever autocast says. This file needs PyTorch only and can be copied alone.
 """
 
@@ -154,9 +154,7 @@ def _check(embeddings: Tensor, class_weight: Tensor, labels: Tensor) -> None:
     if len(embeddings) == 0 or num_classes < 2:
         raise ValueError(f"expected at least 1 sample and 2 classes, got {len(embeddings)} and {num_classes}")
     if labels.shape != embeddings.shape[:1] or labels.dtype != torch.int64:
-        raise ValueError(
-            f"labels: expected int64 ({len(embeddings)},), got {labels.dtype} {tuple(labels.shape)}"
-        )
+        raise ValueError(f"labels: expected int64 ({len(embeddings)},), got {labels.dtype} {tuple(labels.shape)}")
     if labels.device.type == "cpu":
         bad = ((labels < 0) | (labels >= num_classes)).nonzero()
         if len(bad):

@@ -5,7 +5,7 @@ inside, and the two part at the first drop of the rate.)
 """
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 NORMALISATIONS = (nn.BatchNorm1d, nn.BatchNorm2d)
 
@@ -29,11 +29,9 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, learning_rate: float) ->
         group["lr"] = learning_rate
 
 
-def momentum_buffer(optimizer: torch.optim.SGD, parameter: nn.Parameter) -> torch.Tensor:
-    """The buffer v of a parameter; zeros before its first step, which is what the rule starts from."""
-    buffer = optimizer.state[parameter].get("momentum_buffer")
-    return torch.zeros_like(parameter) if buffer is None else buffer
-
-
-def set_momentum_buffer(optimizer: torch.optim.SGD, parameter: nn.Parameter, value: torch.Tensor) -> None:
-    optimizer.state[parameter]["momentum_buffer"] = torch.empty_like(parameter).copy_(value).detach()
+def momentum_buffer(optimizer: torch.optim.SGD, parameter: nn.Parameter) -> Tensor:
+    """The buffer v of a parameter, to read or to write; zeros before its first step, which is what the rule says."""
+    state = optimizer.state[parameter]
+    if state.get("momentum_buffer") is None:
+        state["momentum_buffer"] = torch.zeros_like(parameter, requires_grad=False)
+    return state["momentum_buffer"]

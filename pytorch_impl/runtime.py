@@ -35,7 +35,9 @@ def resolve_device(name: str) -> torch.device:
         )
     count = torch.cuda.device_count()
     if (device.index or 0) >= count:
-        raise ValueError(f"device: {name} asked for, but PyTorch sees {count} CUDA devices (driver, CUDA_VISIBLE_DEVICES)")
+        raise ValueError(
+            f"device: {name} asked for, but PyTorch sees {count} CUDA devices (driver, CUDA_VISIBLE_DEVICES)"
+        )
     return torch.device("cuda", device.index or 0)
 
 

@@ -261,9 +261,7 @@ def _check(embeddings: Tensor, class_weight: Tensor, labels: Tensor) -> None:
     if len(embeddings) == 0 or num_classes < 2:
         raise ValueError(f"expected at least 1 sample and 2 classes, got {len(embeddings)} and {num_classes}")
     if labels.shape != embeddings.shape[:1] or labels.dtype != torch.int64:
-        raise ValueError(
-            f"labels: expected int64 ({len(embeddings)},), got {labels.dtype} {tuple(labels.shape)}"
-        )
+        raise ValueError(f"labels: expected int64 ({len(embeddings)},), got {labels.dtype} {tuple(labels.shape)}")
     if labels.device.type == "cpu":
         bad = ((labels < 0) | (labels >= num_classes)).nonzero()
         if len(bad):

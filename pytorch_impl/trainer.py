@@ -11,7 +11,7 @@ from common.initialisation import draw_parameters
 from pytorch_impl import checkpoint, runtime
 from pytorch_impl.backbones import create_backbone
 from pytorch_impl.margin_losses import ArcFaceHead, CosFaceHead, NormalisedSoftmaxHead, SoftmaxHead, SphereFaceHead
-from pytorch_impl.optimizer import create_optimizer, momentum_buffer, set_learning_rate, set_momentum_buffer
+from pytorch_impl.optimizer import create_optimizer, momentum_buffer, set_learning_rate
 from pytorch_impl.sface_loss import SFaceHead
 
 
@@ -88,9 +88,7 @@ class Trainer:
             return self._forward(images).float().cpu().numpy()
 
     def state(self) -> dict[str, np.ndarray]:
-        arrays = checkpoint.to_canonical(self._modules)
-        for name, parameter in self._trained_parameters():
-            arrays[f"momentum.{name}"] = momentum_buffer(self._optimizer, parameter).cpu().numpy().copy()
+        arrays = checkpoint.to_canonical(self._modules) | checkpoint.to_arrays(self._momentum())
         arrays["random.cpu"] = torch.get_rng_state().numpy()
         if self.device.type == "cuda":
             arrays["random.cuda"] = torch.cuda.get_rng_state(self.device).numpy()
@@ -104,11 +102,9 @@ class Trainer:
         checkpoint.from_canonical(self._modules, weights)
 
     def load_state(self, state: dict[str, np.ndarray], step: int) -> None:
-        parameters = self._trained_parameters()
-        buffers = checkpoint.take(state, {f"momentum.{name}": tuple(p.shape) for name, p in parameters})
-        self.load_weights(state)
-        for name, parameter in parameters:
-            set_momentum_buffer(self._optimizer, parameter, torch.from_numpy(buffers[f"momentum.{name}"]))
+        tensors = checkpoint.named_tensors(self._modules) | self._momentum()
+        kept = ("backbone.", "head.", "momentum.")
+        checkpoint.from_arrays(tensors, {name: array for name, array in state.items() if name.startswith(kept)})
         if "random.cpu" in state:
             torch.set_rng_state(torch.from_numpy(state["random.cpu"]))
         if "random.cuda" in state and self.device.type == "cuda":
@@ -148,8 +144,9 @@ class Trainer:
         is_first = (self._first_bad_step < 0) & ~torch.isfinite(loss)
         self._first_bad_step = torch.where(is_first, self._step + 1, self._first_bad_step)
 
-    def _trained_parameters(self) -> list[tuple[str, nn.Parameter]]:
-        return [(name, p) for name, p in self._modules.named_parameters() if p.requires_grad]
+    def _momentum(self) -> dict[str, Tensor]:
+        trained = [(name, p) for name, p in self._modules.named_parameters() if p.requires_grad]
+        return {f"momentum.{name}": momentum_buffer(self._optimizer, parameter) for name, parameter in trained}
 
     def _check_labels(self, labels: np.ndarray) -> None:
         bad = np.flatnonzero((labels < 0) | (labels >= self._num_classes))

@@ -14,9 +14,7 @@ from common.recipes import RECIPES
 def changed(config: RunConfig, field: str, value) -> RunConfig:
     section, _, name = field.rpartition(".")
     if section:
-        return dataclasses.replace(
-            config, **{section: dataclasses.replace(getattr(config, section), **{name: value})}
-        )
+        return dataclasses.replace(config, **{section: dataclasses.replace(getattr(config, section), **{name: value})})
     return dataclasses.replace(config, **{name: value})
 
 

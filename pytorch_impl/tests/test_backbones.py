@@ -190,6 +190,7 @@ def test_dropout(name, default):
 
     assert rates() == [default]
     assert rates(dropout=0.25) == [0.25]
+    assert rates(dropout=0.0) == [0.0]  # none asked for is not the same as nothing said
 
 
 # Numbers: whole networks in NumPy, float64, in the order of the papers

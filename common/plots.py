@@ -1,0 +1,187 @@
+"""Figures of a run, as SVG that stands in an HTML page on its own. Colours that the colour-blind tell apart."""
+
+import base64
+import io
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter, PercentFormatter
+
+from common.evaluation import SavedEvaluation
+
+BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY = "#0072B2", "#D55E00", "#009E73", "#AA4499", "#E69F00", "#56B4E9"
+CYCLE = (BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY)
+INK, FAINT = "#333333", "#DDDDDD"
+MOST_POINTS = 800
+"""Points of a curve; longer logs are averaged, which the eye cannot tell and the page's size can."""
+
+STYLE: Any = {  # matplotlib types its several hundred names one by one
+    "font.size": 9,
+    "axes.titlesize": 10,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "axes.labelcolor": INK,
+    "axes.edgecolor": "#999999",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "axes.formatter.useoffset": False,
+    "grid.color": FAINT,
+    "grid.linewidth": 0.6,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "legend.frameon": False,
+    "legend.fontsize": 8,
+    "lines.linewidth": 1.6,
+    "svg.hashsalt": "sface",  # the same run gives the same bytes
+}
+
+Series = tuple[np.ndarray, np.ndarray]
+
+
+def training_figure(train: Mapping[str, Series], accuracy: Mapping[str, Series]) -> str | None:
+    """Loss, cosines, learning rate and verification accuracy over optimiser steps; what was not logged is left out.
+
+    Args:
+        train: (steps, values) by the name of the metric in log.jsonl.
+        accuracy: (steps, fractions) by the name of the set.
+
+    Returns:
+        A data URI, or None when there is nothing to draw.
+    """
+    losses = [("loss", "total", INK), ("intra_loss", "intra-class", BLUE), ("inter_loss", "inter-class", VERMILION)]
+    cosines = [("target_cosine", "to the own class", BLUE), ("other_cosine", "to the others", VERMILION)]
+    panels: list[tuple[str, str, list[tuple[Series, str, str]]]] = [
+        ("Loss", "loss", [(train[key], label, colour) for key, label, colour in losses if key in train]),
+        ("Cosine to prototypes", "mean cosine", [(train[k], label, c) for k, label, c in cosines if k in train]),
+        ("Learning rate", "learning rate", [(train["lr"], "", INK)] if "lr" in train else []),
+        (
+            "Verification accuracy",
+            "accuracy (10-fold mean)",
+            [(series, name, CYCLE[i % len(CYCLE)]) for i, (name, series) in enumerate(sorted(accuracy.items()))],
+        ),
+    ]
+    panels = [panel for panel in panels if panel[2]]
+    if not panels:
+        return None
+    with mpl.rc_context(STYLE):
+        rows = (len(panels) + 1) // 2
+        figure, axes = _axes(rows, min(2, len(panels)), 2.7)
+        for axis, (title, ylabel, curves) in zip(axes, panels, strict=False):
+            axis.set_title(title)
+            axis.set_xlabel("optimiser step")
+            axis.set_ylabel(ylabel)
+            for series, label, colour in curves:
+                steps, values = thinned(series)
+                sparse = len(steps) <= 30
+                axis.plot(steps, values, color=colour, label=_text(label), marker="o" if sparse else "", markersize=3)
+            if title == "Learning rate" and all(value > 0 for value in curves[0][0][1]):
+                axis.set_yscale("log")
+            if title == "Verification accuracy":
+                axis.yaxis.set_major_formatter(PercentFormatter(1))
+            if curves[0][1]:
+                axis.legend()
+        return _svg(figure)
+
+
+def roc_figure(saved: Sequence[SavedEvaluation], labels: Sequence[str]) -> str | None:
+    """True accept rate over false accept rate, logarithmic; baselines dashed. None: no set has both kinds of pair."""
+    drawn = [(s, label) for s, label in zip(saved, labels, strict=True) if s.evaluation.result.roc.fpr.size]
+    if not drawn:
+        return None
+    names = sorted({s.evaluation.name for s, _ in drawn})  # the order, and so the colours, of the training figure
+    # The rate of one false accept: below it the axis would show nothing but the left end of the steps.
+    smallest = min(1 / max(2, int((~s.evaluation.result.issame).sum())) for s, _ in drawn)
+    with mpl.rc_context(STYLE):
+        figure, (axis, *_) = _axes(1, 1, 3.8)
+        for s, label in drawn:
+            result = s.evaluation.result
+            first = int(np.searchsorted(result.roc.fpr, smallest, side="right")) - 1  # what the left end shows
+            axis.step(
+                np.maximum(result.roc.fpr[first:], smallest),
+                result.roc.tpr[first:],
+                where="post",
+                color=CYCLE[names.index(s.evaluation.name) % len(CYCLE)],
+                linestyle="-" if s.method is None else (0, (3, 2)),
+                label=_text(f"{label}: AUC {result.auc:.4f}"),
+            )
+        axis.set_xscale("log")
+        axis.set_xlim(smallest, 1)
+        axis.set_ylim(0, 1.01)
+        axis.xaxis.set_minor_formatter(NullFormatter())
+        axis.yaxis.set_major_formatter(PercentFormatter(1))
+        axis.set_xlabel("false accept rate (different pairs accepted)")
+        axis.set_ylabel("true accept rate (same pairs accepted)")
+        axis.legend(loc="lower right")
+        return _svg(figure)
+
+
+def histogram_figure(saved: Sequence[SavedEvaluation], labels: Sequence[str]) -> str | None:
+    """Distances of same and of different pairs of each evaluation, with the mean threshold."""
+    if not saved:
+        return None
+    with mpl.rc_context(STYLE):
+        figure, axes = _axes((len(saved) + 1) // 2, min(2, len(saved)), 2.7)
+        for axis, s, label in zip(axes, saved, labels, strict=False):
+            result = s.evaluation.result
+            bins = np.linspace(0, max(0.1, float(result.distances.max())), 51).tolist()
+            for kind, colour, name in ((True, BLUE, "same person"), (False, VERMILION, "different people")):
+                chosen = result.distances[result.issame == kind]
+                style: dict[str, Any] = {"histtype": "stepfilled", "alpha": 0.45, "color": colour}
+                axis.hist(chosen, bins, label=f"{name} ({len(chosen):,})", **style)
+                axis.hist(chosen, bins, histtype="step", color=colour, linewidth=1.2)
+            axis.axvline(result.threshold, color=INK, linestyle=(0, (4, 2)), linewidth=1.2)
+            axis.annotate(
+                f"threshold {result.threshold:.2f}",
+                (result.threshold, 1),
+                xycoords=("data", "axes fraction"),
+                xytext=(3, -2),
+                textcoords="offset points",
+                va="top",
+                fontsize=8,
+                bbox={"facecolor": "white", "alpha": 0.75, "edgecolor": "none", "pad": 1},
+            )
+            axis.set_title(_text(label))
+            axis.set_xlabel("squared L2 distance")
+            axis.set_ylabel("pairs")
+            top = axis.get_ylim()[1]
+            axis.set_ylim(0, top * 1.35)  # room for the legend
+            axis.legend(loc="upper left")
+        return _svg(figure)
+
+
+def thinned(series: Series) -> Series:
+    """At most MOST_POINTS points: each the mean of equally many neighbours."""
+    steps, values = series
+    size = -(-len(steps) // MOST_POINTS)
+    if size <= 1:
+        return series
+    starts = np.arange(0, len(steps), size)
+    counts = np.diff([*starts, len(steps)])
+    return np.add.reduceat(steps, starts) / counts, np.add.reduceat(values, starts) / counts
+
+
+def _axes(rows: int, columns: int, height: float) -> tuple[Figure, list[Axes]]:
+    """A figure without pyplot, which would keep it alive and may want a display."""
+    figure = Figure(figsize=(4.75 * columns if columns > 1 else 6.4, height * rows), layout="constrained")
+    return figure, list(figure.subplots(rows, columns, squeeze=False).ravel())
+
+
+def _svg(figure: Figure) -> str:
+    for axis in figure.axes:
+        if not axis.has_data():
+            axis.set_axis_off()  # the empty place after an odd number of panels
+    file = io.BytesIO()
+    figure.savefig(file, format="svg", metadata={"Date": None, "Creator": None})
+    return "data:image/svg+xml;base64," + base64.b64encode(file.getvalue()).decode("ascii")
+
+
+def _text(label: str) -> str:
+    """A name from outside as matplotlib should show it: not as a formula, not hidden for a leading underscore."""
+    printable = "".join(character if character.isprintable() else "?" for character in label[:60])
+    return (" " if printable.startswith("_") else "") + printable.replace("$", r"\$")

@@ -1,0 +1,224 @@
+"""RecordIO, MXNet's container of training images, read and written without MXNet.
+
+    record      u32 magic 0xced7230a; u32 = cflag << 29 | length; payload; zero bytes up to a multiple of 4
+    cflag       0: the whole payload. Payloads that contain the magic at a multiple of 4 are cut there: 1 first part,
+                2 middle part, 3 last part; joining puts the 4 magic bytes back between the parts
+    payload     u32 flag; f32 label; u64 id; u64 id2; then, with flag > 0, that many f32 labels; then the encoded image
+    index       text, a line a record: key, tab, byte offset
+
+All numbers are little-endian. Nothing that a file says is believed before it is compared with the file's size.
+"""
+
+import mmap
+import os
+import struct
+from pathlib import Path
+from types import TracebackType
+from typing import NamedTuple, Self
+
+import numpy as np
+
+from common.files import atomic_pair
+
+MAGIC = 0xCED7230A
+MAGIC_BYTES = struct.pack("<I", MAGIC)
+PREFIX = struct.Struct("<II")
+HEADER = struct.Struct("<IfQQ")
+WHOLE, FIRST, MIDDLE, LAST = range(4)
+MAX_LENGTH = 2**29 - 1
+
+
+class Record(NamedTuple):
+    """A payload taken apart."""
+
+    flag: int  # number of labels that follow the header; 0: the label stands in the header
+    labels: tuple[float, ...]
+    image: bytes  # encoded; empty in the records that say which keys are images
+
+
+class RecordReader:
+    """Random access to the records of a file, by key.
+
+    Args:
+        path: NAME.rec; with NAME.idx beside it keys come from there, else one scan numbers the records 0, 1, ...
+
+    The file is memory-mapped and never written: any number of threads may read, and a pickled reader opens the file
+    again, so that processes may share it too.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: the index or a record is damaged; says where.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = Path(path)
+        if not self.path.is_file():
+            raise FileNotFoundError(f"{self.path}: expected a record file, found none")
+        if self.path.stat().st_size == 0:
+            raise ValueError(f"{self.path}: is empty; expected a record file")
+        with self.path.open("rb") as file:
+            self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        index = self.path.with_suffix(".idx")
+        if index.is_file():
+            self.keys, self._offsets = _read_index(index, len(self._map))
+        else:
+            self._offsets = self._scan()
+            self.keys = np.arange(len(self._offsets))
+        self._is_dense = bool((self.keys == np.arange(len(self.keys))).all())
+        self._rows = {} if self._is_dense else {int(key): row for row, key in enumerate(self.keys)}
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def __contains__(self, key: object) -> bool:
+        return (isinstance(key, int) and 0 <= key < len(self)) if self._is_dense else key in self._rows
+
+    def __reduce__(self) -> tuple[type[Self], tuple[Path]]:
+        return type(self), (self.path,)
+
+    def read(self, key: int) -> Record:
+        """The record of `key`; a KeyError when the index has no such key."""
+        if key not in self:
+            raise KeyError(f"{self.path}: no record has key {key}")
+        row = key if self._is_dense else self._rows[key]
+        payload, _ = self._payload(int(self._offsets[row]), f"key {key}")
+        return self._unpack(payload, f"key {key}")
+
+    def _payload(self, offset: int, what: str) -> tuple[bytes, int]:
+        """The joined payload of the record at `offset`, and the offset of the next record."""
+        parts: list[bytes] = []
+        while True:
+            cflag, start, length = self._part(offset, what)
+            if (cflag in (WHOLE, FIRST)) != (not parts):
+                raise self._damage(what, offset, f"part {cflag} of a split record out of turn")
+            parts.append(self._map[start : start + length])
+            offset = start + length + -length % 4
+            if cflag in (WHOLE, LAST):
+                return MAGIC_BYTES.join(parts), offset
+
+    def _part(self, offset: int, what: str) -> tuple[int, int, int]:
+        if offset + PREFIX.size > len(self._map):
+            raise self._damage(what, offset, f"the file ends at byte {len(self._map)}")
+        magic, word = PREFIX.unpack_from(self._map, offset)
+        if magic != MAGIC:
+            raise self._damage(what, offset, f"expected the magic {MAGIC:#x}, got {magic:#x}")
+        cflag, length = word >> 29, word & MAX_LENGTH
+        if cflag > LAST:
+            raise self._damage(what, offset, f"expected a part number 0 to 3, got {cflag}")
+        start = offset + PREFIX.size
+        if start + length > len(self._map):
+            raise self._damage(what, offset, f"expected {length} bytes, the file ends after {len(self._map) - start}")
+        return cflag, start, length
+
+    def _unpack(self, payload: bytes, what: str) -> Record:
+        if len(payload) < HEADER.size:
+            raise ValueError(f"{self.path} {what}: expected a header of {HEADER.size} bytes, got {len(payload)}")
+        flag, label, _, _ = HEADER.unpack_from(payload)
+        if flag == 0:
+            return Record(0, (label,), payload[HEADER.size :])
+        end = HEADER.size + 4 * flag
+        if end > len(payload):
+            raise ValueError(f"{self.path} {what}: expected {flag} labels, got a record of {len(payload)} bytes")
+        labels = struct.unpack_from(f"<{flag}f", payload, HEADER.size)
+        return Record(flag, labels, payload[end:])
+
+    def _scan(self) -> np.ndarray:
+        offsets, offset = [], 0
+        while offset < len(self._map):
+            offsets.append(offset)
+            while True:
+                cflag, start, length = self._part(offset, f"record {len(offsets) - 1}")
+                offset = start + length + -length % 4
+                if cflag in (WHOLE, LAST):
+                    break
+        return np.array(offsets, np.int64)
+
+    def _damage(self, what: str, offset: int, found: str) -> ValueError:
+        return ValueError(
+            f"{self.path} {what}, byte {offset}: {found}; the file is damaged, cut short, or not the one that "
+            f"{self.path.with_suffix('.idx').name} belongs to"
+        )
+
+
+class RecordWriter:
+    """Writes NAME.rec and NAME.idx; both appear under their names when the `with` block ends well, else neither.
+
+    Raises:
+        OSError: the files cannot be written.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._files = atomic_pair(Path(path), Path(path).with_suffix(".idx"))
+
+    def __enter__(self) -> Self:
+        self._records, self._index = self._files.__enter__()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._files.__exit__(kind, error, traceback)
+
+    def write_image(self, key: int, label: int, image: bytes) -> None:
+        """A record of one image, encoded."""
+        self._write(key, HEADER.pack(0, label, key, 0) + image)
+
+    def write_header(self, key: int, first: int, end: int) -> None:
+        """A record without image that says: keys first .. end - 1."""
+        self._write(key, _header_payload(key, first, end))
+
+    def rewrite_first_header(self, key: int, first: int, end: int) -> None:
+        """Replace the header that was the first record written; it has the same length."""
+        self._records.seek(PREFIX.size)
+        self._records.write(_header_payload(key, first, end))
+        self._records.seek(0, os.SEEK_END)
+
+    def _write(self, key: int, payload: bytes) -> None:
+        self._index.write(f"{key}\t{self._records.tell()}\n".encode())
+        parts = _split(payload)
+        for number, part in enumerate(parts):
+            if len(part) > MAX_LENGTH:
+                raise ValueError(f"key {key}: expected at most {MAX_LENGTH} bytes a record, got {len(part)}")
+            if len(parts) == 1:
+                cflag = WHOLE
+            else:
+                cflag = FIRST if number == 0 else LAST if number == len(parts) - 1 else MIDDLE
+            self._records.write(PREFIX.pack(MAGIC, cflag << 29 | len(part)) + part + bytes(-len(part) % 4))
+
+
+def _header_payload(key: int, first: int, end: int) -> bytes:
+    return HEADER.pack(2, 0, key, 0) + struct.pack("<2f", first, end)
+
+
+def _split(payload: bytes) -> list[bytes]:
+    """The payload cut at each magic that stands at a multiple of 4, where a reader could take it for a record."""
+    parts, begin, position = [], 0, payload.find(MAGIC_BYTES)
+    while position >= 0:
+        if position % 4 == 0:
+            parts.append(payload[begin:position])
+            begin = position + 4
+        position = payload.find(MAGIC_BYTES, position + (4 if position % 4 == 0 else 1))
+    return [*parts, payload[begin:]]
+
+
+def _read_index(path: Path, size: int) -> tuple[np.ndarray, np.ndarray]:
+    """Keys and offsets, in the order of the file, each (n,) int64."""
+    text = path.read_bytes()
+    lines = text.count(b"\n") + (not text.endswith(b"\n") and bool(text.strip()))
+    try:
+        # a parser of millions of lines in a second; it refuses anything but numbers
+        table = np.loadtxt(path, np.int64, delimiter="\t", ndmin=2, comments=None)
+    except ValueError as error:
+        raise ValueError(f"{path}: expected lines of key, tab, offset ({error})") from None
+    if table.shape != (lines, 2) or lines == 0:
+        raise ValueError(f"{path}: expected {lines} lines of key, tab, offset, got a table of {table.shape}")
+    keys, offsets = np.ascontiguousarray(table[:, 0]), np.ascontiguousarray(table[:, 1])
+    bad = np.flatnonzero((offsets < 0) | (offsets > size - PREFIX.size) | (offsets % 4 != 0))
+    if len(bad):
+        raise ValueError(
+            f"{path} line {bad[0] + 1}: offset {offsets[bad[0]]} is not inside {path.with_suffix('.rec').name} "
+            f"({size} bytes); one of the two files is damaged or belongs elsewhere"
+        )
+    if len(np.unique(keys)) != len(keys) or keys.min() < 0:
+        raise ValueError(f"{path}: expected keys from 0 up, each once")
+    return keys, offsets

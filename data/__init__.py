@@ -1,0 +1,1 @@
+"""Preparing data sets: python -m data NAME. No images are committed to this project."""

@@ -1,0 +1,39 @@
+"""python -m data orl | lfw | convert | pairs | synthetic (each with --help)."""
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import tyro
+
+from data.convert import convert
+from data.lfw import make_lfw_small
+from data.orl import make_orl
+from data.pairs import make_pairs
+from data.synthetic import make_synthetic
+
+COMMANDS: dict[str, Callable[..., Path]] = {
+    "orl": make_orl,
+    "lfw": make_lfw_small,
+    "convert": convert,
+    "pairs": make_pairs,
+    "synthetic": make_synthetic,
+}
+
+
+def main(arguments: list[str]) -> int:
+    """Run one command; bad input is one line on stderr and status 2."""
+    try:
+        written = tyro.extras.subcommand_cli_from_dict(COMMANDS, prog="python -m data", args=arguments)
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("stopped; nothing was written", file=sys.stderr)
+        return 130
+    print(f"wrote {written}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

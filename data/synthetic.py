@@ -1,0 +1,84 @@
+"""Generated "faces" of any number of people: each person a smooth pattern, each image of it shifted and noisy."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import cv2
+import numpy as np
+import tqdm
+
+from common.datasets import write_records
+from common.images import encode_image
+from common.pair_set import write_pair_set
+from data.faces import Pair, alternating
+from data.output import new_folder
+
+PATTERN = 6  # a person is an image of 6x6 random colours, enlarged
+SHIFT = 0.05  # of the width, standard deviation
+NOISE = 12.0  # grey levels, standard deviation, of coarse noise
+TRAINING, TESTING = 0, 1  # people who are trained on and people who are not
+
+
+def make_synthetic(
+    out: Path,
+    classes: int = 10,
+    images: int = 10,
+    size: int = 112,
+    pairs: int = 40,
+    seed: int = 0,
+    overwrite: bool = False,
+) -> Path:
+    """A record file of `classes` x `images` generated images, and synthetic.bin of pairs of other "people".
+
+    Args:
+        out: folder to write.
+        classes: identities to train.
+        images: images of each.
+        size: width and height, pixels.
+        pairs: pairs in synthetic.bin, half of them same.
+        seed: of everything.
+        overwrite: replace `out`.
+    """
+    for name, value, least in (("classes", classes, 2), ("images", images, 1), ("size", size, 16), ("pairs", pairs, 0)):
+        if value < least:
+            raise ValueError(f"{name}: expected at least {least}, got {value}")
+    with new_folder(out, overwrite) as folder:
+        bar = tqdm.tqdm(total=classes * images, desc="synthetic", unit="images")
+        write_records(folder, _training_images(classes, images, size, seed, bar), classes, size)
+        bar.close()
+        if pairs:
+            same = [Pair(f"{i} 0", f"{i} 1", True) for i in range(pairs // 2)]
+            different = [Pair(f"{i} 2", f"{(i + 1) % (pairs // 2 + 1)} 3", False) for i in range(pairs // 2)]
+            listed = alternating(same, different)
+            write_pair_set(
+                folder / "synthetic.bin",
+                (_testing_image(name, size, seed) for pair in listed for name in (pair.first, pair.second)),
+                [pair.is_same for pair in listed],
+            )
+    print(f"{classes * images} images of {classes} identities, {pairs // 2 * 2} pairs")
+    return out
+
+
+def face(purpose: int, person: int, number: int, size: int, seed: int) -> np.ndarray:
+    """Image `number` of a generated person, (3, size, size) uint8: a pure function of its arguments."""
+    pattern = np.random.default_rng([seed, purpose, person]).integers(20, 236, (PATTERN, PATTERN, 3), np.uint8)
+    random = np.random.default_rng([seed, purpose, person, number])
+    step = size / PATTERN
+    shift = SHIFT * size * random.standard_normal(2) + (step - 1) / 2
+    transform = np.array([[step, 0, shift[0]], [0, step, shift[1]]])
+    image = cv2.warpAffine(pattern, transform, (size, size), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    coarse = (NOISE * random.standard_normal((size // 4, size // 4))).astype(np.int16)
+    noisy = np.clip(image + cv2.resize(coarse, (size, size), interpolation=cv2.INTER_NEAREST)[..., None], 0, 255)
+    return noisy.astype(np.uint8).transpose(2, 0, 1)
+
+
+def _training_images(classes: int, images: int, size: int, seed: int, bar: tqdm.tqdm) -> Iterator[tuple[bytes, int]]:
+    for label in range(classes):
+        for number in range(images):
+            yield encode_image(face(TRAINING, label, number, size, seed), ".jpg"), label
+        bar.update(images)
+
+
+def _testing_image(name: str, size: int, seed: int) -> bytes:
+    person, number = map(int, name.split())
+    return encode_image(face(TESTING, person, number, size, seed), ".jpg")
