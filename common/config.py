@@ -31,7 +31,7 @@ class DataConfig:
     raw_pixels: bool = False
     """Evaluate raw pixels beside the network, as a baseline."""
     image_size: int = 112
-    """Width and height of the network's input, pixels; a multiple of 16."""
+    """Width and height of the network's input, pixels; at least 16."""
     on_wrong_size: OnWrongSize = "fail"
     """What to do with an image of another size."""
     on_bad_image: Literal["fail", "skip"] = "fail"
@@ -158,7 +158,7 @@ FREE_ON_RESUME = frozenset(
 def check(config: RunConfig) -> None:
     """Raise a ValueError that names the first field with a bad value, and says what was expected and what came."""
     data, model, head, optimiser = config.data, config.model, config.head, config.optimiser
-    _expect(data.image_size >= 16 and data.image_size % 16 == 0, "data.image_size", "a positive multiple of 16", data)
+    _expect(data.image_size >= 16, "data.image_size", "at least 16", data)
     _expect(data.workers >= 1, "data.workers", "at least 1", data)
     _expect(data.prefetch_mib >= 1, "data.prefetch_mib", "at least 1", data)
     for name in data.evaluate_on:

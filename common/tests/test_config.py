@@ -56,8 +56,7 @@ def test_published_recipes(name):
 @pytest.mark.parametrize(
     ("field", "value"),
     [
-        ("data.image_size", 100),
-        ("data.image_size", 0),
+        ("data.image_size", 15),
         ("data.workers", 0),
         ("data.prefetch_mib", 0),
         ("data.evaluate_on", ("../lfw",)),

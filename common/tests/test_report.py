@@ -194,7 +194,9 @@ def test_everything_from_outside_is_escaped(bare):
     assert "script" not in page.tags
     assert "b" not in page.tags
     assert "<script>alert('&')" in page.text  # shown, not run
-    assert len([figure for figure in page.figures() if ElementTree.fromstring(figure) is not None]) == 3
+    figures = page.figures()
+    assert [ElementTree.fromstring(figure).tag.rpartition("}")[2] for figure in figures] == ["svg"] * 3
+    assert "_&lt;script" in figures[0]  # in the legend, in spite of the underscore that hides a name from it
 
 
 def test_a_run_that_has_just_begun(tmp_path):

@@ -27,7 +27,7 @@ def create_backbone(
     Args:
         name: one of `BACKBONES`.
         embedding_size: D, numbers in an embedding.
-        image_size: S, pixels, a multiple of 16.
+        image_size: S, pixels, at least 16.
         dropout: share of the features dropped before the last linear layer; None: the family's own (0.4 iresnet,
             0.5 ir, 0 mobilefacenet).
 

@@ -32,11 +32,11 @@ class IR(nn.Module):
         widths: channels of each stage; the stem has those of the first.
         squeeze_excite: IR-SE instead of IR.
         embedding_size: D.
-        image_size: S, pixels, a multiple of 16.
+        image_size: S, pixels, at least 16.
         dropout: share of the features dropped before the linear layer, in training.
 
     Raises:
-        ValueError: image_size is no multiple of 16; in `forward`: the images have another shape.
+        ValueError: image_size is below 16; in `forward`: the images have another shape.
 
     Weights start as PyTorch draws them; the trainer puts the project's own draw in their place.
     """
@@ -52,9 +52,10 @@ class IR(nn.Module):
         dropout: float = 0.5,
     ) -> None:
         super().__init__()
-        if image_size < 16 or image_size % 16:
-            raise ValueError(f"image_size: expected a positive multiple of 16, got {image_size}")
+        if image_size < 16:
+            raise ValueError(f"image_size: expected at least 16, got {image_size}")
         self.image_size = image_size
+        last_size = -(-image_size // 16)  # four strides of 2, each rounding up
 
         self.input_layer = nn.Sequential(
             nn.Conv2d(3, widths[0], 3, padding=1, bias=False),
@@ -71,7 +72,7 @@ class IR(nn.Module):
             nn.BatchNorm2d(widths[3], eps=EPS),
             nn.Dropout(dropout),
             nn.Flatten(),
-            nn.Linear(widths[3] * (image_size // 16) ** 2, embedding_size),
+            nn.Linear(widths[3] * last_size**2, embedding_size),
             nn.BatchNorm1d(embedding_size, eps=EPS),
         )
 

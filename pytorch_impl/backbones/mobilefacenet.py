@@ -27,20 +27,21 @@ class MobileFaceNet(nn.Module):
 
     Args:
         embedding_size: D.
-        image_size: S, pixels, a multiple of 16; the last depthwise convolution is (S / 16) x (S / 16).
+        image_size: S, pixels, at least 16; the last depthwise convolution covers all of the last map.
         dropout: share of the features dropped before the linear layer, in training.
 
     Raises:
-        ValueError: image_size is no multiple of 16; in `forward`: the images have another shape.
+        ValueError: image_size is below 16; in `forward`: the images have another shape.
 
     Weights start as PyTorch draws them; the trainer puts the project's own draw in their place.
     """
 
     def __init__(self, *, embedding_size: int = 512, image_size: int = 112, dropout: float = 0.0) -> None:
         super().__init__()
-        if image_size < 16 or image_size % 16:
-            raise ValueError(f"image_size: expected a positive multiple of 16, got {image_size}")
+        if image_size < 16:
+            raise ValueError(f"image_size: expected at least 16, got {image_size}")
         self.image_size = image_size
+        last_size = -(-image_size // 16)  # four strides of 2, each rounding up
 
         self.conv_1 = _conv(3, 64, kernel=3, stride=2, padding=1)
         self.conv_2_dw = _conv(64, 64, kernel=3, padding=1, groups=64)
@@ -51,7 +52,7 @@ class MobileFaceNet(nn.Module):
         self.dconv_45 = Bottleneck(128, 128, inside=512, stride=2)
         self.res_5 = _residual(128, inside=256, blocks=2)
         self.conv_6sep = _conv(128, 512)
-        self.conv_6dw7_7 = _conv(512, 512, kernel=image_size // 16, groups=512, activation=False)
+        self.conv_6dw7_7 = _conv(512, 512, kernel=last_size, groups=512, activation=False)
         self.dropout = nn.Dropout(dropout)
         self.pre_fc1 = nn.Linear(512, embedding_size)
         self.fc1 = nn.BatchNorm1d(embedding_size, eps=HEAD_EPS)

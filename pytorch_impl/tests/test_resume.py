@@ -1,0 +1,118 @@
+"""kill -9 at random moments, 20 times: the run that survives is, to the bit, the run that was never killed."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from common.checkpoint import load_checkpoint
+from common.runlog import read_log
+from common.training import latest_checkpoint
+from data.synthetic import make_synthetic
+
+ROOT = Path(__file__).parents[2]
+KILLS = 20
+
+
+@pytest.fixture(scope="module")
+def faces(tmp_path_factory) -> Path:
+    return make_synthetic(tmp_path_factory.mktemp("data") / "faces", classes=6, images=16, size=32, pairs=20)
+
+
+def start(faces: Path, out: Path) -> subprocess.Popen:
+    """Training with dropout, evaluations, flips and a checkpoint every second step: much of the time is spent saving."""
+    arguments = (
+        f"train lfw-small --data.root {faces} --data.evaluate-on synthetic --data.image-size 32 --data.no-raw-pixels "
+        f"--model.backbone iresnet_small --model.embedding-size 16 --optimiser.batch-size 8 --optimiser.epochs 10 "
+        f"--optimiser.milestones 4 --optimiser.learning-rate 0.02 "
+        f"--log-every 1 --evaluate-every 25 --save-every 2 --device cpu --out {out}"
+    )
+    return subprocess.Popen(
+        [sys.executable, "-m", "pytorch_impl", *arguments.split()],
+        cwd=ROOT,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def finish(process: subprocess.Popen) -> None:
+    _, errors = process.communicate(timeout=600)
+    assert process.returncode == 0, errors
+
+
+def logged(folder: Path) -> list[dict]:
+    """All records without what a clock says."""
+    clock = ("images_per_second", "seconds")
+    return [{k: v for k, v in r.items() if k not in clock} for r in read_log(folder / "log.jsonl")]
+
+
+def steps_logged(folder: Path) -> int:
+    path = folder / "log.jsonl"
+    return len(path.read_bytes().splitlines()) if path.exists() else 0
+
+
+def assert_same_run(one: Path, other: Path) -> None:
+    assert logged(one) == logged(other)
+    last, expected = load_checkpoint(latest_checkpoint(one)), load_checkpoint(latest_checkpoint(other))
+    assert last.arrays.keys() == expected.arrays.keys()
+    for name, array in expected.arrays.items():
+        assert last.arrays[name].tobytes() == array.tobytes(), name
+    progress, expected_progress = dict(last.state["progress"]), dict(expected.state["progress"])
+    assert progress.pop("seconds") > 0
+    assert expected_progress.pop("seconds") > 0
+    assert progress == expected_progress
+
+
+@pytest.fixture(scope="module")
+def unbroken(faces, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("unbroken") / "run"
+    finish(start(faces, folder))
+    assert len([r for r in logged(folder) if r["kind"] == "train"]) == 120
+    return folder
+
+
+def test_killed_twenty_times(faces, unbroken, tmp_path):
+    moments = random.Random(2205)
+    resumed_at = []
+    for _ in range(KILLS):
+        before = steps_logged(tmp_path)
+        process = start(faces, tmp_path)
+        deadline = time.monotonic() + 120
+        while process.poll() is None and steps_logged(tmp_path) <= before and time.monotonic() < deadline:
+            time.sleep(0.005)
+        time.sleep(moments.uniform(0, 0.25))  # some steps, somewhere in a step, an evaluation or a checkpoint
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        process.stderr.close()
+        latest = latest_checkpoint(tmp_path)
+        resumed_at.append(0 if latest is None else load_checkpoint(latest).step)
+    assert len(set(resumed_at)) >= KILLS // 3, f"the kills must hit different moments, got {resumed_at}"
+    finish(start(faces, tmp_path))
+    assert_same_run(tmp_path, unbroken)
+
+
+def test_ctrl_c_then_on(faces, unbroken, tmp_path):
+    process = start(faces, tmp_path)
+    while process.poll() is None and steps_logged(tmp_path) < 11:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 130
+    assert "start it again to go on" in errors
+    finish(start(faces, tmp_path))
+    assert_same_run(tmp_path, unbroken)
+
+
+def test_the_report_of_a_killed_run_is_whole(faces, unbroken):
+    page = (unbroken / "report.html").read_text()
+    assert "synthetic" in page
+    environment = json.loads((unbroken / "environment.json").read_text())
+    assert environment["backend"]["name"] == "pytorch"
