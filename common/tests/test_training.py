@@ -13,6 +13,7 @@ import pytest
 from common import checkpoint, training
 from common.config import DataConfig, HeadConfig, OptimiserConfig, RunConfig
 from common.datasets import open_dataset
+from common.loader import epoch_order
 from common.runlog import read_log
 from common.tests.numpy_trainer import NumpyTrainer
 from common.training import NonFiniteLoss, Stopped, fit, latest_checkpoint
@@ -174,8 +175,9 @@ def test_a_loss_that_is_not_finite_stops_the_run(faces, tmp_path, break_at):
 
 
 def test_bad_data_loses_nothing(faces, tmp_path):
-    """An image that does not decode in the second epoch of an unshuffled world: the steps before it are saved."""
+    """An image is whole when it is read first, and broken in the second epoch, where step 11 wants it."""
     config = configured(faces)
+    unlucky = int(epoch_order(0, 1, 48)[4 * 8 + 3])
 
     class Breaking:
         num_classes = 6
@@ -187,11 +189,11 @@ def test_bad_data_loses_nothing(faces, tmp_path):
             return len(self.good)
 
         def sample(self, index):
-            self.reads += 1
+            self.reads += index == unlucky
             sample = self.good.sample(index)
-            return sample._replace(encoded=b"broken") if self.reads > 80 else sample
+            return sample._replace(encoded=b"broken") if index == unlucky and self.reads > 1 else sample
 
-    with pytest.raises(ValueError, match="does not decode|do not decode"):
+    with pytest.raises(ValueError, match="do not decode"):
         fit(NumpyTrainer(config, 6), Breaking(), config, tmp_path / "run")
     assert latest_checkpoint(tmp_path / "run").name == "step-00000010"
     run(config, tmp_path / "run")

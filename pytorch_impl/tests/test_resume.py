@@ -26,7 +26,7 @@ def faces(tmp_path_factory) -> Path:
 
 
 def start(faces: Path, out: Path) -> subprocess.Popen:
-    """Training with dropout, evaluations, flips and a checkpoint every second step: much of the time is spent saving."""
+    """Training with dropout and flips; a checkpoint every second step, so that much of the time goes into saving."""
     arguments = (
         f"train lfw-small --data.root {faces} --data.evaluate-on synthetic --data.image-size 32 --data.no-raw-pixels "
         f"--model.backbone iresnet_small --model.embedding-size 16 --optimiser.batch-size 8 --optimiser.epochs 10 "
