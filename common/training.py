@@ -129,11 +129,8 @@ class _Run:
         lap = time.monotonic()
         try:
             while progress.step < self.total:
-                try:
+                with self._saving_first():
                     batch = next(batches)
-                except (ValueError, OSError):
-                    self._save_if_new()
-                    raise
                 rate = learning_rate(progress.step, optimiser.learning_rate, self.milestones, optimiser.warmup_steps)
                 self.trainer.train_step(batch.images, batch.labels, rate)
                 progress.step += 1
@@ -166,7 +163,8 @@ class _Run:
                     )
                     bar.set_postfix({name: f"{metrics[name]:.3f}" for name in ("loss", "accuracy")}, refresh=False)
                 if evaluate_now:
-                    save_now |= self._evaluate(log)
+                    with self._saving_first():
+                        save_now |= self._evaluate(log)
                 if save_now:
                     self._save_if_new()
                 if stop and not is_last:
@@ -176,6 +174,16 @@ class _Run:
             batches.close()
             bar.close()
             log.close()
+
+    @contextmanager
+    def _saving_first(self) -> Iterator[None]:
+        """Bad data stops the run, but loses no step."""
+        try:
+            yield
+        except (ValueError, OSError):
+            self._finite_metrics()
+            self._save_if_new()
+            raise
 
     def _finite_metrics(self) -> dict[str, float]:
         """Metrics of the last step; called before whatever writes, so that nothing is kept of a run gone bad."""

@@ -67,9 +67,7 @@ def make_lfw_small(
             images.setdefault(person, {})[number] = _align(encoded, name, size)
     missing = sorted(wanted - test_images.keys())
     if missing:
-        raise ValueError(
-            f"{source}: expected all images that {pairs} names, {missing[0]} is missing ({len(missing)} are)"
-        )
+        raise ValueError(f"{source}: {len(missing)} images that {pairs} names are missing, first {missing[0]}")
     trained = {person: images[person] for person in sorted(images) if len(images[person]) >= FEWEST_IMAGES}
 
     with new_folder(out, overwrite) as folder:

@@ -14,6 +14,7 @@ from common import checkpoint, training
 from common.config import DataConfig, HeadConfig, OptimiserConfig, RunConfig
 from common.datasets import open_dataset
 from common.loader import epoch_order
+from common.pair_set import write_pair_set
 from common.runlog import read_log
 from common.tests.numpy_trainer import NumpyTrainer
 from common.training import NonFiniteLoss, Stopped, fit, latest_checkpoint
@@ -234,3 +235,18 @@ def test_a_disk_full_while_saving_loses_nothing(faces, tmp_path, monkeypatch):
     run(config, tmp_path)
     run(config, tmp_path / "unbroken")
     assert losses(tmp_path) == losses(tmp_path / "unbroken")
+
+
+def test_an_evaluation_that_fails_loses_nothing(faces, tmp_path):
+    """A set with a broken image is met after 10 steps: they are saved, and a mended set lets the run go on."""
+    root = shutil.copytree(faces, tmp_path / "faces")
+    good = (root / "synthetic.bin").read_bytes()
+    write_pair_set(root / "synthetic.bin", [b"broken"] * 40, [True, False] * 10)
+    config = configured(root)
+    with pytest.raises(ValueError, match="synthetic image 0: .*do not decode"):
+        run(config, tmp_path / "run")
+    assert latest_checkpoint(tmp_path / "run").name == "step-00000010"
+    (root / "synthetic.bin").write_bytes(good)
+    run(config, tmp_path / "run")
+    run(configured(faces), tmp_path / "unbroken")
+    assert losses(tmp_path / "run") == losses(tmp_path / "unbroken")

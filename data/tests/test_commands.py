@@ -1,0 +1,201 @@
+"""The commands on small generated input, as a user types them."""
+
+import io
+import os
+import pickle
+import tarfile
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from common.datasets import open_dataset, samples
+from common.images import decode_image, encode_image
+from common.pair_set import open_pair_set
+from data.__main__ import main
+from data.lfw import LANDMARKS, TEMPLATE
+from data.synthetic import TRAINING, face, make_synthetic
+
+
+def content(root: Path) -> list[tuple[bytes, int]]:
+    return [(sample.encoded, sample.label) for sample in samples(open_dataset(root))]
+
+
+def run(*arguments: object) -> int:
+    return main([str(argument) for argument in arguments])
+
+
+@pytest.fixture(scope="module")
+def faces(tmp_path_factory) -> Path:
+    return make_synthetic(tmp_path_factory.mktemp("data") / "faces", classes=11, images=3, size=32, pairs=12)
+
+
+def test_synthetic(faces):
+    dataset = open_dataset(faces)
+    assert (len(dataset), dataset.num_classes) == (33, 11)
+    assert [label for _, label in content(faces)] == [i // 3 for i in range(33)]
+    pairs = open_pair_set(faces / "synthetic.bin")
+    assert pairs.issame.tolist() == [True, False] * 6
+    assert decode_image(pairs.encoded(23), "image", 32).shape == (3, 32, 32)
+    assert len({pairs.encoded(i) for i in range(24)}) == 24
+
+
+def test_synthetic_is_a_function_of_its_seed(faces, tmp_path):
+    for seed in (0, 1):
+        assert run("synthetic", "--out", tmp_path / str(seed), "--classes", 11, "--images", 3, "--size", 32,
+                   "--pairs", 12, "--seed", seed) == 0  # fmt: skip
+    assert content(tmp_path / "0") == content(faces) != content(tmp_path / "1")
+
+
+def test_synthetic_people_can_be_told_apart():
+    """Two images of one are nearer to each other than to those of the next, for nearly all people."""
+    images = [[face(TRAINING, person, number, 32, 0).astype(float) for number in (0, 1)] for person in range(50)]
+    right = sum(
+        np.square(one - own).mean() < np.square(one - other).mean()
+        for (one, own), (other, _) in zip(images, images[1:] + images[:1], strict=True)
+    )
+    assert right >= 45
+
+
+@pytest.mark.parametrize("kinds", [("list", "record"), ("folder", "record"), ("folder", "list", "record")])
+def test_conversions_keep_every_byte(faces, tmp_path, kinds):
+    source = faces
+    for kind in kinds:
+        assert run("convert", "--source", source, "--target", tmp_path / kind, "--kind", kind) == 0
+        source = tmp_path / kind
+        assert content(source) == content(faces)
+    assert (tmp_path / "record" / "property").read_text() == "11,32,32\n"
+
+
+def test_convert_refuses_a_folder_that_would_move_labels(tmp_path, capsys):
+    image = encode_image(np.zeros((3, 16, 16), np.uint8))
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "x.png").write_bytes(image)
+    (tmp_path / "a" / "imgs.txt").write_text("x.png 0\nx.png 2\n")
+    assert run("convert", "--source", tmp_path / "a", "--target", tmp_path / "b", "--kind", "folder") == 2
+    assert "expected an image of every identity" in capsys.readouterr().err
+    assert not (tmp_path / "b").exists()
+
+
+def test_an_output_is_not_overwritten_unless_asked(faces, tmp_path, capsys):
+    arguments = ("synthetic", "--out", tmp_path / "out", "--classes", 2, "--images", 1, "--size", 16, "--pairs", 0)
+    assert run(*arguments) == 0
+    before = content(tmp_path / "out")
+    assert run(*arguments, "--seed", 1) == 2
+    assert "pass --overwrite" in capsys.readouterr().err
+    assert content(tmp_path / "out") == before
+    assert run(*arguments, "--seed", 1, "--overwrite") == 0
+    assert content(tmp_path / "out") != before
+    assert run("synthetic", "--out", tmp_path / "out", "--classes", 1, "--overwrite") == 2
+    assert "classes: expected at least 2, got 1" in capsys.readouterr().err
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_pairs(tmp_path, capsys):
+    random = np.random.default_rng(0)
+    for name in ("Ann_0001.jpg", "Ann_0002.png", "Bob_0001.jpg"):
+        (tmp_path / name.split("_")[0]).mkdir(exist_ok=True)
+        path = tmp_path / name.split("_")[0] / name
+        path.write_bytes(encode_image(random.integers(0, 255, (3, 16, 16), np.uint8), path.suffix))
+    (tmp_path / "pairs.txt").write_text("1\nAnn\t1\t2\nAnn\t1\tBob\t1\n")
+    arguments = ("pairs", "--images", tmp_path, "--pairs", tmp_path / "pairs.txt", "--out", tmp_path / "set.bin")
+    assert run(*arguments) == 0
+    pairs = open_pair_set(tmp_path / "set.bin")
+    assert pairs.issame.tolist() == [True, False]
+    assert pairs.encoded(1) == (tmp_path / "Ann" / "Ann_0002.png").read_bytes()
+    assert run(*arguments) == 2
+    (tmp_path / "Bob" / "Bob_0001.jpg").unlink()
+    assert run(*arguments, "--overwrite") == 2
+    assert "Bob_0001: expected an image" in capsys.readouterr().err
+    assert len(open_pair_set(tmp_path / "set.bin")) == 2, "a failure must not lose the old set"
+
+
+def lfw_image(number: int) -> bytes:
+    image = np.random.default_rng(number).integers(0, 255, (25, 25), np.uint8)
+    return cv2.imencode(".jpg", cv2.resize(image, (250, 250)))[1].tobytes()
+
+
+@pytest.fixture
+def small_lfw(tmp_path) -> Path:
+    """Ann and Bob are tested; Cyd has 6 images, Dan 4, Eve 45."""
+    root = tmp_path / "lfw"
+    for person, count in {"Ann": 6, "Bob": 2, "Cyd": 6, "Dan": 4, "Eve": 45}.items():
+        (root / person).mkdir(parents=True)
+        for number in range(1, count + 1):
+            (root / person / f"{person}_{number:04d}.jpg").write_bytes(lfw_image(number))
+    fold = "Ann\t1\t2\nAnn\t3\tBob\t1\n"
+    (tmp_path / "pairs.txt").write_text("3\t1\n" + fold + fold.replace("1\t2", "4\t5") + "Cyd\t1\t2\nCyd\t1\tDan\t1\n")
+    return root
+
+
+def archive(root: Path) -> Path:
+    path = root.with_suffix(".tgz")
+    with tarfile.open(path, "w:gz") as tar:
+        tar.add(root, "lfw")
+        for name, content in {"../../escaped/escaped_0001.jpg": lfw_image(1), "lfw/notes.txt": b"hello"}.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            tar.addfile(member, io.BytesIO(content))
+        link = tarfile.TarInfo("lfw/Fay/Fay_0001.jpg")
+        link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
+        tar.addfile(link)
+    return path
+
+
+@pytest.mark.parametrize("packed", [False, True], ids=["folder", "tgz"])
+def test_lfw(small_lfw, tmp_path, packed):
+    source = archive(small_lfw) if packed else small_lfw
+    assert run("lfw", "--source", source, "--pairs", tmp_path / "pairs.txt", "--out", tmp_path / "out") == 0
+    dataset = open_dataset(tmp_path / "out")
+    assert dataset.num_classes == 2, "Cyd and Eve: Ann is tested, Dan has too few"
+    assert [label for _, label in content(tmp_path / "out")] == [0] * 6 + [1] * 40
+    pairs = open_pair_set(tmp_path / "out" / "lfw_view2_folds01.bin")
+    assert pairs.issame.tolist() == [True, False, True, False]
+    aligned = decode_image(pairs.encoded(0), "image", 112)
+    original = cv2.imdecode(np.frombuffer(lfw_image(1), np.uint8), cv2.IMREAD_COLOR)
+    for (x, y), (u, v) in zip(LANDMARKS, TEMPLATE, strict=True):
+        found, expected = aligned[:, round(float(v)), round(float(u))], original[round(float(y)), round(float(x)), ::-1]
+        assert np.abs(found.astype(int) - expected).max() < 40, "a landmark must land on the template"
+
+
+def test_lfw_without_what_it_needs(small_lfw, tmp_path, capsys):
+    out = ("--out", tmp_path / "out")
+    assert run("lfw", "--source", tmp_path / "nowhere", "--pairs", tmp_path / "pairs.txt", *out) == 2
+    assert "expected LFW's folder or .tgz" in capsys.readouterr().err
+    (small_lfw / "Bob" / "Bob_0001.jpg").unlink()
+    assert run("lfw", "--source", small_lfw, *out) == 2
+    assert "are missing, first Bob/Bob_0001" in capsys.readouterr().err
+    (tmp_path / "broken.tgz").write_bytes(archive(small_lfw).read_bytes()[:3000])
+    assert run("lfw", "--source", tmp_path / "broken.tgz", *out) == 2
+    assert "cannot be read as a .tgz" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.lfw
+@pytest.mark.skipif("SFACE_LFW" not in os.environ, reason="set SFACE_LFW to LFW's folder or .tgz, pairs.txt beside it")
+def test_the_real_lfw(tmp_path):
+    assert run("lfw", "--source", os.environ["SFACE_LFW"], "--out", tmp_path / "out") == 0
+    dataset = open_dataset(tmp_path / "out")
+    assert (len(dataset), dataset.num_classes) == (3758, 336)
+    assert len(open_pair_set(tmp_path / "out" / "lfw_view2_folds01.bin")) == 1200
+
+
+def test_orl(tmp_path):
+    assert run("orl", "--out", tmp_path / "orl") == 0
+    dataset = open_dataset(tmp_path / "orl")
+    assert (len(dataset), dataset.num_classes) == (300, 30)
+    pairs = open_pair_set(tmp_path / "orl" / "orl.bin")
+    assert pairs.issame.tolist() == [True, False] * 450
+    assert pickle.loads((tmp_path / "orl" / "orl.bin").read_bytes())[1] == pairs.issame.tolist()
+
+
+def test_orl_with_an_image_missing(tmp_path, capsys):
+    assert run("orl", "--out", tmp_path / "orl", "--source", tmp_path) == 2
+    assert "s1/1.pgm: expected a grey image of 92x112, got none" in capsys.readouterr().err
+
+
+def test_an_unknown_command_is_refused():
+    with pytest.raises(SystemExit) as stop:
+        run("mnist")
+    assert stop.value.code == 2

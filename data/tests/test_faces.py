@@ -1,0 +1,76 @@
+"""Pairs: LFW's format line by line, and the order that balanced folds need."""
+
+import pytest
+
+from data.faces import Pair, all_and_sampled_pairs, alternating, in_turn, people_of, read_pairs
+
+TWO_FOLDS = """2\t2
+Ann\t1\t2
+Bob\t3\t4
+Ann\t1\tBob\t1
+Ann\t2\tCyd\t12
+Cyd\t1\t2
+Cyd\t2\t3
+Ann\t3\tDan\t1
+Bob\t5\tCyd\t4
+"""
+
+
+def test_read_pairs(tmp_path):
+    path = tmp_path / "pairs.txt"
+    path.write_text(TWO_FOLDS)
+    folds = read_pairs(path)
+    assert folds[0] == [
+        Pair("Ann/Ann_0001", "Ann/Ann_0002", True),
+        Pair("Bob/Bob_0003", "Bob/Bob_0004", True),
+        Pair("Ann/Ann_0001", "Bob/Bob_0001", False),
+        Pair("Ann/Ann_0002", "Cyd/Cyd_0012", False),
+    ]
+    assert [pair.is_same for pair in folds[1]] == [True, True, False, False]
+    assert [pair.is_same for pair in in_turn(folds[0])] == [True, False, True, False]
+    assert set(people_of(folds[1])) == {"Ann", "Bob", "Cyd", "Dan"}
+
+
+def test_a_single_number_means_one_fold(tmp_path):
+    path = tmp_path / "pairs.txt"
+    path.write_text("1\nAnn\t1\t2\nAnn\t1\tBob\t1\n")
+    assert len(read_pairs(path)) == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", 'line 1: expected "folds pairs"'),
+        ("ten 300\n", 'line 1: expected "folds pairs"'),
+        ("1 2 3\n", 'line 1: expected "folds pairs"'),
+        (TWO_FOLDS.rsplit("\n", 2)[0], "expected 2 x 2 x 2 pairs after line 1, got 7 lines"),
+        (TWO_FOLDS.replace("Bob\t3\t4", "Bob\t3"), "line 3: expected person, i, j"),
+        (TWO_FOLDS.replace("Ann\t1\tBob\t1", "Ann\t1\t2"), "line 4: expected person, i, person, j"),
+        (TWO_FOLDS.replace("Cyd\t12", "Cyd\tx"), "line 5: expected person, i, person, j"),
+    ],
+)
+def test_a_bad_line_is_named(tmp_path, text, message):
+    path = tmp_path / "pairs.txt"
+    path.write_text(text)
+    with pytest.raises(ValueError, match=f"pairs.txt.*{message}"):
+        read_pairs(path)
+
+
+def test_missing_file(tmp_path):
+    with pytest.raises(FileNotFoundError, match="expected a pairs file"):
+        read_pairs(tmp_path / "pairs.txt")
+
+
+def test_alternating_wants_as_many_of_each():
+    one = Pair("a", "b", True)
+    with pytest.raises(ValueError, match="shorter"):
+        alternating([one, one], [one])
+
+
+def test_all_and_sampled_pairs():
+    people = {name: [f"{name}{i}" for i in range(5)] for name in "abcd"}
+    pairs = all_and_sampled_pairs(people, seed=0)
+    assert len(pairs) == len(set(pairs)) == 2 * 4 * 10
+    assert [pair.is_same for pair in pairs] == [True, False] * 40
+    assert all((pair.first[0] == pair.second[0]) == pair.is_same for pair in pairs)
+    assert pairs == all_and_sampled_pairs(people, seed=0) != all_and_sampled_pairs(people, seed=1)
