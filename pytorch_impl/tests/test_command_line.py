@@ -23,6 +23,13 @@ def run(*arguments: object) -> int:
     return main(BACKEND, [str(argument) for argument in arguments])
 
 
+def exit_status(*arguments: object) -> int:
+    try:
+        return run(*arguments)
+    except SystemExit as stop:  # how tyro ends after --help and after an error
+        return stop.code
+
+
 @pytest.fixture(scope="module")
 def faces(tmp_path_factory) -> Path:
     """InsightFace's layout: train.rec, train.idx, property and two of the seven evaluation sets."""
@@ -112,10 +119,7 @@ def test_info(capsys):
 
 @pytest.mark.parametrize("arguments", [["--help"], ["train", "--help"], ["train", "casia-r50", "--help"]])
 def test_help(arguments, capsys):
-    try:
-        assert run(*arguments) == 0
-    except SystemExit as stop:  # tyro's way
-        assert stop.code == 0
+    assert exit_status(*arguments) == 0
     output = capsys.readouterr().out
     assert "train" in output or "casia" in output
     if "casia-r50" in arguments:
@@ -139,10 +143,7 @@ def test_help(arguments, capsys):
 )
 def test_bad_input_is_one_clear_message(arguments, message, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    try:
-        assert run(*arguments) == 2
-    except SystemExit as stop:
-        assert stop.code == 2
+    assert exit_status(*arguments) == 2
     errors = capsys.readouterr().err
     assert message in errors
     assert "Traceback" not in errors
