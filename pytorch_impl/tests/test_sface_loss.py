@@ -140,6 +140,25 @@ def test_embedding_on_its_prototype(sign, dtype, form):
 
 
 @pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("shift", [0, 1], ids=["own prototype", "another prototype"])
+def test_cosines_that_round_above_one(shift, form):
+    """Of 1,000 float32 unit vectors some have a product with themselves above 1, whose arccos is NaN."""
+    embeddings = np.random.default_rng(0).normal(size=(1000, 64)).astype(np.float32)
+    unit = torch.nn.functional.normalize(torch.tensor(embeddings))
+    assert ((unit @ unit.T).diagonal() > 1).any(), "rounding here leaves nothing to test"
+    result, *gradients = run(embeddings, np.roll(embeddings, shift, axis=0), np.arange(1000), torch.float32, form)
+    assert torch.isfinite(result.loss)
+    assert all(np.isfinite(gradient).all() for gradient in gradients)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_tie_counts_as_correct(form):
+    embeddings, prototype = np.eye(2, 4), np.eye(1, 4)
+    result, *_ = run(embeddings, np.concatenate([prototype, prototype, np.eye(4)[3:]]), [1, 2], form=form)
+    assert result.accuracy.item() == 1.0  # the first has a tie of two ones, the second of three zeros
+
+
+@pytest.mark.parametrize("form", FORMS)
 def test_smallest_problem(form):
     case = planted(1, 2, 3)
     assert_matches_oracle(case, torch.float64, form)
