@@ -40,7 +40,10 @@ class RecordReader:
     """Random access to the records of a file, by key.
 
     Args:
-        path: NAME.rec; with NAME.idx beside it keys come from there, else one scan numbers the records 0, 1, ...
+        path: NAME.rec; with NAME.idx beside it keys come from there, else one scan takes the ids of the records or,
+            where these are not all different, numbers the records 0, 1, ...
+
+    `keys` are sorted, (n,) int64: the index of some tools has the first key last.
 
     The file is memory-mapped and never written: any number of threads may read, and a pickled reader opens the file
     again, so that processes may share it too.
@@ -59,28 +62,21 @@ class RecordReader:
         with self.path.open("rb") as file:
             self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         index = self.path.with_suffix(".idx")
-        if index.is_file():
-            self.keys, self._offsets = _read_index(index, len(self._map))
-        else:
-            self._offsets = self._scan()
-            self.keys = np.arange(len(self._offsets))
-        self._is_dense = bool((self.keys == np.arange(len(self.keys))).all())
-        self._rows = {} if self._is_dense else {int(key): row for row, key in enumerate(self.keys)}
+        keys, offsets = _read_index(index, len(self._map)) if index.is_file() else self._scan()
+        order = np.argsort(keys)
+        self.keys, self._offsets = keys[order], offsets[order]
 
     def __len__(self) -> int:
         return len(self.keys)
-
-    def __contains__(self, key: object) -> bool:
-        return (isinstance(key, int) and 0 <= key < len(self)) if self._is_dense else key in self._rows
 
     def __reduce__(self) -> tuple[type[Self], tuple[Path]]:
         return type(self), (self.path,)
 
     def read(self, key: int) -> Record:
         """The record of `key`; a KeyError when the index has no such key."""
-        if key not in self:
+        row = int(np.searchsorted(self.keys, key))
+        if row == len(self) or self.keys[row] != key:
             raise KeyError(f"{self.path}: no record has key {key}")
-        row = key if self._is_dense else self._rows[key]
         payload, _ = self._payload(int(self._offsets[row]), f"key {key}")
         return self._unpack(payload, f"key {key}")
 
@@ -122,16 +118,30 @@ class RecordReader:
         labels = struct.unpack_from(f"<{flag}f", payload, HEADER.size)
         return Record(flag, labels, payload[end:])
 
-    def _scan(self) -> np.ndarray:
-        offsets, offset = [], 0
+    def _scan(self) -> tuple[np.ndarray, np.ndarray]:
+        """Keys and offsets, in the order of the file, each (n,) int64."""
+        keys: list[int] = []
+        offsets: list[int] = []
+        offset = 0
         while offset < len(self._map):
+            what = f"record {len(offsets)}"
             offsets.append(offset)
+            keys.append(self._id(offset, what))
             while True:
-                cflag, start, length = self._part(offset, f"record {len(offsets) - 1}")
+                cflag, start, length = self._part(offset, what)
                 offset = start + length + -length % 4
                 if cflag in (WHOLE, LAST):
                     break
-        return np.array(offsets, np.int64)
+        if len(set(keys)) < len(keys) or max(keys) > np.iinfo(np.int64).max:
+            keys = list(range(len(keys)))
+        return np.array(keys), np.array(offsets)
+
+    def _id(self, offset: int, what: str) -> int:
+        _, start, length = self._part(offset, what)
+        if length >= HEADER.size:
+            return HEADER.unpack_from(self._map, start)[2]
+        payload, _ = self._payload(offset, what)  # cut inside the header, which holds the magic by chance
+        return HEADER.unpack_from(payload)[2] if len(payload) >= HEADER.size else 0
 
     def _damage(self, what: str, offset: int, found: str) -> ValueError:
         return ValueError(

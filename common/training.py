@@ -169,6 +169,8 @@ class _Run:
                     self._save_if_new()
                 if stop and not is_last:
                     raise Stopped(f"stopped after step {progress.step} of {self.total}; start it again to go on")
+                if evaluate_now or save_now:
+                    bar.unpause()  # images/s and the time left are those of training
                 lap = time.monotonic()
         finally:
             batches.close()

@@ -39,6 +39,21 @@ def test_the_layout_is_insightfaces(tmp_path):
     assert (tmp_path / "property").read_text() == "3,112,112\n"
 
 
+@pytest.mark.parametrize("with_index", [True, False])
+def test_record_0_may_stand_after_the_images(tmp_path, with_index):
+    """As insightface's face2rec2.py writes it, in file and index."""
+    with RecordWriter(tmp_path / "train.rec") as writer:
+        for key, (image, label) in enumerate(IMAGES, 1):
+            writer.write_image(key, label, image)
+        writer.write_header(0, 6, 9)
+        for key, (first, end) in enumerate([(1, 3), (3, 4), (4, 6)], 6):
+            writer.write_header(key, first, end)
+    (tmp_path / "property").write_text("3,112,112")
+    if not with_index:
+        (tmp_path / "train.idx").unlink()
+    assert content(open_dataset(tmp_path)) == IMAGES
+
+
 def test_records_without_a_header_are_all_images(tmp_path):
     with RecordWriter(tmp_path / "train.rec") as writer:
         for key, (image, label) in enumerate(IMAGES):

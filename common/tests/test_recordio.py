@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from common.recordio import MAGIC_BYTES, RecordReader, RecordWriter
+from common.recordio import MAGIC, MAGIC_BYTES, RecordReader, RecordWriter
 
 
 def write(path, images):
@@ -22,8 +22,8 @@ def by_hand(payload: bytes, cflag: int = 0) -> bytes:
     return struct.pack("<II", 0xCED7230A, cflag << 29 | len(payload)) + payload + bytes(-len(payload) % 4)
 
 
-def header(flag: int = 0, label: float = 5.0) -> bytes:
-    return struct.pack("<IfQQ", flag, label, 1, 0)
+def header(flag: int = 0, label: float = 5.0, id: int = 0) -> bytes:
+    return struct.pack("<IfQQ", flag, label, id, 0)
 
 
 def test_bytes_are_those_of_the_format(tmp_path):
@@ -67,9 +67,29 @@ def test_keys_in_any_order(tmp_path):
     reader = RecordReader(path)
     assert reader.read(9).image == b"two"
     assert reader.read(0).image == b"zero"
-    assert 9 in reader
+    assert reader.keys.tolist() == [0, 9]
     with pytest.raises(KeyError, match="no record has key 1"):
         reader.read(1)
+
+
+@pytest.mark.parametrize(
+    ("ids", "keys"),
+    [
+        ([1, 2, 0], [1, 2, 0]),
+        ([7, MAGIC], [7, MAGIC]),
+        ([5, 5, 5], [0, 1, 2]),
+        ([0, 2**63], [0, 1]),
+    ],
+)
+def test_without_an_index_the_ids_are_the_keys(tmp_path, ids, keys):
+    path = tmp_path / "a.rec"
+    with RecordWriter(path) as writer:  # for its cut at the magic, in the header here
+        for id in ids:
+            writer._write(0, header(id=id) + b"image %d" % id)
+    path.with_suffix(".idx").unlink()
+    reader = RecordReader(path)
+    assert reader.keys.tolist() == sorted(keys)
+    assert [reader.read(key).image for key in keys] == [b"image %d" % id for id in ids]
 
 
 def test_threads_and_processes(tmp_path):
@@ -177,6 +197,6 @@ def test_no_file_crashes_the_reader(tmp_path_factory, content, index):
     path.write_bytes(by_hand(header()) + content)
     try:
         reader = RecordReader(path)
-        [reader.read(key) for key in range(len(reader))]
+        [reader.read(int(key)) for key in reader.keys]
     except ValueError:
         pass
