@@ -112,12 +112,16 @@ def test_accumulation_adds_the_gradients_of_the_parts():
             assert torch.allclose(a.grad, b.grad, rtol=1e-3, atol=1e-5 * b.grad.abs().max().item()), name
 
 
-def test_the_gradient_is_clipped():
-    free, clipped = trained(configured(), 1), trained(configured(clip_norm=0.01), 1)
-    norms = [
-        torch.stack([p.grad.norm() for p in trainer._modules.parameters() if p.grad is not None]).norm().item()
-        for trainer in (free, clipped)
-    ]
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_the_gradient_is_clipped(precision):
+    """In fp16, after the loss scale is taken out."""
+    norms = []
+    for clip_norm in (None, 0.01):
+        trainer = Trainer(configured(precision=precision, clip_norm=clip_norm), CLASSES)
+        trainer.load_state(trainer.state() | {"scaler.scale": np.float64(32)}, 0)  # the first, 65536, overflows
+        trainer.train_step(*batch(), 0.01)
+        gradients = [p.grad.norm() for p in trainer._modules.parameters() if p.grad is not None]
+        norms.append(torch.stack(gradients).norm().item())
     assert norms[0] > 0.1
     assert norms[1] == pytest.approx(0.01, rel=1e-4)
 
