@@ -80,6 +80,35 @@ def test_latest_and_best_checkpoints_are_kept(faces, tmp_path):
     assert steps == sorted({best, 28, 30})
 
 
+def test_a_worse_evaluation_does_not_become_the_best(faces, tmp_path):
+    class GoodAt20(NumpyTrainer):
+        def embed(self, images):
+            x = super().embed(images)
+            return x if self.steps == 20 else np.ones_like(x)
+
+    fit(GoodAt20(configured(faces), 6), open_dataset(faces), configured(faces), tmp_path)
+    assert latest_checkpoint(tmp_path).name == "step-00000030"
+    assert checkpoint.load_checkpoint(latest_checkpoint(tmp_path)).state["progress"]["best_step"] == 20
+    assert (tmp_path / "checkpoints" / "step-00000020").exists()
+
+
+def test_skipped_images_are_counted_over_the_run(faces, tmp_path):
+    class Broken:
+        num_classes = 6
+
+        def __len__(self) -> int:
+            return 48
+
+        def sample(self, index):
+            sample = open_dataset(faces).sample(index)
+            return sample._replace(encoded=b"broken") if index == 17 else sample
+
+    config = configured(faces)
+    config = dataclasses.replace(config, data=dataclasses.replace(config.data, on_bad_image="skip"))
+    fit(NumpyTrainer(config, 6), Broken(), config, tmp_path)
+    assert read_log(tmp_path / "log.jsonl")[-2]["skipped"] == 5, "once an epoch"
+
+
 def test_the_end_is_always_logged_evaluated_and_saved(faces, tmp_path):
     config = configured(faces, log_every=1000, evaluate_every=1000, save_every=1000)
     run(config, tmp_path)
