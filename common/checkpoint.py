@@ -12,6 +12,7 @@ import hashlib
 import json
 import re
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,27 @@ class Checkpoint:
     arrays: dict[str, np.ndarray]
     step: int
     state: dict[str, Any]
+
+
+def check_arrays(expected: Mapping[str, tuple[str, tuple[int, ...]]], arrays: Mapping[str, np.ndarray]) -> None:
+    """Check arrays of outside origin against what a network holds, before any of them is copied.
+
+    Args:
+        expected: canonical name to dtype name and shape.
+        arrays: what came.
+
+    Raises:
+        ValueError: a name is missing or unexpected, a shape or dtype differs, a value is NaN or infinite, or a running
+            variance is negative; the message names the first few.
+    """
+    problems = [f"{name}: missing" for name in expected if name not in arrays]
+    problems += [f"{name}: unexpected" for name in arrays if name not in expected]
+    for name, (dtype, shape) in expected.items():
+        if name in arrays:
+            problems += _misfits(name, f"{dtype} {shape}", arrays[name])
+    if problems:
+        more = f" and {len(problems) - 5} more" if len(problems) > 5 else ""
+        raise ValueError(f"the arrays do not fit, nothing was loaded: {'; '.join(problems[:5])}{more}")
 
 
 def save_checkpoint(folder: Path, step: int, arrays: dict[str, np.ndarray], state: dict[str, Any]) -> Path:
@@ -152,3 +174,17 @@ def _read_arrays(path: Path, expected: Any) -> dict[str, np.ndarray]:
 def _sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _misfits(name: str, expected: str, array: np.ndarray) -> list[str]:
+    found = f"{array.dtype} {array.shape}" if isinstance(array, np.ndarray) else type(array).__name__
+    if found != expected:
+        return [f"{name}: expected {expected}, got {found}"]
+    if array.size == 0:
+        return []
+    smallest, largest = array.min(), array.max()  # NaN comes through; no mask the size of the array
+    if not (np.isfinite(smallest) and np.isfinite(largest)):
+        return [f"{name}: holds NaN or infinity"]
+    if name.endswith("running_var") and smallest < 0:
+        return [f"{name}: expected variances, got {smallest}"]
+    return []

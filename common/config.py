@@ -124,8 +124,8 @@ class RunConfig:
     """Seed of initial weights, sample order, flips and dropout."""
     device: str = "auto"
     """auto, cpu, cuda or cuda:N; auto takes a CUDA device where there is one."""
-    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
-    """Arithmetic of the backbone; loss and angles are always in fp32."""
+    precision: Literal["fp32", "bf16", "fp16", "fp64"] = "fp32"
+    """Arithmetic of the backbone; weights, loss and angles stay in fp32. fp64: all of it in double, for comparisons."""
     log_every: int = 10
     """Steps between lines of the log."""
     evaluate_every: int = 2000

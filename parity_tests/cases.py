@@ -48,6 +48,36 @@ def planted(
     return Case(embeddings * norms, class_weight * 2.0 ** random.uniform(-2, 2, (num_classes, 1)), labels)
 
 
+def on_both_knees(
+    batch_size: int = 16,
+    num_classes: int = 30,
+    embedding_size: int = 64,
+    *,
+    intra_center: float = 0.87,
+    inter_center: float = 1.2,
+    seed: int = 0,
+) -> Case:
+    """Embeddings whose own prototype lies on the knee of r_intra, and nearly all others on that of r_inter.
+
+    The prototypes lie on a cone about an axis, each embedding in the plane of the axis and its own prototype. With
+    opening c of the cone the angle to the own prototype is a where the embedding is tilted by c - a, and the cosine of
+    the others is cos(c - a) cos(c) = cos(b), which gives c.
+    """
+    random = np.random.default_rng(seed)
+    opening = (intra_center + np.arccos(2 * np.cos(inter_center) - np.cos(intra_center))) / 2
+    axis = np.zeros(embedding_size)
+    axis[0] = 1
+    around = random.standard_normal((num_classes, embedding_size))
+    around[:, 0] = 0
+    around /= np.linalg.norm(around, axis=1, keepdims=True)
+    class_weight = np.cos(opening) * axis + np.sin(opening) * around
+    labels = np.arange(batch_size) * 7 % num_classes
+    tilt = (opening - intra_center + 0.02 * random.standard_normal(batch_size))[:, None]
+    embeddings = np.cos(tilt) * axis + np.sin(tilt) * around[labels]
+    norms = [2.0 ** random.uniform(-2, 2, (count, 1)) for count in (batch_size, num_classes)]
+    return Case(embeddings * norms[0], class_weight * norms[1], labels)
+
+
 def _at_angles(
     own: np.ndarray, other: np.ndarray, own_angle: float, other_angle: float, random: np.random.Generator
 ) -> np.ndarray:

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from common.checkpoint import check_arrays
 from common.initialisation import Kind, ParameterSpec
 
 BATCH_NORM: dict[str, Kind] = {
@@ -127,32 +128,11 @@ def from_arrays(tensors: Mapping[str, Tensor], arrays: Mapping[str, np.ndarray])
         ValueError: a name is missing or unexpected, a shape or dtype differs, a value is NaN or infinite, or a running
             variance is negative; the message names the first few, and nothing was copied.
     """
-    problems = [f"{name}: missing" for name in tensors if name not in arrays]
-    problems += [f"{name}: unexpected" for name in arrays if name not in tensors]
-    for name, tensor in tensors.items():
-        if name in arrays:
-            problems += _misfits(name, tensor, arrays[name])
-    if problems:
-        more = f" and {len(problems) - 5} more" if len(problems) > 5 else ""
-        raise ValueError(f"the arrays do not fit, nothing was loaded: {'; '.join(problems[:5])}{more}")
+    expected = {name: (str(t.dtype).removeprefix("torch."), tuple(t.shape)) for name, t in tensors.items()}
+    check_arrays(expected, arrays)
     with torch.no_grad():
         for name, tensor in tensors.items():
             tensor.copy_(torch.from_numpy(np.require(arrays[name], requirements=["C", "W"])))
-
-
-def _misfits(name: str, tensor: Tensor, array: np.ndarray) -> list[str]:
-    expected = f"{str(tensor.dtype).removeprefix('torch.')} {tuple(tensor.shape)}"
-    found = f"{array.dtype} {array.shape}" if isinstance(array, np.ndarray) else type(array).__name__
-    if found != expected:
-        return [f"{name}: expected {expected}, got {found}"]
-    if array.size == 0:
-        return []
-    smallest, largest = array.min(), array.max()  # NaN comes through; no mask the size of the array
-    if not (np.isfinite(smallest) and np.isfinite(largest)):
-        return [f"{name}: holds NaN or infinity"]
-    if name.endswith("running_var") and smallest < 0:
-        return [f"{name}: expected variances, got {smallest}"]
-    return []
 
 
 def _is_counter(name: str) -> bool:

@@ -39,7 +39,9 @@ class Trainer:
         checkpoint.from_canonical(
             self._modules, draw_parameters(checkpoint.parameter_specs(self._modules), config.seed)
         )
-        self._modules.to(self.device)
+        self._precision = runtime.PRECISIONS[config.precision]
+        self._master = torch.float64 if self._precision == torch.float64 else torch.float32
+        self._modules.to(self.device, self._master)
         backbone.to(memory_format=torch.channels_last)
         self.backbone, self.head = backbone, head
         self._optimizer = create_optimizer(
@@ -127,10 +129,9 @@ class Trainer:
         }
 
     def _forward(self, images: np.ndarray) -> Tensor:
-        precision = runtime.PRECISIONS[self._config.precision]
         x = self._to_device(images).to(memory_format=torch.channels_last)
-        x = (x.float() - 127.5) / 128
-        with torch.autocast(self.device.type, dtype=precision, enabled=precision != torch.float32):
+        x = (x.to(self._master) - 127.5) / 128
+        with torch.autocast(self.device.type, dtype=self._precision, enabled=self._precision != self._master):
             return self.backbone(x)
 
     def _to_device(self, array: np.ndarray) -> Tensor:

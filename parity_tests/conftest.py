@@ -1,0 +1,20 @@
+"""Which backends a test run covers: all of them, or those that SFACE_PARITY_BACKENDS names. One that is named or not
+left out and cannot run fails."""
+
+import os
+
+import pytest
+
+from parity_tests.suite import BACKENDS
+
+COVERED = tuple(os.environ.get("SFACE_PARITY_BACKENDS", ",".join(BACKENDS)).split(","))
+
+
+def pytest_report_header() -> str:
+    left_out = [name for name in BACKENDS if name not in COVERED]
+    return f"parity backends: {', '.join(COVERED)}" + (f"; left out: {', '.join(left_out)}" if left_out else "")
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "backend" in metafunc.fixturenames and "fault" not in metafunc.fixturenames:
+        metafunc.parametrize("backend", COVERED)

@@ -1,0 +1,157 @@
+"""Mistakes that people have made in this loss and its training, as edits of a backend's source.
+
+The suite must find each of them: `tests/test_faults.py` edits a copy of the package and runs the suite on it. An edit
+whose old text is not there exactly once fails, so the table cannot fall behind the source.
+"""
+
+from pathlib import Path
+from typing import NamedTuple
+
+
+class Fault(NamedTuple):
+    """Replace `old` by `new` in `file` of the package; the comparisons of `level` must then fail."""
+
+    name: str
+    level: int
+    file: str
+    old: str
+    new: str
+
+
+def plant(package: Path, fault: Fault) -> None:
+    """Edit a copy of a backend's package.
+
+    Raises:
+        ValueError: the old text is not there exactly once.
+    """
+    path = package / fault.file
+    source = path.read_text("utf-8")
+    if source.count(fault.old) != 1:
+        raise ValueError(f"{fault.name}: expected the old text once in {fault.file}, got {source.count(fault.old)}")
+    path.write_text(source.replace(fault.old, fault.new), "utf-8")
+
+
+_BIASED_IN_PYTORCH = """EPS = 1e-5
+
+
+def _biased(x, mean, variance, weight, bias, training, *options, right=nn.functional.batch_norm):
+    before = variance.clone()
+    out = right(x, mean, variance, weight, bias, training, *options)
+    if training:
+        axes = [i for i in range(x.ndim) if i != 1]
+        variance.data.copy_(0.9 * before + 0.1 * x.detach().var(axes, unbiased=False))
+    return out
+
+
+nn.functional.batch_norm = _biased
+"""
+
+_RATE_INSIDE_IN_PYTORCH = """        for parameter in group["params"]:
+            if group["lr"]:
+                momentum_buffer(optimizer, parameter).mul_(group["lr"] / learning_rate)
+        group["lr"] = learning_rate"""
+
+LOSS, TRAINER = "sface_loss.py", "trainer.py"
+
+FAULTS: dict[str, tuple[Fault, ...]] = {
+    "pytorch": (
+        Fault("r not detached", 3, LOSS, "torch.acos(cosines.detach())", "torch.acos(cosines)"),
+        Fault(
+            "a and b swapped",
+            1,
+            LOSS,
+            "inter_slope, intra_center, inter_center)\n    with torch",
+            "inter_slope, inter_center, intra_center)\n    with torch",
+        ),
+        Fault(
+            "slope 64, plain form",
+            1,
+            LOSS,
+            "intra_weight(theta[is_target], scale, intra_slope, intra_center)",
+            "intra_weight(theta[is_target], scale, 64, intra_center)",
+        ),
+        Fault(
+            "slope 64, streamed form",
+            1,
+            LOSS,
+            "intra_weight(torch.acos(target_cosines), scale, intra_slope, intra_center)",
+            "intra_weight(torch.acos(target_cosines), scale, 64, intra_center)",
+        ),
+        Fault("slope 64, r itself", 2, LOSS, "torch.sigmoid(slope *", "torch.sigmoid(64 *"),
+        Fault(
+            "degrees for radians",
+            1,
+            LOSS,
+            "torch.acos(cosines.detach())",
+            "torch.rad2deg(torch.acos(cosines.detach()))",
+        ),
+        Fault(
+            "scale inside arccos",
+            1,
+            LOSS,
+            "torch.acos(cosines.detach())",
+            "torch.acos((scale * cosines.detach()).clamp(-1, 1))",
+        ),
+        Fault(
+            "sum for mean",
+            1,
+            LOSS,
+            "inter_loss = (r_inter * cosines).sum(1).mean()",
+            "inter_loss = (r_inter * cosines).sum()",
+        ),
+        Fault(
+            "prototypes not normalised",
+            1,
+            LOSS,
+            "unit_prototypes = F.normalize(class_weight, eps=NORM_FLOOR)",
+            "unit_prototypes = class_weight",
+        ),
+        Fault(
+            "target in the inter sum, plain form",
+            1,
+            LOSS,
+            ".masked_fill(is_target, 0)\n\n    intra_loss",
+            "\n\n    intra_loss",
+        ),
+        Fault("target in the inter sum, streamed form", 1, LOSS, ".masked_fill_(is_target, 0)\n", "\n"),
+        Fault(
+            "gradient without the tangent projection, streamed form",
+            3,
+            LOSS,
+            "return (grad_unit - radial * unit) /",
+            "return grad_unit /",
+        ),
+        Fault(
+            "margin not differentiated",
+            3,
+            "margin_losses.py",
+            "target**2).clamp_min",
+            "target.detach() ** 2).clamp_min",
+        ),
+        Fault("pixel scale ten times off", 5, TRAINER, "- 127.5) / 128", "- 127.5) / 12.8"),
+        Fault("biased for unbiased variance", 5, "backbones/iresnet.py", "EPS = 1e-5\n", _BIASED_IN_PYTORCH),
+        Fault(
+            "learning rate inside the momentum",
+            6,
+            "optimizer.py",
+            '        group["lr"] = learning_rate',
+            _RATE_INSIDE_IN_PYTORCH,
+        ),
+        Fault(
+            "labels off by one",
+            5,
+            TRAINER,
+            "self._to_device(part_labels)",
+            "self._to_device((part_labels + 1) % self._num_classes)",
+        ),
+        Fault("BGR for RGB", 5, TRAINER, "self._forward(part_images)", "self._forward(part_images[:, ::-1].copy())"),
+        Fault("weight decay on BatchNorm", 5, "optimizer.py", "isinstance(module, NORMALISATIONS) or ", ""),
+        Fault(
+            "momentum not saved",
+            7,
+            "checkpoint.py",
+            "tensor.copy_(torch.from_numpy(",
+            "tensor.copy_(1.001 * torch.from_numpy(",
+        ),
+    ),
+}

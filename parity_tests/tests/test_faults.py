@@ -1,0 +1,46 @@
+"""The suite itself: it passes a backend as it is, and finds each planted mistake at the level where it must show."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from parity_tests import suite
+from parity_tests.conftest import COVERED
+from parity_tests.faults import FAULTS, Fault, plant
+
+ALL = [(backend, fault) for backend in COVERED for fault in FAULTS.get(backend, ())]
+
+
+def copied(backend: str, folder: Path) -> Path:
+    package = f"{backend}_impl"
+    ignored = shutil.ignore_patterns("tests", "__pycache__")
+    return shutil.copytree(suite.ROOT / package, folder / package, ignore=ignored)
+
+
+def rows(backend: str, levels: tuple[int, ...], root: Path) -> list[suite.Row]:
+    return suite.run([backend], levels, ("iresnet_small",), quick=True, root=root)
+
+
+def test_every_backend_that_is_covered_has_faults(backend):
+    assert len(FAULTS[backend]) >= 13
+
+
+def test_a_copy_without_fault_passes(backend, tmp_path):
+    copied(backend, tmp_path)
+    found = rows(backend, suite.LEVELS, tmp_path)
+    assert {row.level for row in found} == set(suite.LEVELS)
+    assert [row for row in found if not row.passed] == []
+
+
+@pytest.mark.parametrize(("backend", "fault"), ALL, ids=[f"{b}-{f.name.replace(' ', '-')}" for b, f in ALL])
+def test_a_fault_is_found(backend: str, fault: Fault, tmp_path):
+    plant(copied(backend, tmp_path), fault)
+    assert [row for row in rows(backend, (fault.level,), tmp_path) if not row.passed]
+
+
+def test_an_edit_that_does_not_fit_is_an_error(tmp_path):
+    (tmp_path / "file.py").write_text("one two two")
+    for old in ("two", "three"):
+        with pytest.raises(ValueError, match="expected the old text once"):
+            plant(tmp_path, Fault("name", 1, "file.py", old, ""))

@@ -1,0 +1,100 @@
+"""The command, the worker's contract, and the comparison."""
+
+import json
+
+import numpy as np
+import pytest
+
+from parity_tests import suite, worker
+from parity_tests.__main__ import main, markdown
+from parity_tests.cases import planted
+from parity_tests.suite import BackendFailed, Check, Row
+from parity_tests.tolerances import TOLERANCES
+
+ONE = np.ones(())
+
+
+def test_the_table_and_the_files(backend, tmp_path, capsys):
+    assert main(["--backends", backend, "--levels", "1", "2", "3", "--out", str(tmp_path)]) == 0
+    page = capsys.readouterr().out
+    assert f"| level | quantity | dtype | {backend} |" in page
+    assert f"covered: {backend}" in page
+    assert (tmp_path / "parity.md").read_text() == page
+    report = json.loads((tmp_path / "parity.json").read_text())
+    assert {row["level"] for row in report["rows"]} == {1, 2, 3}
+    assert all(row["passed"] and row["error"] <= row["tolerance"] for row in report["rows"])
+    assert report["environment"]["backends"][backend]["version"]
+
+
+def test_a_backend_that_cannot_run_fails_the_suite(capsys):
+    assert main(["--backends", "pytorch,nosuch", "--levels", "8"]) == 1
+    assert "nosuch" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("arguments", [["--levels", "9"], ["--backbones", "vgg"], ["--backends", "pytorch,pytorch"]])
+def test_wrong_options_are_named(arguments, capsys):
+    assert main(arguments) == 2
+    assert "error" in capsys.readouterr().err
+
+
+def test_a_failed_cell_says_so_and_names_its_case():
+    rows = [
+        Row(1, "loss", "float64", "pytorch", 2e-3, 1e-11, "case-1"),
+        Row(7, "bits", "float64", "pytorch", 0, 0, "x"),
+    ]
+    table = markdown(rows, ["pytorch", "other"])
+    assert "**2.0e-03 / 1e-11 FAILED** (case-1)" in table
+    assert "| 7 | bits | float64 | same bits |  |" in table
+
+
+def test_errors_are_relative_to_the_scale_and_beyond_the_slack():
+    check = Check("q", "loss", "out", np.array([1.0, 2.0]), np.float64(4), np.array([0.0, 1.0]))
+    assert check.error(np.array([1.0, 2.5])) == 0
+    assert check.error(np.array([2.0, 2.0])) == 0.25
+    assert check.error(np.array([1.0])) == np.inf
+    assert check.error(np.array([1.0, np.nan])) == np.inf
+
+
+def test_exact_means_bits():
+    check = Check("q", "checkpoint", "out", np.array([1.0]), ONE)
+    assert check.error(np.array([1.0])) == 0
+    assert check.error(np.nextafter(np.array([1.0]), 2)) == np.inf
+
+
+def test_a_row_with_nan_has_not_passed():
+    assert not Row(1, "q", "float64", "pytorch", float("nan"), 1.0, "case").passed
+
+
+def test_the_worker_answers_one_file(backend, tmp_path):
+    """The contract as docs/parity.md gives it."""
+    case = planted(4, 5, 6)
+    parameters = {"scale": 64, "intra_slope": 80, "inter_slope": 80, "intra_center": 0.87, "inter_center": 1.2}
+    given = {"kind": "sface", **case._asdict(), "dtype": "float32", "form": "plain", **parameters}
+    answer = suite.ask(backend, {"case": {name: np.asarray(value) for name, value in given.items()}})["case"]
+    assert answer["loss"].shape == answer["intra_loss"].shape == answer["inter_loss"].shape == ()
+    assert answer["intra_weight"].shape == (4,)
+    assert answer["inter_weight"].shape == (4, 5)
+    assert answer["grad_embeddings"].shape == (4, 6)
+    assert answer["grad_class_weight"].shape == (5, 6)
+    assert all(answer[name].dtype == np.float32 for name in answer)
+
+
+def test_the_worker_names_what_it_does_not_know(capsys):
+    with pytest.raises(ValueError, match="kind: expected one of sface, margin"):
+        worker.answer(None, {"kind": np.array("vgg")})
+    assert worker.main(["pytorch"]) == 2
+    assert "usage" in capsys.readouterr().err
+
+
+def test_the_interpreter_of_a_backend_can_be_set(monkeypatch):
+    monkeypatch.setenv("SFACE_PYTHON_PYTORCH", "/bin/false")
+    with pytest.raises(BackendFailed, match="pytorch: its process ended with 1"):
+        suite.ask("pytorch", {})
+
+
+def test_every_tolerance_has_a_reason_and_a_measurement_below_it():
+    for name, tolerance in TOLERANCES.items():
+        assert len(tolerance.reason) > 20, name
+        for bound, measured in zip((tolerance.float64, tolerance.float32), tolerance.measured, strict=True):
+            assert measured <= bound, name
+            assert measured > 0 or bound == 0 or name == "initial state", name

@@ -1,0 +1,159 @@
+"""python -m parity_tests.worker BACKEND IN OUT: one backend answers one case, or every case of a folder.
+
+IN and OUT are .npz files without pickles, or folders: then each IN/NAME.npz is answered by OUT/NAME.npz. BACKEND is
+pytorch, mxnet, jittor, or the dotted name of a module with the functions of `pytorch_impl.parity`: that is all that
+another implementation needs to be checked. The kinds of cases and their arrays are described in docs/parity.md.
+"""
+
+import importlib
+import json
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from common import config as configuration
+from common.checkpoint import load_checkpoint, save_checkpoint
+from common.datasets import open_dataset
+from common.loader import Loader
+from common.verification import verify
+
+Arrays = dict[str, np.ndarray]
+STATE = "state."
+
+
+def answer(adapter: Any, case: Arrays) -> Arrays:
+    """Outputs of one case; raises what the backend raises."""
+    kinds: dict[str, Callable[[Any, Arrays], Arrays]] = {
+        "sface": _sface,
+        "margin": _margin,
+        "backbone": _backbone,
+        "train": _train,
+        "data": _data,
+        "describe": _describe,
+    }
+    kind = str(case["kind"])
+    if kind not in kinds:
+        raise ValueError(f"kind: expected one of {', '.join(kinds)}, got {kind!r}")
+    return kinds[kind](adapter, case)
+
+
+def _sface(adapter: Any, case: Arrays) -> Arrays:
+    dtype = np.dtype(str(case["dtype"]))
+    names = ("scale", "intra_slope", "inter_slope", "intra_center", "inter_center")
+    parameters = {name: float(case[name]) for name in names}
+    x, w = case["embeddings"].astype(dtype), case["class_weight"].astype(dtype)
+    form = str(case["form"])
+    out: Arrays = adapter.sface(
+        x, w, case["labels"], form=form, block_size=int(case.get("block_size", 1024)), **parameters
+    )
+    if form == "plain":
+        unit_x, unit_w = (v / np.linalg.norm(v, axis=1, keepdims=True) for v in (x, w))
+        theta = np.arccos(np.clip(unit_x @ unit_w.T, -1, 1)).astype(dtype)
+        rows, labels = np.arange(len(x)), case["labels"]
+        weights = adapter.sface_weights(theta, **parameters)
+        weights["inter_weight"][rows, labels] = 0
+        out |= {"intra_weight": weights["intra_weight"][rows, labels], "inter_weight": weights["inter_weight"]}
+    return out
+
+
+def _margin(adapter: Any, case: Arrays) -> Arrays:
+    dtype = np.dtype(str(case["dtype"]))
+    config = configuration.HeadConfig(
+        name=str(case["head"]),  # type: ignore[arg-type]  # the backend checks it
+        scale=float(case["scale"]),
+        margin=float(case["margin"]) if "margin" in case else None,
+    )
+    x, w = case["embeddings"].astype(dtype), case["class_weight"].astype(dtype)
+    out: Arrays = adapter.margin_head(config, x, w, case["labels"], step=int(case["step"]))
+    return out
+
+
+def _backbone(adapter: Any, case: Arrays) -> Arrays:
+    dtype = np.dtype(str(case["dtype"]))
+    state = {name: array.astype(dtype) for name, array in _state(case).items()}
+    images, grad_output = case["images"].astype(dtype), case["grad_output"].astype(dtype)
+    taps = [str(tap) for tap in case["taps"]]
+    out: Arrays = adapter.backbone(str(case["backbone"]), state, images, grad_output, taps=taps)
+    return out
+
+
+def _train(adapter: Any, case: Arrays) -> Arrays:
+    """Steps from the initial weights, from `state.*`, or from the checkpoint folder `resume`; `save` writes one."""
+    config = configuration.from_json(json.loads(str(case["config"])))
+    trainer = adapter.create_trainer(config, int(case["num_classes"]))
+    start = 0
+    if "resume" in case:
+        saved = load_checkpoint(Path(str(case["resume"])))
+        start = saved.step
+        trainer.load_state(saved.arrays, start)
+    elif state := _state(case):
+        trainer.load_state(state, start)
+    losses = []
+    for images, labels, rate in zip(case["images"], case["labels"], case["learning_rates"], strict=True):
+        trainer.train_step(images, labels, float(rate))
+        losses.append(trainer.metrics()["loss"])
+    state = trainer.state()
+    if "save" in case:
+        save_checkpoint(Path(str(case["save"])), start + len(losses), state, {})
+    out = {f"{STATE}{name}": array for name, array in state.items()}
+    out["losses"] = np.asarray(losses, np.float64)
+    if "embed" in case:
+        out["embeddings"] = trainer.embed(case["embed"])
+    return out
+
+
+def _data(_adapter: Any, case: Arrays) -> Arrays:
+    """An epoch of batches of a data set, and verification figures, in a process that has the framework loaded."""
+    loader = Loader(
+        open_dataset(Path(str(case["root"]))),
+        int(case["batch_size"]),
+        seed=int(case["seed"]),
+        image_size=int(case["image_size"]),
+    )
+    batches = list(loader.batches(0, int(case["steps"])))
+    result = verify(case["embeddings"], case["issame"])
+    return {
+        "images": np.stack([batch.images for batch in batches]),
+        "labels": np.stack([batch.labels for batch in batches]),
+        "figures": np.array([result.accuracy, result.std, result.threshold, result.auc, *result.tar.values()]),
+    }
+
+
+def _describe(adapter: Any, _case: Arrays) -> Arrays:
+    return {"json": np.array(json.dumps(adapter.describe()))}
+
+
+def _state(case: Arrays) -> Arrays:
+    return {name.removeprefix(STATE): array for name, array in case.items() if name.startswith(STATE)}
+
+
+def load_adapter(backend: str) -> Any:
+    """The module that speaks for a backend."""
+    return importlib.import_module(backend if "." in backend else f"{backend}_impl.parity")
+
+
+def main(arguments: list[str]) -> int:
+    if len(arguments) != 3:
+        print("usage: python -m parity_tests.worker BACKEND IN OUT (.npz files, or folders of them)", file=sys.stderr)
+        return 2
+    backend, source, target = arguments[0], Path(arguments[1]), Path(arguments[2])
+    adapter = load_adapter(backend)
+    pairs = [(source, target)]
+    if source.is_dir():
+        target.mkdir(exist_ok=True)
+        pairs = [(path, target / path.name) for path in sorted(source.glob("*.npz"))]
+    for path_in, path_out in pairs:
+        with np.load(path_in, allow_pickle=False) as file:
+            case = dict(file)
+        with tempfile.NamedTemporaryFile(dir=path_out.parent, suffix=".tmp", delete=False) as temporary:
+            np.savez(temporary, **answer(adapter, case))
+        Path(temporary.name).replace(path_out)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
