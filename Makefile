@@ -5,7 +5,7 @@
 PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python
-BACKENDS := pytorch
+BACKENDS := pytorch mxnet
 
 .PHONY: demo test lint clean
 

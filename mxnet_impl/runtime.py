@@ -1,0 +1,56 @@
+"""What MXNet needs before it is imported, and its device, settled in one place."""
+
+import os
+from typing import Any
+
+import numpy as np
+
+np.bool = bool  # type: ignore[attr-defined]  # MXNet 1.9.1 uses the name that NumPy 1.24 removed (apache/mxnet #21165)
+
+import mxnet as mx  # noqa: E402
+
+REQUIREMENTS = "requirements/mxnet.txt"
+CUDA_BUILD = "mxnet-cu112==1.9.1"
+
+
+def resolve_device(name: str) -> mx.Context:
+    """The device that a configuration asks for.
+
+    Args:
+        name: "cpu", "cuda", "cuda:N", or "auto": the first CUDA device where there is one, else the CPU.
+
+    Raises:
+        ValueError: unknown name, or no such device; says how to get it.
+    """
+    count = mx.context.num_gpus() if mx.runtime.Features().is_enabled("CUDA") else 0
+    if name == "auto":
+        return mx.gpu(0) if count else mx.cpu()
+    if name == "cpu":
+        return mx.cpu()
+    kind, _, number = name.partition(":")
+    if kind != "cuda" or not (number or "0").isdecimal():
+        raise ValueError(f"device: expected auto, cpu, cuda or cuda:N, got {name!r}")
+    if not mx.runtime.Features().is_enabled("CUDA"):
+        raise ValueError(
+            f"device: {name} asked for, but this MXNet ({mx.__version__}) is built for the CPU only; "
+            f"install the CUDA build with pip uninstall mxnet; pip install {CUDA_BUILD}"
+        )
+    if int(number or 0) >= count:
+        raise ValueError(
+            f"device: {name} asked for, but MXNet sees {count} CUDA devices (driver, CUDA_VISIBLE_DEVICES)"
+        )
+    return mx.gpu(int(number or 0))
+
+
+def describe(device: mx.Context) -> dict[str, Any]:
+    """Version, device, threads: JSON values for `info` and for the record of a run."""
+    features = mx.runtime.Features()
+    return {
+        "name": "mxnet",
+        "version": mx.__version__,
+        "device": str(device),
+        "threads": int(os.environ.get("OMP_NUM_THREADS", os.cpu_count() or 1)),
+        "cpus": os.cpu_count(),
+        "onednn": features.is_enabled("MKLDNN"),
+        "cuda": features.is_enabled("CUDA"),
+    }
