@@ -1,17 +1,18 @@
-# make demo   train SFace with PyTorch on real faces and evaluate on people it never saw
+# make demo   train SFace on real faces and evaluate on people it never saw; BACKEND=mxnet: with MXNet
 # make test   lint, types, import contracts and every test
 # Both set up .venv first. Another interpreter: make PYTHON=python3.12 demo
 
 PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python
+BACKEND ?= pytorch
 BACKENDS := pytorch mxnet
 
 .PHONY: demo test lint clean
 
-demo: $(VENV)/installed-pytorch $(VENV)/installed-demo
+demo: $(VENV)/installed-$(BACKEND) $(VENV)/installed-demo
 	test -e datasets/orl/property || $(RUN) -m data orl --out datasets/orl
-	$(RUN) -m pytorch_impl train orl-demo
+	$(RUN) -m $(BACKEND)_impl train orl-demo
 
 test: $(VENV)/installed-dev $(BACKENDS:%=$(VENV)/installed-%) lint
 	$(RUN) -m pytest common data parity_tests

@@ -3,11 +3,13 @@
 SET.json holds every figure, for people and scripts. SET.npz holds the distances, `issame` and the ROC.
 """
 
+import hashlib
 import json
 import math
 import os
 import zipfile
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Container, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -84,7 +86,7 @@ def evaluate(
         embed: called with (n, 3, image_size, image_size) uint8 RGB, n <= batch_size, twice a batch: images, mirrored.
         pair_set: images 2i and 2i+1 are pair i.
         image_size: width and height, in pixels.
-        batch_size: images in a call of `embed`; at least 2, and an odd one counts as one less.
+        batch_size: images in a call of `embed`.
         on_wrong_size: as for `decode_image`.
         progress: show a bar on stderr where that is a terminal.
         folds: number of contiguous folds.
@@ -94,8 +96,8 @@ def evaluate(
         BadImage: an image does not decode or has the wrong size; named.
         ValueError: fewer pairs than folds, or `embed` returned something other than finite (n, D) floats.
 
-    Images are read here and decoded by a few threads, one batch ahead. A pair becomes its distance at once, so memory
-    depends on `batch_size` only, neither on the number of pairs nor, beyond a batch, on the embedding size.
+    Images are read here and decoded by a few threads, one batch ahead. An image of several pairs is embedded once, and
+    its embedding is kept until its last pair has become a distance.
     """
     pairs = len(pair_set)
     issame = np.asarray(pair_set.issame)
@@ -103,23 +105,35 @@ def evaluate(
         raise ValueError(f"{pair_set.name}: expected issame of shape ({pairs},), got {issame.shape}")
     if pairs < folds:
         raise ValueError(f"{pair_set.name}: expected at least one pair a fold, got {pairs} pairs for {folds} folds")
-    if batch_size < 2:
-        raise ValueError(f"expected a batch size of at least 2, the images of one pair, got {batch_size}")
+    if batch_size < 1:
+        raise ValueError(f"expected a batch size of at least 1, got {batch_size}")
 
+    image_of, uses = _distinct_images(pair_set)
+    distinct = list(uses)  # in the order of their first pair
+    waiting: dict[int, np.ndarray] = {}
     distances = np.empty(pairs)
-    norms, zeros, done = 0.0, 0, 0
-    batches = _decoded_batches(pair_set, batch_size // 2 * 2, image_size, on_wrong_size)
+    norms, zeros, done, first = 0.0, 0, 0, 0
+    batches = _decoded_batches(pair_set, distinct, batch_size, image_size, on_wrong_size)
     with tqdm(
-        total=2 * pairs, desc=pair_set.name, unit="images", leave=False, disable=None if progress else True
+        total=len(distinct), desc=pair_set.name, unit="images", leave=False, disable=None if progress else True
     ) as bar:
         for images in batches:
-            raw = _embedded(embed, images, pair_set.name, 2 * done)
-            mirrored = _embedded(embed, np.ascontiguousarray(images[..., ::-1]), pair_set.name, 2 * done)
-            norms += _sum_of_norms(raw) + _sum_of_norms(mirrored)
-            block, zero_rows = pair_distances(flip_sum_normalise(raw, mirrored))
-            distances[done : done + len(block)] = block
-            done += len(block)
-            zeros += zero_rows
+            batch = distinct[first : first + len(images)]
+            raw = _embedded(embed, images, pair_set.name, batch)
+            mirrored = _embedded(embed, np.ascontiguousarray(images[..., ::-1]), pair_set.name, batch)
+            norms += float((_norms(raw) + _norms(mirrored)) @ [uses[image] for image in batch])
+            waiting |= zip(batch, flip_sum_normalise(raw, mirrored), strict=True)
+            first += len(images)
+
+            while ready := _ready_pairs(image_of[2 * done : 2 * (done + batch_size)], waiting):
+                ends = image_of[2 * done : 2 * (done + ready)]
+                distances[done : done + ready], zero_rows = pair_distances(np.stack([waiting[image] for image in ends]))
+                zeros += zero_rows
+                for image in ends:
+                    uses[image] -= 1
+                    if not uses[image]:
+                        del waiting[image]
+                done += ready
             bar.update(len(images))
     result = verify_distances(distances, issame, folds=folds, fars=fars, zero_embeddings=zeros)
     return Evaluation(pair_set.name, result, norms / (4 * pairs))
@@ -265,21 +279,38 @@ def load_evaluation(path: Path) -> SavedEvaluation:
     return SavedEvaluation(evaluation, step, method)
 
 
-def _decoded_batches(pairs: Pairs, batch_size: int, size: int, on_wrong_size: OnWrongSize) -> Iterator[np.ndarray]:
+def _distinct_images(pairs: Pairs) -> tuple[list[int], dict[int, int]]:
+    """For each image the first one with the same bytes, and how often each of these is used."""
+    firsts: dict[bytes, int] = {}
+    image_of = []
+    for i in range(2 * len(pairs)):
+        digest = hashlib.blake2b(bytes(pairs.encoded(i)), digest_size=32).digest()
+        image_of.append(firsts.setdefault(digest, i))
+    return image_of, dict(Counter(image_of))
+
+
+def _ready_pairs(images: Sequence[int], embedded: Container[int]) -> int:
+    """How many pairs from the first on have both their images embedded."""
+    missing = (i // 2 for i, image in enumerate(images) if image not in embedded)
+    return next(missing, len(images) // 2)
+
+
+def _decoded_batches(
+    pairs: Pairs, images: Sequence[int], batch_size: int, size: int, on_wrong_size: OnWrongSize
+) -> Iterator[np.ndarray]:
     """(n, 3, size, size) uint8 batches; the next one is being decoded while the caller works on this one."""
-    count = 2 * len(pairs)
 
     def submit(pool: ThreadPoolExecutor, start: int) -> list[Future[np.ndarray]]:
         # Read here, by one thread: a pair set need not be thread-safe.
         return [
             pool.submit(decode_image, pairs.encoded(i), f"{pairs.name} image {i}", size, on_wrong_size)
-            for i in range(start, min(start + batch_size, count))
+            for i in images[start : start + batch_size]
         ]
 
     with ThreadPoolExecutor(min(4, os.cpu_count() or 1), "decode") as pool:
         ahead = submit(pool, 0)
         try:
-            for start in range(batch_size, count + batch_size, batch_size):
+            for start in range(batch_size, len(images) + batch_size, batch_size):
                 current, ahead = ahead, submit(pool, start)
                 yield np.stack([future.result() for future in current])
         finally:
@@ -287,7 +318,7 @@ def _decoded_batches(pairs: Pairs, batch_size: int, size: int, on_wrong_size: On
                 future.cancel()
 
 
-def _embedded(embed: Embed, images: np.ndarray, name: str, first: int) -> np.ndarray:
+def _embedded(embed: Embed, images: np.ndarray, name: str, numbers: Sequence[int]) -> np.ndarray:
     embeddings = np.asarray(embed(images))
     if embeddings.ndim != 2 or len(embeddings) != len(images) or not np.issubdtype(embeddings.dtype, np.floating):
         raise ValueError(
@@ -296,14 +327,14 @@ def _embedded(embed: Embed, images: np.ndarray, name: str, first: int) -> np.nda
     finite = np.isfinite(embeddings).all(axis=1)
     if not finite.all():
         raise ValueError(
-            f"{name} image {first + int(np.argmin(finite))}: its embedding is not finite; "
+            f"{name} image {numbers[int(np.argmin(finite))]}: its embedding is not finite; "
             "the network has diverged, or its weights are damaged"
         )
     return embeddings
 
 
-def _sum_of_norms(embeddings: np.ndarray) -> float:
-    return float(np.sqrt(np.einsum("nd,nd->n", embeddings, embeddings, dtype=np.float64)).sum())
+def _norms(embeddings: np.ndarray) -> np.ndarray:
+    return np.sqrt(np.einsum("nd,nd->n", embeddings, embeddings, dtype=np.float64))
 
 
 def _read_array(path: Path, name: str, dtype: np.dtype, length: int) -> np.ndarray:

@@ -1,21 +1,30 @@
 """What `python -m parity_tests` asks of a backend, NumPy in and NumPy out; the contract is in docs/parity.md."""
 
+import functools
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-import mxnet as mx
 import numpy as np
-from mxnet import autograd, gluon, nd
+from mxnet import autograd, nd
 from mxnet.ndarray import NDArray
 
-from common.config import HeadConfig
-from mxnet_impl import runtime
-from mxnet_impl.margin_losses import ArcFaceHead, CosFaceHead, NormalisedSoftmaxHead, SoftmaxHead, SphereFaceHead
+from common.config import HeadConfig, RunConfig
+from mxnet_impl import checkpoint, runtime
+from mxnet_impl.backbones import create_backbone
+from mxnet_impl.margin_losses import SphereFaceHead
+from mxnet_impl.running_statistics import RunningStatistics
 from mxnet_impl.sface_loss import Form, inter_weight, intra_weight, sface_loss
+from mxnet_impl.trainer import Trainer, create_head
 
 
 def describe() -> dict[str, Any]:
     """Version, device, threads: JSON values."""
     return runtime.describe(runtime.resolve_device("auto"))
+
+
+def create_trainer(config: RunConfig, num_classes: int) -> Trainer:
+    """A trainer as `common.training.fit` drives it."""
+    return Trainer(config, num_classes)
 
 
 def sface(
@@ -51,7 +60,7 @@ def margin_head(
     config: HeadConfig, embeddings: np.ndarray, class_weight: np.ndarray, labels: np.ndarray, *, step: int
 ) -> dict[str, np.ndarray]:
     """Loss and gradients of a baseline head at an optimiser step, in the dtype of `embeddings`."""
-    head = _create_head(config, embeddings.shape[1], len(class_weight))
+    head = create_head(config, embeddings.shape[1], len(class_weight))
     head.initialize()
     head.cast(class_weight.dtype)
     head.class_weight.set_data(nd.array(class_weight, dtype=class_weight.dtype))
@@ -64,17 +73,46 @@ def margin_head(
     return {"loss": _scalar(result.loss)} | _gradients(x.grad, head.class_weight.grad())
 
 
-def _create_head(config: HeadConfig, embedding_size: int, num_classes: int) -> gluon.Block:
-    margin = {} if config.margin is None else {"margin": config.margin}
-    if config.name == "softmax":
-        return SoftmaxHead(embedding_size, num_classes)
-    if config.name == "normalised-softmax":
-        return NormalisedSoftmaxHead(embedding_size, num_classes, scale=config.scale)
-    if config.name == "cosface":
-        return CosFaceHead(embedding_size, num_classes, scale=config.scale, **margin)
-    if config.name == "arcface":
-        return ArcFaceHead(embedding_size, num_classes, scale=config.scale, **margin)
-    return SphereFaceHead(embedding_size, num_classes)
+def backbone(
+    name: str,
+    state: Mapping[str, np.ndarray],
+    images: np.ndarray,
+    grad_output: np.ndarray,
+    *,
+    taps: Sequence[str],
+) -> dict[str, np.ndarray]:
+    """Outputs of a backbone and of the modules `taps` in evaluation and in training, then gradients of
+    sum(output * grad_output) in training, and what became of the running statistics.
+
+    Args:
+        name: of the backbone; without dropout.
+        state: canonical names without "backbone.", in the dtype of `images`.
+        images: normalised (N, 3, S, S).
+        grad_output: (N, D).
+        taps: paths of modules.
+    """
+    network = create_backbone(name, grad_output.shape[1], images.shape[2], dropout=0.0)
+    network.initialize()
+    network.cast(images.dtype)
+    checkpoint.from_canonical(network, state)
+    x = _variable(images)
+    running_statistics = RunningStatistics(network, x)
+    seen: dict[str, np.ndarray] = {}
+    mode = "eval"
+    for tap in taps:
+        functools.reduce(lambda block, child: block._children[child], tap.split("."), network).register_forward_hook(
+            lambda _block, _inputs, output, tap=tap: seen.update({f"{mode}.{tap}": output.asnumpy()})
+        )
+    seen["eval.output"] = network(x).asnumpy()
+    mode = "train"
+    with running_statistics.follow(len(images)):
+        with autograd.record():
+            output = network(x)
+        output.backward(nd.array(grad_output, dtype=grad_output.dtype))
+    seen |= {"train.output": output.asnumpy(), "grad.input": x.grad.asnumpy()}
+    parameters = checkpoint.named_parameters(network)
+    seen |= {f"grad.{n}": p.grad().asnumpy() for n, p in parameters.items() if p.grad_req != "null"}
+    return seen | {f"after.{n}": array for n, array in checkpoint.to_canonical(network).items() if ".running_" in n}
 
 
 def _variable(array: np.ndarray) -> NDArray:
@@ -84,7 +122,7 @@ def _variable(array: np.ndarray) -> NDArray:
 
 
 def _labels(labels: np.ndarray) -> NDArray:
-    return mx.nd.array(labels, dtype=np.int64)
+    return nd.array(labels, dtype=np.int64)
 
 
 def _scalar(array: NDArray) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""What MXNet needs before it is imported, and its device, settled in one place."""
+"""What MXNet needs before it is imported, and its device, precision and threads, settled in one place."""
 
 import os
 from typing import Any
@@ -9,8 +9,9 @@ np.bool = bool  # type: ignore[attr-defined]  # MXNet 1.9.1 uses the name that N
 
 import mxnet as mx  # noqa: E402
 
+PRECISIONS = {"fp32": "float32", "fp64": "float64"}
 REQUIREMENTS = "requirements/mxnet.txt"
-CUDA_BUILD = "mxnet-cu112==1.9.1"
+CUDA_REQUIREMENTS = "requirements/mxnet-cuda.txt"
 
 
 def resolve_device(name: str) -> mx.Context:
@@ -33,7 +34,7 @@ def resolve_device(name: str) -> mx.Context:
     if not mx.runtime.Features().is_enabled("CUDA"):
         raise ValueError(
             f"device: {name} asked for, but this MXNet ({mx.__version__}) is built for the CPU only; "
-            f"install the CUDA build with pip uninstall mxnet; pip install {CUDA_BUILD}"
+            f"install the CUDA build with pip uninstall mxnet; pip install -r {CUDA_REQUIREMENTS}"
         )
     if int(number or 0) >= count:
         raise ValueError(
@@ -54,3 +55,8 @@ def describe(device: mx.Context) -> dict[str, Any]:
         "onednn": features.is_enabled("MKLDNN"),
         "cuda": features.is_enabled("CUDA"),
     }
+
+
+def seed_everything(seed: int) -> None:
+    """Seed dropout, on every device. Weights, order and flips have streams of their own in `common`."""
+    mx.random.seed(seed % 2**31)

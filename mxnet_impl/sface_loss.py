@@ -15,14 +15,14 @@ equations, holds (N, C) matrices) and "streamed" (blocks of classes in one pass,
 matrix). This file needs MXNet only and can be copied alone.
 """
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from mxnet import autograd, gluon, init, nd
 from mxnet.ndarray import NDArray
 
 NORM_FLOOR = 1e-12  # a zero vector is divided by this instead of by zero
 
-Form = str  # "plain" or "streamed"
+Form = Literal["plain", "streamed"]
 
 
 class SFaceResult(NamedTuple):
@@ -224,7 +224,7 @@ class SFaceHead(gluon.Block):
         self.inter_slope = inter_slope
         self.intra_center = intra_center
         self.inter_center = inter_center
-        self.form = form
+        self.form: Form = form
 
     def forward(self, embeddings: NDArray, labels: NDArray) -> SFaceResult:
         return sface_loss(

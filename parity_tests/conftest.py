@@ -17,4 +17,4 @@ def pytest_report_header() -> str:
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "backend" in metafunc.fixturenames and "fault" not in metafunc.fixturenames:
-        metafunc.parametrize("backend", COVERED)
+        metafunc.parametrize("backend", COVERED, scope="module")

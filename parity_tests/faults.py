@@ -51,6 +51,11 @@ _RATE_INSIDE_IN_PYTORCH = """        for parameter in group["params"]:
                 momentum_buffer(optimizer, parameter).mul_(group["lr"] / learning_rate)
         group["lr"] = learning_rate"""
 
+_RATE_INSIDE_IN_MXNET = """    for buffer in optimizer.buffers.values():
+        if optimizer.learning_rate:
+            buffer *= optimizer.learning_rate / learning_rate
+    optimizer.learning_rate = learning_rate"""
+
 LOSS, TRAINER = "sface_loss.py", "trainer.py"
 
 FAULTS: dict[str, tuple[Fault, ...]] = {
@@ -218,5 +223,24 @@ FAULTS: dict[str, tuple[Fault, ...]] = {
             "1 - target * target,",
             "1 - (target * target).detach(),",
         ),
+        Fault("pixel scale ten times off", 5, TRAINER, "- 127.5) / 128", "- 127.5) / 12.8"),
+        Fault("biased for unbiased variance", 5, "running_statistics.py", "* (n / (n - 1))", "* 1"),
+        Fault(
+            "learning rate inside the momentum",
+            6,
+            "optimizer.py",
+            "    optimizer.learning_rate = learning_rate",
+            _RATE_INSIDE_IN_MXNET,
+        ),
+        Fault(
+            "labels off by one",
+            5,
+            TRAINER,
+            "nd.array(part_labels, self.device",
+            "nd.array((part_labels + 1) % self._num_classes, self.device",
+        ),
+        Fault("BGR for RGB", 5, TRAINER, "self._forward(part_images)", "self._forward(part_images[:, ::-1].copy())"),
+        Fault("weight decay on BatchNorm", 5, "optimizer.py", "isinstance(module, NORMALISATIONS) or ", ""),
+        Fault("momentum not saved", 7, "checkpoint.py", "tensor[:] = nd.array(", "tensor[:] = 1.001 * nd.array("),
     ),
 }

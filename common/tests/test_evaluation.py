@@ -80,6 +80,25 @@ def test_evaluate_is_the_protocol_on_all_images(batch_size):
     assert pairs.threads == {threading.get_ident()}  # a pair set need not be thread-safe
 
 
+def test_an_image_of_several_pairs_is_embedded_once():
+    pairs = FakePairs(40)
+    order = np.random.default_rng(1).integers(0, 30, 80)  # 30 images, each in a few pairs, in no order
+    pairs.images, pairs.files = pairs.images[order], [pairs.files[i] for i in order]
+    sizes = []
+
+    def watched(images):
+        sizes.append(len(images))
+        return embed(images)
+
+    evaluation = evaluate(watched, pairs, image_size=SIZE, batch_size=8, progress=False)
+    assert sum(sizes) == 2 * len(set(order))
+    raw, mirrored = embed(pairs.images), embed(np.ascontiguousarray(pairs.images[:, :, :, ::-1]))
+    expected = verify(flip_sum_normalise(raw, mirrored), pairs.issame)
+    assert evaluation.result.distances == pytest.approx(expected.distances, abs=1e-5)
+    norms = np.linalg.norm(np.concatenate([raw, mirrored]), axis=1)
+    assert evaluation.xnorm == pytest.approx(norms.mean(), rel=1e-5)
+
+
 def test_folds_and_fars_are_passed_on():
     evaluation = evaluate(embed, FakePairs(), image_size=SIZE, progress=False, folds=3, fars=(0.5,))
     assert len(evaluation.result.fold_accuracies) == 3
@@ -134,8 +153,8 @@ def test_impossible_sets_fail_before_any_work():
 
     with pytest.raises(ValueError, match="9 pairs for 10 folds"):
         evaluate(never, FakePairs(9), image_size=SIZE, progress=False)
-    with pytest.raises(ValueError, match="batch size of at least 2"):
-        evaluate(never, FakePairs(), image_size=SIZE, batch_size=1, progress=False)
+    with pytest.raises(ValueError, match="batch size of at least 1"):
+        evaluate(never, FakePairs(), image_size=SIZE, batch_size=0, progress=False)
     pairs = FakePairs()
     pairs.issame = pairs.issame[:-1]
     with pytest.raises(ValueError, match=r"issame of shape \(33,\), got \(32,\)"):

@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from common.initialisation import ParameterSpec, draw_parameters
+from common.tests.published_networks import published_shapes
 from pytorch_impl.backbones import BACKBONES, create_backbone
 from pytorch_impl.checkpoint import (
     from_arrays,
@@ -18,7 +19,7 @@ from pytorch_impl.checkpoint import (
 )
 from pytorch_impl.margin_losses import SoftmaxHead
 from pytorch_impl.sface_loss import SFaceHead
-from pytorch_impl.tests.test_backbones import FAMILIES, published_shapes, small
+from pytorch_impl.tests.test_backbones import FAMILIES, small
 
 
 def randomise(module, seed=0):

@@ -25,7 +25,7 @@ def faces(tmp_path_factory) -> Path:
     return make_synthetic(tmp_path_factory.mktemp("data") / "faces", classes=6, images=16, size=32, pairs=20)
 
 
-def start(faces: Path, out: Path) -> subprocess.Popen:
+def start(backend: str, faces: Path, out: Path) -> subprocess.Popen:
     """Training with dropout and flips; a checkpoint every second step, so that much of the time goes into saving."""
     arguments = (
         f"train lfw-small --data.root {faces} --data.evaluate-on synthetic --data.image-size 32 --data.no-raw-pixels "
@@ -34,7 +34,7 @@ def start(faces: Path, out: Path) -> subprocess.Popen:
         f"--log-every 1 --evaluate-every 25 --save-every 2 --device cpu --out {out}"
     )
     return subprocess.Popen(
-        [sys.executable, "-m", "pytorch_impl", *arguments.split()],
+        [sys.executable, "-m", f"{backend}_impl", *arguments.split()],
         cwd=ROOT,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         stdout=subprocess.DEVNULL,
@@ -72,19 +72,19 @@ def assert_same_run(one: Path, other: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def unbroken(faces, tmp_path_factory) -> Path:
+def unbroken(backend, faces, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("unbroken") / "run"
-    finish(start(faces, folder))
+    finish(start(backend, faces, folder))
     assert len([r for r in logged(folder) if r["kind"] == "train"]) == 120
     return folder
 
 
-def test_killed_twenty_times(faces, unbroken, tmp_path):
+def test_killed_twenty_times(backend, faces, unbroken, tmp_path):
     moments = random.Random(2205)
     resumed_at = []
     for _ in range(KILLS):
         before = steps_logged(tmp_path)
-        process = start(faces, tmp_path)
+        process = start(backend, faces, tmp_path)
         deadline = time.monotonic() + 120
         while process.poll() is None and steps_logged(tmp_path) <= before and time.monotonic() < deadline:
             time.sleep(0.005)
@@ -95,24 +95,24 @@ def test_killed_twenty_times(faces, unbroken, tmp_path):
         latest = latest_checkpoint(tmp_path)
         resumed_at.append(0 if latest is None else load_checkpoint(latest).step)
     assert len(set(resumed_at)) >= KILLS // 3, f"the kills must hit different moments, got {resumed_at}"
-    finish(start(faces, tmp_path))
+    finish(start(backend, faces, tmp_path))
     assert_same_run(tmp_path, unbroken)
 
 
-def test_ctrl_c_then_on(faces, unbroken, tmp_path):
-    process = start(faces, tmp_path)
+def test_ctrl_c_then_on(backend, faces, unbroken, tmp_path):
+    process = start(backend, faces, tmp_path)
     while process.poll() is None and steps_logged(tmp_path) < 11:
         time.sleep(0.01)
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=120)
     assert process.returncode == 130
     assert "start it again to go on" in errors
-    finish(start(faces, tmp_path))
+    finish(start(backend, faces, tmp_path))
     assert_same_run(tmp_path, unbroken)
 
 
-def test_the_report_of_a_killed_run_is_whole(faces, unbroken):
+def test_the_report_of_a_run_is_whole(backend, unbroken):
     page = (unbroken / "report.html").read_text()
     assert "synthetic" in page
     environment = json.loads((unbroken / "environment.json").read_text())
-    assert environment["backend"]["name"] == "pytorch"
+    assert environment["backend"]["name"] == backend

@@ -1,0 +1,11 @@
+"""What every backend's package must do, tested through the contracts of `common`, without its framework.
+
+A package's tests take one of these modules whole (`from common.tests.backend_checks.trainer import *`) and provide the
+fixture `backend`, a `common.cli.Backend`.
+"""
+
+import pytest
+
+pytest.register_assert_rewrite(
+    *(f"{__name__}.{name}" for name in ("backbones", "checkpoint", "command_line", "trainer"))
+)

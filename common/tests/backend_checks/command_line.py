@@ -1,0 +1,236 @@
+"""python -m BACKEND as a user types it: every recipe for two steps on generated data, evaluation, errors."""
+
+import io
+import json
+import re
+import shutil
+import sys
+import tempfile
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from common.checkpoint import load_checkpoint
+from common.cli import Backend, main
+from common.recipes import RECIPES
+from common.runlog import read_log
+from common.training import latest_checkpoint
+from data.synthetic import make_synthetic
+
+
+@pytest.fixture(scope="module")
+def run(backend):
+    """The command; returns its exit status."""
+    return partial(_run, backend)
+
+
+def _run(backend: Backend, *arguments: object) -> int:
+    return main(backend, [str(argument) for argument in arguments])
+
+
+def exit_status(run, *arguments: object) -> int:
+    try:
+        return run(*arguments)
+    except SystemExit as stop:  # how tyro ends after --help and after an error
+        return stop.code
+
+
+@pytest.fixture(scope="module")
+def faces(tmp_path_factory) -> Path:
+    """InsightFace's layout: train.rec, train.idx, property and two of the seven evaluation sets."""
+    root = make_synthetic(tmp_path_factory.mktemp("data") / "faces", classes=5, images=3, size=112, pairs=10)
+    for name in ("lfw", "cfp_fp"):
+        shutil.copy(root / "synthetic.bin", root / f"{name}.bin")
+    return root
+
+
+def small_run(run, faces: Path, out: Path, *options: object, recipe: str = "lfw-small") -> int:
+    return run(
+        "train", recipe, "--data.root", faces, "--out", out, "--data.evaluate-on", "lfw", "--data.workers", 1,
+        "--data.image-size", 32, "--data.on-wrong-size", "resize", "--model.embedding-size", 8,
+        "--optimiser.batch-size", 6, "--optimiser.max-steps", 2, "--device", "cpu", *options,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_every_recipe_runs_two_steps(run, faces, tmp_path, capsys, name):
+    """The recipe's own network, loss, schedule and image size; only batch, steps, rate and the data are small."""
+    arguments = (
+        "train", name, "--data.root", faces, "--out", tmp_path / "run", "--data.evaluate-on", "lfw", "agedb_30",
+        "--optimiser.batch-size", 4, "--optimiser.max-steps", 2, "--log-every", 1, "--device", "cpu",
+        "--optimiser.learning-rate", 0.001,
+    )  # fmt: skip
+    assert run(*arguments) == 0
+    records = read_log(tmp_path / "run" / "log.jsonl")
+    assert [r["step"] for r in records if r["kind"] == "train"] == [1, 2]
+    assert [r["set"] for r in records if r["kind"] == "evaluation"] == ["lfw"]
+    output = capsys.readouterr().out
+    assert f"evaluation set agedb_30: not found at {faces / 'agedb_30.bin'}" in output
+    saved = load_checkpoint(latest_checkpoint(tmp_path / "run"))
+    recipe = RECIPES[name]()
+    assert saved.arrays["head.class_weight"].shape == (5, recipe.model.embedding_size)
+    config = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert config["head"]["intra_center"] == recipe.head.intra_center
+    assert config["model"]["backbone"] == recipe.model.backbone
+    for line in ("checkpoint", "log.jsonl", "report.html"):
+        assert line in output
+
+
+@pytest.fixture(scope="module")
+def small(run, faces, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("small") / "run"
+    assert small_run(run, faces, folder) == 0
+    return folder
+
+
+def test_training_ends_with_what_there_is_to_look_at(backend, run, faces, tmp_path, capsys):
+    assert small_run(run, faces, tmp_path / "run") == 0
+    output = capsys.readouterr().out
+    assert f"sface ({backend.name})" in output
+    assert "raw pixels" in output
+    assert str(tmp_path / "run" / "report.html") in output
+    assert (tmp_path / "run" / "report.html").stat().st_size > 10_000
+    assert list((tmp_path / "run" / "tensorboard").glob("events.*"))
+
+
+def test_evaluate_a_run_and_a_checkpoint(run, faces, small, tmp_path, capsys):
+    expected = json.loads((small / "evaluation" / "lfw.json").read_text())
+    for source in (small, latest_checkpoint(small)):
+        assert run("evaluate", source, "--device", "cpu", "--out", tmp_path / "figures") == 0
+        found = json.loads((tmp_path / "figures" / "lfw.json").read_text())
+        assert found == expected
+        assert "lfw" in capsys.readouterr().out
+
+
+def test_evaluate_reports_a_missing_set(run, faces, small, capsys):
+    assert run("evaluate", small, "--sets", "cfp_fp", "calfw", "--device", "cpu") == 1
+    output = capsys.readouterr().out
+    assert "cfp_fp" in output
+    assert f"calfw: missing, expected {faces / 'calfw.bin'}" in output
+
+
+def test_evaluate_what_is_no_run(run, tmp_path, capsys):
+    assert run("evaluate", tmp_path) == 2
+    assert capsys.readouterr().err.startswith("error: ")
+
+
+def test_info(run, capsys):
+    assert run("info") == 0
+    output = capsys.readouterr().out
+    assert re.search(r"version +\d", output)
+    assert "mobilefacenet" in output
+    assert "ms1mv2-r100" in output
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["train", "--help"], ["train", "casia-r50", "--help"]])
+def test_help(run, arguments, capsys):
+    assert exit_status(run, *arguments) == 0
+    output = capsys.readouterr().out
+    assert "train" in output or "casia" in output
+    if "casia-r50" in arguments:
+        for text in ("--head.intra-center", "radians", "--data.on-bad-image", "Steps between checkpoints"):
+            assert text in output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "usage: python -m {package} COMMAND"),
+        (["fly"], "expected a command, got 'fly'"),
+        (["train", "casia-r51"], "casia-r51"),
+        (["train", "casia-r50", "--head.temperature", 1], "--head.temperature"),
+        (["train", "casia-r50", "--head.scale", "wide"], "scale"),
+        (["train", "casia-r50", "--head.intra-center", 50], "head.intra_center: expected an angle in radians"),
+        (["train", "casia-r50", "--data.root", "/no/such/folder"], "data.root: expected a folder at /no/such/folder"),
+        (["train", "casia-r50", "--data.root", "."], "expected train.rec, or imgs.txt"),
+        (["evaluate", "/no/such/run"], "expected a checkpoint folder"),
+    ],
+)
+def test_bad_input_is_one_clear_message(backend, run, arguments, message, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert exit_status(run, *arguments) == 2
+    errors = capsys.readouterr().err
+    assert message.format(package=backend.package) in errors
+    assert "Traceback" not in errors
+
+
+def test_a_device_that_is_not_there(run, faces, tmp_path, capsys):
+    assert small_run(run, faces, tmp_path / "run", "--device", "cuda:77") == 2
+    assert "error: device: cuda:77 asked for, but" in capsys.readouterr().err
+
+
+def test_an_unknown_backbone(run, faces, tmp_path, capsys):
+    assert small_run(run, faces, tmp_path / "run", "--model.backbone", "vgg") == 2
+    assert "backbone: expected one of" in capsys.readouterr().err
+
+
+def test_wrong_image_size_says_what_to_do(run, faces, tmp_path, capsys):
+    assert small_run(run, faces, tmp_path / "run", "--data.on-wrong-size", "fail") == 2
+    assert "expected 32x32 pixels, got 112x112" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("missing", ["train.rec", "property"])
+def test_a_data_folder_with_a_file_missing(run, faces, tmp_path, capsys, missing):
+    root = shutil.copytree(faces, tmp_path / "copy")
+    (root / missing).unlink()
+    assert small_run(run, root, tmp_path / "run") == 2
+    assert capsys.readouterr().err.startswith("error: ")
+
+
+def test_without_the_index_all_is_the_same(run, faces, small, tmp_path):
+    root = shutil.copytree(faces, tmp_path / "copy")
+    (root / "train.idx").unlink()
+    assert small_run(run, root, tmp_path / "run") == 0
+    losses = [[r["loss"] for r in read_log(f / "log.jsonl") if "loss" in r] for f in (small, tmp_path / "run")]
+    assert losses[0] == losses[1]
+
+
+def test_bad_images_are_skipped_when_asked(run, faces, tmp_path, capsys):
+    from common.recordio import HEADER, RecordReader
+
+    root = shutil.copytree(faces, tmp_path / "copy")
+    content = bytearray((root / "train.rec").read_bytes())
+    reader = RecordReader(root / "train.rec")
+    for key in (4, 5):
+        start = content.index(reader.read(key).image, HEADER.size)
+        content[start : start + 20] = bytes(20)
+    (root / "train.rec").write_bytes(content)
+    assert small_run(run, root, tmp_path / "fails") == 2
+    assert "train.rec key " in capsys.readouterr().err
+    assert small_run(run, root, tmp_path / "run", "--data.on-bad-image", "skip") == 0
+    assert "images skipped" in capsys.readouterr().out
+
+
+def test_a_loss_that_is_not_finite(run, faces, tmp_path, capsys):
+    assert small_run(run, faces, tmp_path / "run", "--optimiser.learning-rate", 1e38, "--optimiser.max-steps", 4) == 2
+    errors = capsys.readouterr().err
+    assert "is not finite" in errors
+    assert "--optimiser.warmup-steps" in errors
+
+
+def test_a_full_disk(run, faces, capsys):
+    """A real one, where it can be made: a file system of 2 MiB in memory."""
+    import subprocess
+
+    with tempfile.TemporaryDirectory() as folder:
+        if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "none", folder], capture_output=True).returncode:
+            pytest.skip("a file system cannot be mounted here (needs root)")
+        try:
+            assert small_run(run, faces, Path(folder) / "run") == 2
+            assert "No space left" in capsys.readouterr().err
+            assert not list((Path(folder) / "run" / "checkpoints").iterdir())
+        finally:
+            subprocess.run(["umount", folder], check=True)
+
+
+def test_a_run_started_on_another_network_is_refused(run, faces, small, capsys):
+    assert small_run(run, faces, small, "--model.backbone", "mobilefacenet") == 2
+    assert "model.backbone: 'iresnet_small' -> 'mobilefacenet'" in capsys.readouterr().err
+
+
+def test_what_is_printed_survives_a_pipe(run, monkeypatch, faces, small):
+    """A log file in ASCII must not stop a run at the ± sign."""
+    stream = io.TextIOWrapper(io.BytesIO(), encoding="ascii", errors="backslashreplace")
+    monkeypatch.setattr(sys, "stdout", stream)
+    assert run("evaluate", small, "--device", "cpu") == 0

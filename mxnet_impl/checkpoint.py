@@ -1,0 +1,183 @@
+"""MXNet blocks to and from canonical NumPy arrays: the names and layouts that all backends share on disk.
+
+The canonical names are those of the PyTorch modules, and the blocks here have the same attributes, so the table between
+the two is short:
+
+    MXNet                    canonical
+    BatchNorm gamma, beta    weight, bias
+    BatchNorm running_var    as it is: unbiased, because `running_statistics.py` keeps it so
+    all else                 as it is; convolutions (out, in / groups, height, width), linear layers (out, in)
+"""
+
+import re
+from collections.abc import Iterator, Mapping
+
+import numpy as np
+from mxnet import gluon, nd
+from mxnet.gluon import nn
+from mxnet.ndarray import NDArray
+
+from common.checkpoint import check_arrays
+from common.initialisation import Kind, ParameterSpec
+from mxnet_impl.backbones._layers import BatchNorm1D, PReLU
+
+BATCH_NORM: dict[str, tuple[str, Kind]] = {
+    "gamma": ("weight", "bn_weight"),
+    "beta": ("bias", "bn_bias"),
+    "running_mean": ("running_mean", "bn_mean"),
+    "running_var": ("running_var", "bn_var"),
+}
+KINDS: dict[type[gluon.Block], dict[str, tuple[str, Kind]]] = {
+    nn.Conv2D: {"weight": ("weight", "conv")},
+    nn.Dense: {"weight": ("weight", "linear"), "bias": ("bias", "bias")},
+    nn.BatchNorm: BATCH_NORM,
+    BatchNorm1D: BATCH_NORM,
+    PReLU: {"weight": ("weight", "prelu")},
+}
+HEAD: dict[str, tuple[str, Kind]] = {  # of any other block
+    "class_weight": ("class_weight", "class_weight"),
+    "bias": ("bias", "bias"),
+}
+
+
+def named_parameters(module: gluon.Block) -> dict[str, gluon.Parameter]:
+    """Parameters and running statistics by canonical name."""
+    return {name: parameter for name, _, parameter in _walk(module)}
+
+
+def named_tensors(module: gluon.Block) -> dict[str, NDArray]:
+    """Values of parameters and running statistics by canonical name, sharing the memory of `module`, initialised."""
+    return {name: parameter.data() for name, parameter in named_parameters(module).items()}
+
+
+def parameter_specs(module: gluon.Block) -> dict[str, ParameterSpec]:
+    """Kind and shape of each parameter and running statistic of a backbone or head, for `draw_parameters`.
+
+    Raises:
+        ValueError: nothing says of what kind a parameter is.
+    """
+    return {name: ParameterSpec(kind, tuple(parameter.shape)) for name, kind, parameter in _walk(module)}
+
+
+def to_canonical(module: gluon.Block) -> dict[str, np.ndarray]:
+    """Copies of all parameters and running statistics: float32 or float64 as they are, C-contiguous.
+
+    Raises:
+        ValueError: an array is of another dtype.
+    """
+    return to_arrays(named_tensors(module))
+
+
+def from_canonical(module: gluon.Block, arrays: Mapping[str, np.ndarray]) -> None:
+    """Load what `to_canonical` gave: exactly the names, shapes and dtypes of `module`, all values finite.
+
+    Raises:
+        ValueError: something does not fit; the message names the first few, and nothing was loaded.
+    """
+    from_arrays(named_tensors(module), arrays)
+
+
+# Names of insightface's MXNet networks (fresnet of unit 3, fmobilefacenet), each with its canonical counterpart.
+_PUBLISHED_LAYERS = (
+    (r"conv0", "conv1"),
+    (r"bn0", "bn1"),
+    (r"relu0", "prelu"),
+    (r"stage(\d+)_unit(\d+)_(bn[123]|conv[12])", lambda m: f"layer{m[1]}.{int(m[2]) - 1}.{m[3]}"),
+    (r"stage(\d+)_unit(\d+)_relu1", lambda m: f"layer{m[1]}.{int(m[2]) - 1}.prelu"),
+    (r"stage(\d+)_unit(\d+)_conv1sc", lambda m: f"layer{m[1]}.{int(m[2]) - 1}.downsample.0"),
+    (r"stage(\d+)_unit(\d+)_sc", lambda m: f"layer{m[1]}.{int(m[2]) - 1}.downsample.1"),
+    (r"bn1", "bn2"),
+    (r"pre_fc1", "fc"),
+    (r"fc1", "features"),
+)
+_PUBLISHED_MOBILE_LAYERS = (
+    (r"(res_\d)_block(\d+)_(conv_\w+)_(conv2d|batchnorm|relu)", r"\1.model.block\2.\3.\4"),
+    (r"(dconv_\d+)_(conv_\w+)_(conv2d|batchnorm|relu)", r"\1.\2.\3"),
+    (r"(conv_\w+)_(conv2d|batchnorm|relu)", r"\1.\2"),
+    (r"(pre_fc1|fc1)", r"\1"),
+)
+_PUBLISHED_PARAMETERS = {
+    "weight": "weight",
+    "bias": "bias",
+    "gamma": "weight",  # of a BatchNorm, or the slopes of a PReLU
+    "beta": "bias",
+    "moving_mean": "running_mean",
+    "moving_var": "running_var",
+}
+
+
+def load_published(state_dict: Mapping[str, NDArray | np.ndarray], backbone: gluon.Block) -> None:
+    """Load a backbone from weights published for MXNet.
+
+        iresnet18 ... 200   deepinsight/insightface and zhongyy/SFace, r18 ... r200 (input 1, unit 3, output E)
+        mobilefacenet       deepinsight/insightface, y1
+
+    Args:
+        state_dict: name to array, as from `mxnet.nd.load(path)`, with or without "arg:" and "aux:"; prototypes
+            (fc7_weight) are left out, values in half precision are widened.
+        backbone: of the same family, depth and embedding size.
+
+    Raises:
+        ValueError: a name, shape or value does not fit; the message names the first few, and nothing was loaded.
+
+    The published r networks have BatchNorms with eps 2e-5, ours 1e-5; their running variances are biased.
+    """
+    layers = _PUBLISHED_MOBILE_LAYERS if "pre_fc1.weight" in named_parameters(backbone) else _PUBLISHED_LAYERS
+    arrays = {}
+    for published, value in state_dict.items():
+        name = published.removeprefix("arg:").removeprefix("aux:")
+        if name == "fc7_weight":
+            continue
+        if not isinstance(value, NDArray | np.ndarray):
+            raise ValueError(f"{name}: expected an array, got {type(value).__name__}")
+        array = value.asnumpy() if isinstance(value, NDArray) else value
+        arrays[_canonical_name(name, layers)] = array.astype(np.float32) if array.dtype == np.float16 else array
+    from_canonical(backbone, arrays)
+
+
+def to_arrays(tensors: Mapping[str, NDArray]) -> dict[str, np.ndarray]:
+    """Copies of named arrays (parameters, momentum buffers): same dtype, C-contiguous, nothing shared.
+
+    Raises:
+        ValueError: an array is neither float32 nor float64.
+    """
+    for name, tensor in tensors.items():
+        if tensor.dtype not in (np.float32, np.float64):
+            raise ValueError(f"{name}: expected float32 or float64, got {np.dtype(tensor.dtype)}")
+    return {name: tensor.asnumpy() for name, tensor in tensors.items()}
+
+
+def from_arrays(tensors: Mapping[str, NDArray], arrays: Mapping[str, np.ndarray]) -> None:
+    """Copy arrays into those of the same names, after checking all of them.
+
+    Raises:
+        ValueError: a name is missing or unexpected, a shape or dtype differs, a value is NaN or infinite, or a running
+            variance is negative; the message names the first few, and nothing was copied.
+    """
+    check_arrays({name: (str(np.dtype(tensor.dtype)), tensor.shape) for name, tensor in tensors.items()}, arrays)
+    for name, tensor in tensors.items():
+        tensor[:] = nd.array(arrays[name], tensor.context, tensor.dtype)
+
+
+def _walk(module: gluon.Block, prefix: str = "") -> Iterator[tuple[str, Kind, gluon.Parameter]]:
+    """Canonical name, kind and parameter, in the order of the attributes."""
+    kinds = KINDS.get(type(module), HEAD)
+    for native, parameter in module._reg_params.items():
+        if native not in kinds:
+            raise ValueError(
+                f"{prefix}{native}: expected a parameter listed in KINDS, got {type(module).__name__}.{native}"
+            )
+        canonical, kind = kinds[native]
+        yield prefix + canonical, kind, parameter
+    for name, child in module._children.items():
+        yield from _walk(child, f"{prefix}{name}.")
+
+
+def _canonical_name(published: str, layers: tuple) -> str:
+    match = re.fullmatch(rf"(.+?)_({'|'.join(_PUBLISHED_PARAMETERS)})", published)
+    if match:
+        layer, parameter = match.groups()
+        for pattern, replacement in layers:
+            if re.fullmatch(pattern, layer):
+                return f"{re.sub(pattern, replacement, layer)}.{_PUBLISHED_PARAMETERS[parameter]}"
+    return published

@@ -1,0 +1,155 @@
+"""Canonical arrays in and out of MXNet blocks, and the checkpoints that others published."""
+
+import re
+
+import numpy as np
+import pytest
+from mxnet import nd
+from mxnet.gluon import nn
+
+from common.initialisation import ParameterSpec
+from mxnet_impl.backbones import create_backbone
+from mxnet_impl.checkpoint import from_canonical, load_published, parameter_specs, to_canonical
+from mxnet_impl.margin_losses import SoftmaxHead
+
+FAMILIES = ("iresnet_small", "ir_se50", "mobilefacenet")
+
+
+def network(name, dtype="float32", **options):
+    block = create_backbone(name, 16, 32, **options)
+    block.initialize()
+    block.cast(dtype)
+    return block
+
+
+def random_arrays(block, seed=0):
+    """No value neutral, none equal to another; running variances positive, activations neither tiny nor huge."""
+    random = np.random.default_rng(seed)
+
+    def draw(shape):
+        if len(shape) > 1:
+            return random.standard_normal(shape) / np.sqrt(np.prod(shape[1:]))
+        return random.random(shape) + 0.1
+
+    return {name: draw(array.shape).astype(array.dtype) for name, array in to_canonical(block).items()}
+
+
+def same(first, second):
+    return first.keys() == second.keys() and all(np.array_equal(first[name], second[name]) for name in first)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("name", FAMILIES)
+def test_round_trip_is_exact(name, dtype):
+    source, target = network(name, dtype), network(name, dtype)
+    arrays = random_arrays(source)
+    from_canonical(source, {name: np.asfortranarray(array) for name, array in arrays.items()})
+    from_canonical(target, to_canonical(source))
+    assert same(to_canonical(target), arrays)
+    assert {array.dtype for array in to_canonical(target).values()} == {np.dtype(dtype)}
+    x = nd.random.normal(shape=(2, 3, 32, 32), dtype=dtype)
+    assert np.array_equal(source(x).asnumpy(), target(x).asnumpy())
+
+
+def test_arrays_are_copies():
+    block = network("iresnet_small")
+    arrays = to_canonical(block)
+    before = {name: array.copy() for name, array in arrays.items()}
+    from_canonical(block, arrays)
+    for array in arrays.values():
+        array += 1
+    assert same(to_canonical(block), before)
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda a: a.pop("fc.bias"), "fc.bias: missing"),
+        (lambda a: a.update({"fc.scale": a["fc.bias"]}), "fc.scale: unexpected"),
+        (lambda a: a.update({"fc.weight": a["fc.weight"][:, :-1]}), r"fc.weight: expected float32 \(16, 1024\), got"),
+        (lambda a: a.update({"fc.bias": a["fc.bias"].astype(np.float64)}), r"fc.bias: .* got float64 \(16,\)"),
+        (lambda a: a["fc.bias"].__setitem__(7, np.nan), "fc.bias: holds NaN or infinity"),
+        (lambda a: a["bn1.running_var"].__setitem__(0, -1e-3), "bn1.running_var: expected variances, got -0.001"),
+    ],
+)
+def test_arrays_that_do_not_fit_change_nothing(damage, message):
+    block = network("iresnet_small")
+    before = to_canonical(block)
+    arrays = {name: array + 1 for name, array in before.items()}
+    damage(arrays)
+    with pytest.raises(ValueError, match=message):
+        from_canonical(block, arrays)
+    assert same(to_canonical(block), before)
+
+
+def test_heads():
+    assert parameter_specs(SoftmaxHead(8, 5)) == {
+        "class_weight": ParameterSpec("class_weight", (5, 8)),
+        "bias": ParameterSpec("bias", (5,)),
+    }
+
+
+def test_a_layer_that_nobody_described_is_refused():
+    layers = nn.HybridSequential()
+    layers.add(nn.Dense(3, in_units=2), nn.LayerNorm(in_channels=3))
+    with pytest.raises(ValueError, match=r"1.gamma: expected a parameter listed in KINDS, got LayerNorm.gamma"):
+        parameter_specs(layers)
+
+
+# Published checkpoints, made up from the published names
+
+
+def fresnet_name(canonical):
+    """The name in insightface's fresnet (unit 3, output E), from what the network's parts are, not from our table."""
+    layer, _, part = canonical.rpartition(".")
+    where = re.fullmatch(r"layer(\d)\.(\d+)\.(.+)", layer)
+    unit, layer = (f"stage{where[1]}_unit{int(where[2]) + 1}_", where[3]) if where else ("", layer)
+    names = {"conv1": "conv0", "bn1": "bn0", "prelu": "relu0", "bn2": "bn1", "fc": "pre_fc1", "features": "fc1"}
+    if unit:
+        names = {"prelu": "relu1", "downsample.0": "conv1sc", "downsample.1": "sc"}
+    published = names.get(layer, layer)
+    is_norm = re.match("bn|sc|fc1|relu", published)
+    parts = {"weight": "gamma" if is_norm else "weight", "bias": "beta" if is_norm else "bias"}
+    return f"{unit}{published}_" + parts.get(part, part.replace("running", "moving"))
+
+
+def test_published_iresnet():
+    block = network("iresnet18")
+    arrays = random_arrays(block)
+    published = {
+        ("aux:" if "running" in name else "arg:") + fresnet_name(name): nd.array(array)
+        for name, array in arrays.items()
+    }
+    assert {"arg:stage1_unit1_conv1sc_weight", "arg:stage2_unit2_relu1_gamma", "aux:fc1_moving_var"} <= published.keys()
+    load_published(published | {"arg:fc7_weight": nd.zeros((5, 16))}, block)
+    assert same(to_canonical(block), arrays)
+
+
+def test_published_mobilefacenet():
+    block = network("mobilefacenet")
+    arrays = random_arrays(block)
+    published = {}
+    for name, array in arrays.items():
+        layer, _, part = (
+            name.replace(".model.", "_")
+            .replace(".", "_")
+            .partition("_running" if "running" in name else "_weight" if name.endswith("weight") else "_bias")
+        )
+        norm = layer.endswith(("batchnorm", "relu")) or layer == "fc1"
+        suffix = {"weight": "gamma" if norm else "weight", "bias": "beta" if norm else "bias"}
+        published[f"{layer}_" + suffix.get(name.rpartition(".")[2], f"moving{part}")] = array.astype(np.float16)
+    assert {"conv_1_conv2d_weight", "res_3_block0_conv_dw_relu_gamma", "fc1_moving_mean"} <= published.keys()
+    load_published(published, block)
+    assert same(
+        to_canonical(block), {name: array.astype(np.float16).astype(np.float32) for name, array in arrays.items()}
+    )
+
+
+def test_foreign_checkpoints_are_refused():
+    block = network("mobilefacenet")
+    before = to_canonical(block)
+    with pytest.raises(ValueError, match="conv_1.conv2d.weight: missing"):
+        load_published({"surprise_weight": nd.zeros(1)}, block)
+    with pytest.raises(ValueError, match="fc1_gamma: expected an array, got dict"):
+        load_published({"fc1_gamma": {}}, block)
+    assert same(to_canonical(block), before)

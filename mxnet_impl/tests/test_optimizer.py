@@ -1,0 +1,65 @@
+"""The one SGD rule against its definition in NumPy, what weight decay applies to, and the running statistics."""
+
+import numpy as np
+import pytest
+from mxnet import autograd, nd
+from mxnet.gluon import nn
+
+from mxnet_impl.backbones import create_backbone
+from mxnet_impl.checkpoint import named_parameters
+from mxnet_impl.margin_losses import SoftmaxHead
+from mxnet_impl.optimizer import create_optimizer, momentum_buffer, set_learning_rate
+from mxnet_impl.running_statistics import RunningStatistics
+from mxnet_impl.sface_loss import SFaceHead
+
+
+def test_the_rule_across_a_drop_of_the_rate():
+    """v = m v + (g + wd w), w = w - lr v; with the rate inside v, the steps after the drop would differ by a tenth."""
+    random = np.random.default_rng(0)
+    w = random.standard_normal((3, 4))
+    head = SFaceHead(4, 3)
+    head.initialize()
+    head.cast("float64")
+    head.class_weight.set_data(nd.array(w, dtype="float64"))
+    optimizer = create_optimizer([head], momentum=0.9, weight_decay=5e-4)
+    v = np.zeros_like(w)
+    for rate in (0.1, 0.1, 0.01, 0.01):
+        g = random.standard_normal(w.shape)
+        v = 0.9 * v + (g + 5e-4 * w)
+        w = w - rate * v
+        set_learning_rate(optimizer, rate)
+        head.class_weight.grad()[:] = nd.array(g, dtype="float64")
+        optimizer.step()
+        assert head.class_weight.data().asnumpy() == pytest.approx(w, rel=1e-14)
+        assert momentum_buffer(optimizer, head.class_weight).asnumpy() == pytest.approx(v, rel=1e-14)
+
+
+def test_weight_decay_spares_batch_norm_and_biases():
+    backbone, head = create_backbone("iresnet_small", 16, 32), SoftmaxHead(16, 5)
+    backbone.initialize()
+    head.initialize()
+    optimizer = create_optimizer([backbone, head], momentum=0.9, weight_decay=5e-4)
+    named = named_parameters(backbone) | named_parameters(head)
+    decay = {name: optimizer.weight_decay[p] for name, p in named.items() if p in optimizer.weight_decay}
+    assert decay.keys() == {name for name in named if ".running_" not in name and name != "features.weight"}
+    for name in ("conv1.weight", "prelu.weight", "layer1.0.downsample.0.weight", "fc.weight", "class_weight"):
+        assert decay[name] == 5e-4, name
+    for name in ("bn1.weight", "bn1.bias", "layer1.0.downsample.1.weight", "fc.bias", "features.bias", "bias"):
+        assert decay[name] == 0, name
+
+
+def test_running_statistics_take_the_unbiased_variance():
+    network = nn.HybridSequential()
+    network.add(nn.BatchNorm(in_channels=2))
+    network.initialize()
+    network.cast("float64")
+    x = nd.array(np.random.default_rng(0).standard_normal((3, 2, 4, 4)) * 3 + 1, dtype="float64")
+    statistics = RunningStatistics(network, x)
+    with statistics.follow(3):
+        with autograd.record():
+            y = network(x)
+        y.backward()
+    values = x.asnumpy()
+    mean, variance = network[0].running_mean.data().asnumpy(), network[0].running_var.data().asnumpy()
+    assert mean == pytest.approx(0.1 * values.mean((0, 2, 3)), rel=1e-12)
+    assert variance == pytest.approx(0.9 + 0.1 * values.var((0, 2, 3), ddof=1), rel=1e-12)
