@@ -1,4 +1,4 @@
-# make demo   train SFace on real faces and evaluate on people it never saw; BACKEND=mxnet: with MXNet
+# make demo   train SFace on real faces and evaluate on people it never saw; BACKEND=mxnet or jittor: in that framework
 # make test   lint, types, import contracts and every test
 # Both set up .venv first. Another interpreter: make PYTHON=python3.12 demo
 
@@ -6,7 +6,7 @@ PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python
 BACKEND ?= pytorch
-BACKENDS := pytorch mxnet
+BACKENDS := pytorch mxnet jittor
 
 .PHONY: demo test lint clean
 

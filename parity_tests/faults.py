@@ -56,6 +56,11 @@ _RATE_INSIDE_IN_MXNET = """    for buffer in optimizer.buffers.values():
             buffer *= optimizer.learning_rate / learning_rate
     optimizer.learning_rate = learning_rate"""
 
+_RATE_INSIDE_IN_JITTOR = """        for buffer in group["values"]:
+            if group.get("lr"):
+                buffer.update(buffer * (group["lr"] / learning_rate))
+        group["lr"] = jt.array(learning_rate,"""
+
 LOSS, TRAINER = "sface_loss.py", "trainer.py"
 
 FAULTS: dict[str, tuple[Fault, ...]] = {
@@ -242,5 +247,111 @@ FAULTS: dict[str, tuple[Fault, ...]] = {
         Fault("BGR for RGB", 5, TRAINER, "self._forward(part_images)", "self._forward(part_images[:, ::-1].copy())"),
         Fault("weight decay on BatchNorm", 5, "optimizer.py", "isinstance(module, NORMALISATIONS) or ", ""),
         Fault("momentum not saved", 7, "checkpoint.py", "tensor[:] = nd.array(", "tensor[:] = 1.001 * nd.array("),
+    ),
+    "jittor": (
+        Fault("r not detached", 3, LOSS, "jt.arccos(cosines.detach())", "jt.arccos(cosines)"),
+        Fault(
+            "a and b swapped",
+            1,
+            LOSS,
+            "inter_slope, intra_center, inter_center)\n    embeddings =",
+            "inter_slope, inter_center, intra_center)\n    embeddings =",
+        ),
+        Fault(
+            "slope 64, plain form",
+            1,
+            LOSS,
+            "intra_weight((is_target * theta).sum(1), scale, intra_slope,",
+            "intra_weight((is_target * theta).sum(1), scale, 64,",
+        ),
+        Fault(
+            "slope 64, streamed form",
+            1,
+            LOSS,
+            "intra_weight(jt.arccos(target_cosines), scale, intra_slope, intra_center)",
+            "intra_weight(jt.arccos(target_cosines), scale, 64, intra_center)",
+        ),
+        Fault("slope 64, r itself", 2, LOSS, "jt.sigmoid(_number(slope,", "jt.sigmoid(_number(64,"),
+        Fault(
+            "degrees for radians",
+            1,
+            LOSS,
+            "jt.arccos(cosines.detach())",
+            "(jt.arccos(cosines.detach()) * _number(57.29577951308232, cosines))",
+        ),
+        Fault(
+            "scale inside arccos",
+            1,
+            LOSS,
+            "jt.arccos(cosines.detach())",
+            "jt.arccos((_number(scale, cosines) * cosines.detach()).clamp(-1, 1))",
+        ),
+        Fault("sum for mean", 1, LOSS, "_mean((r_inter * cosines).sum(1))", "(r_inter * cosines).sum()"),
+        Fault(
+            "prototypes not normalised",
+            1,
+            LOSS,
+            "unit_prototypes, _ = _normalise(class_weight)",
+            "unit_prototypes = class_weight",
+        ),
+        Fault(
+            "target in the inter sum, plain form",
+            1,
+            LOSS,
+            "inter_weight(theta, scale, inter_slope, inter_center) * (1 - is_target)",
+            "inter_weight(theta, scale, inter_slope, inter_center)",
+        ),
+        Fault(
+            "target in the inter sum, streamed form",
+            1,
+            LOSS,
+            "inter_weight(jt.arccos(cosines), scale, inter_slope, inter_center) * (1 - is_target)",
+            "inter_weight(jt.arccos(cosines), scale, inter_slope, inter_center)",
+        ),
+        Fault(
+            "gradient without the tangent projection, streamed form",
+            3,
+            LOSS,
+            "return (grad_unit - radial * unit) / norms",
+            "return grad_unit / norms",
+        ),
+        Fault(
+            "margin not differentiated",
+            3,
+            "margin_losses.py",
+            "1 - target * target,",
+            "1 - (target * target).detach(),",
+        ),
+        Fault("pixel scale ten times off", 5, TRAINER, "- 127.5) / 128", "- 127.5) / 12.8"),
+        Fault(
+            "biased for unbiased variance",
+            5,
+            "backbones/_layers.py",
+            "_number(count / (count - 1), x)",
+            "_number(1, x)",
+        ),
+        Fault(
+            "learning rate inside the momentum",
+            6,
+            "optimizer.py",
+            '        group["lr"] = jt.array(learning_rate,',
+            _RATE_INSIDE_IN_JITTOR,
+        ),
+        Fault(
+            "labels off by one",
+            5,
+            TRAINER,
+            "jt.array(part_labels,",
+            "jt.array((part_labels + 1) % self._num_classes,",
+        ),
+        Fault("BGR for RGB", 5, TRAINER, "self._forward(part_images)", "self._forward(part_images[:, ::-1].copy())"),
+        Fault("weight decay on BatchNorm", 5, "optimizer.py", "isinstance(module, NORMALISATIONS) or ", ""),
+        Fault(
+            "momentum not saved",
+            7,
+            "checkpoint.py",
+            "value = jt.array(arrays[name],",
+            "value = jt.array(1.001 * arrays[name],",
+        ),
     ),
 }

@@ -24,7 +24,7 @@ from parity_tests.training import TrueTrainer
 
 ROOT = Path(__file__).parents[1]
 GOLDEN = ROOT / "parity_tests" / "golden"
-BACKENDS = ("pytorch", "mxnet")
+BACKENDS = ("pytorch", "mxnet", "jittor")
 LEVELS = (1, 2, 3, 4, 5, 6, 7, 8)
 DTYPES = ("float64", "float32")
 PRECISION = {"float64": "fp64", "float32": "fp32"}

@@ -74,7 +74,7 @@ def from_canonical(module: nn.Module, arrays: Mapping[str, np.ndarray]) -> None:
     from_arrays(named_tensors(module), arrays)
 
 
-def load_published(state_dict: Mapping[str, Tensor], backbone: nn.Module) -> None:
+def load_published(state_dict: Mapping[str, Tensor | np.ndarray], backbone: nn.Module) -> None:
     """Load a backbone from weights published for PyTorch.
 
     The canonical names were chosen to be these, so only "module." (DataParallel) and num_batches_tracked go:
@@ -84,8 +84,8 @@ def load_published(state_dict: Mapping[str, Tensor], backbone: nn.Module) -> Non
         mobilefacenet       zhongyy/SFace (MobileFaceNet); not that of arcface_torch, which is another network
 
     Args:
-        state_dict: name to tensor, as from `torch.load(path, map_location="cpu", weights_only=True)`; values in half
-            precision are widened.
+        state_dict: name to tensor, as from `torch.load(path, map_location="cpu", weights_only=True)`, or name to array;
+            values in half precision are widened.
         backbone: of the same family, depth and embedding size.
 
     Raises:
@@ -97,6 +97,8 @@ def load_published(state_dict: Mapping[str, Tensor], backbone: nn.Module) -> Non
     tensors = {name.removeprefix("module.") if wrapped else name: tensor for name, tensor in state_dict.items()}
     tensors = {name: tensor for name, tensor in tensors.items() if not _is_counter(name)}
     for name, tensor in tensors.items():
+        if isinstance(tensor, np.ndarray):
+            tensors[name] = tensor = torch.tensor(tensor)
         if not isinstance(tensor, Tensor):
             raise ValueError(
                 f"{name}: expected a tensor, got {type(tensor).__name__}; hand the state dict of the backbone itself"

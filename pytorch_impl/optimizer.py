@@ -24,7 +24,7 @@ def create_optimizer(modules: list[nn.Module], *, momentum: float, weight_decay:
     return torch.optim.SGD(groups, lr=0.0, momentum=momentum)  # the loop sets the rate of every step
 
 
-def set_learning_rate(optimizer: torch.optim.Optimizer, learning_rate: float) -> None:
+def set_learning_rate(optimizer: torch.optim.SGD, learning_rate: float) -> None:
     for group in optimizer.param_groups:
         group["lr"] = learning_rate
 

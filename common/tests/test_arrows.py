@@ -22,7 +22,7 @@ def modules(package: str) -> list[str]:
     return [name for name in names if ".tests" not in name and not name.endswith(("__init__", "__main__"))]
 
 
-@pytest.mark.parametrize("package", ["common", "data", "parity_tests"])
+@pytest.mark.parametrize("package", ["benchmarks", "common", "data", "parity_tests"])
 def test_importing_everything_loads_no_framework(package):
     assert loaded(modules(package), FRAMEWORKS) == "[]"
 

@@ -207,6 +207,13 @@ def test_published_weights_land_where_they_belong(name, prefix):
             assert torch.equal(getattr(modules[layer], attribute), value), key
 
 
+def test_arrays_load_as_tensors_do():
+    backbone = create_backbone("mobilefacenet")
+    checkpoint = published_checkpoint("mobilefacenet")
+    load_published({name: tensor.numpy() for name, tensor in checkpoint.items()}, backbone)
+    assert torch.equal(backbone.pre_fc1.weight, checkpoint["pre_fc1.weight"])
+
+
 def test_half_precision_is_widened():
     backbone = create_backbone("mobilefacenet")
     checkpoint = published_checkpoint("mobilefacenet", dtype=torch.float16)

@@ -1,0 +1,23 @@
+"""python -m benchmarks speed (with --help)."""
+
+import sys
+
+from benchmarks import speed
+
+COMMANDS = {"speed": speed.main}
+
+
+def main(arguments: list[str]) -> int:
+    """Run one benchmark; bad input is one line on stderr and status 2."""
+    if not arguments or arguments[0] not in COMMANDS:
+        print(f"usage: python -m benchmarks {' | '.join(COMMANDS)} [--help]", file=sys.stderr)
+        return 2
+    try:
+        return COMMANDS[arguments[0]](arguments[1:])
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

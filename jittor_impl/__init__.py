@@ -1,0 +1,3 @@
+"""SFace in Jittor: loss, baseline heads, backbones and trainer. `python -m jittor_impl --help` lists the commands."""
+
+from jittor_impl import runtime as runtime  # before anything here imports jittor

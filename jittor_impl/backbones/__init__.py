@@ -1,0 +1,44 @@
+"""The backbones by name: images (N, 3, S, S) float, normalised, to raw embeddings (N, D)."""
+
+from collections.abc import Callable
+from functools import partial
+
+from jittor import nn
+
+from jittor_impl.backbones import ir, iresnet
+from jittor_impl.backbones.ir import IR
+from jittor_impl.backbones.iresnet import IResNet
+from jittor_impl.backbones.mobilefacenet import MobileFaceNet
+
+BACKBONES: dict[str, Callable[..., nn.Module]] = {
+    "iresnet_small": partial(IResNet, (1, 1, 1, 1), (32, 64, 128, 256)),  # ours, for trials on a CPU
+    **{f"iresnet{depth}": partial(IResNet, blocks) for depth, blocks in iresnet.BLOCKS.items()},
+    **{f"ir{depth}": partial(IR, blocks) for depth, blocks in ir.BLOCKS.items()},
+    **{f"ir_se{depth}": partial(IR, blocks, squeeze_excite=True) for depth, blocks in ir.BLOCKS.items()},
+    "mobilefacenet": MobileFaceNet,
+}
+
+
+def create_backbone(
+    name: str, embedding_size: int = 512, image_size: int = 112, dropout: float | None = None
+) -> nn.Module:
+    """A backbone with weights as Jittor draws them.
+
+    Args:
+        name: one of `BACKBONES`.
+        embedding_size: D, numbers in an embedding.
+        image_size: S, pixels, at least 16.
+        dropout: share of the features dropped before the last linear layer; None: the family's own (0.4 iresnet,
+            0.5 ir, 0 mobilefacenet).
+
+    Raises:
+        ValueError: there is no such backbone, or a number is out of range.
+    """
+    if name not in BACKBONES:
+        raise ValueError(f"backbone: expected one of {', '.join(BACKBONES)}, got {name!r}")
+    if embedding_size < 1:
+        raise ValueError(f"embedding_size: expected at least 1, got {embedding_size}")
+    if dropout is not None and not 0 <= dropout < 1:
+        raise ValueError(f"dropout: expected at least 0 and below 1, got {dropout}")
+    options = {} if dropout is None else {"dropout": dropout}
+    return BACKBONES[name](embedding_size=embedding_size, image_size=image_size, **options)

@@ -1,0 +1,113 @@
+"""MobileFaceNet (arXiv:1804.07573), as SFace's PyTorch and Jittor code has it, in Jittor.
+
+    conv_1      conv3x3 (stride 2) to 64          res_4     6 bottlenecks, 128 wide, 256 inside, with shortcuts
+    conv_2_dw   depthwise 3x3                     dconv_45  bottleneck (stride 2), 512 inside
+    dconv_23    bottleneck (stride 2), 128 inside res_5     2 bottlenecks, 256 inside, with shortcuts
+    res_3       4 of 64, 128 inside, shortcuts    conv_6sep, conv_6dw7_7  conv1x1 to 512; depthwise over what is left
+    dconv_34    bottleneck (stride 2) to 128      pre_fc1, fc1            linear; BN
+
+Each convolution is followed by BN and PReLU; those that end a bottleneck and the last one by BN alone. A bottleneck is
+conv1x1, depthwise 3x3, conv1x1.
+
+Parameter names and layouts are those of zhongyy/SFace, so that its weights load. This file needs Jittor and _layers.py
+only and can be copied with it.
+"""
+
+from collections import OrderedDict
+
+import jittor as jt
+from jittor import Var, nn
+
+from jittor_impl.backbones._layers import BatchNorm
+
+EPS = 1e-3
+HEAD_EPS = 2e-5
+
+
+class MobileFaceNet(nn.Module):
+    """Images (N, 3, S, S) float, normalised, to raw embeddings (N, D).
+
+    Args:
+        embedding_size: D.
+        image_size: S, pixels, at least 16; the last depthwise convolution covers all of the last map.
+        dropout: share of the features dropped before the linear layer, in training.
+
+    Raises:
+        ValueError: image_size is below 16; in `execute`: the images have another shape.
+
+    Weights start as Jittor draws them; the trainer puts the project's own draw in their place.
+    """
+
+    def __init__(self, *, embedding_size: int = 512, image_size: int = 112, dropout: float = 0.0) -> None:
+        super().__init__()
+        if image_size < 16:
+            raise ValueError(f"image_size: expected at least 16, got {image_size}")
+        self.image_size = image_size
+        last_size = -(-image_size // 16)  # four strides of 2, each rounding up
+
+        self.conv_1 = _conv(3, 64, kernel=3, stride=2, padding=1)
+        self.conv_2_dw = _conv(64, 64, kernel=3, padding=1, groups=64)
+        self.dconv_23 = Bottleneck(64, 64, inside=128, stride=2)
+        self.res_3 = _residual(64, inside=128, blocks=4)
+        self.dconv_34 = Bottleneck(64, 128, inside=256, stride=2)
+        self.res_4 = _residual(128, inside=256, blocks=6)
+        self.dconv_45 = Bottleneck(128, 128, inside=512, stride=2)
+        self.res_5 = _residual(128, inside=256, blocks=2)
+        self.conv_6sep = _conv(128, 512)
+        self.conv_6dw7_7 = _conv(512, 512, kernel=last_size, groups=512, activation=False)
+        self.dropout = nn.Dropout(dropout)
+        self.pre_fc1 = nn.Linear(512, embedding_size)
+        self.fc1 = BatchNorm(embedding_size, eps=HEAD_EPS)
+
+    def execute(self, images: Var) -> Var:
+        if images.shape[1:] != (3, self.image_size, self.image_size):
+            raise ValueError(
+                f"images: expected (N, 3, {self.image_size}, {self.image_size}), got {tuple(images.shape)}"
+            )
+        x = self.conv_2_dw(self.conv_1(images))
+        x = self.res_3(self.dconv_23(x))
+        x = self.res_4(self.dconv_34(x))
+        x = self.res_5(self.dconv_45(x))
+        x = self.conv_6dw7_7(self.conv_6sep(x))
+        x = self.dropout(jt.flatten(x, 1))
+        return self.fc1(self.pre_fc1(x))
+
+
+class Bottleneck(nn.Module):
+    """(N, in_width, S, S) to (N, width, S / stride, S / stride) by way of `inside` channels."""
+
+    def __init__(self, in_width: int, width: int, inside: int, stride: int = 1, residual: bool = False) -> None:
+        super().__init__()
+        self.conv_sep = _conv(in_width, inside)
+        self.conv_dw = _conv(inside, inside, kernel=3, stride=stride, padding=1, groups=inside)
+        self.conv_proj = _conv(inside, width, activation=False)
+        self.residual = residual
+
+    def execute(self, x: Var) -> Var:
+        out = self.conv_proj(self.conv_dw(self.conv_sep(x)))
+        return out + x if self.residual else out
+
+
+def _conv(
+    in_width: int,
+    width: int,
+    kernel: int = 1,
+    stride: int = 1,
+    padding: int = 0,
+    groups: int = 1,
+    activation: bool = True,
+) -> nn.Sequential:
+    layers = OrderedDict[str, nn.Module](
+        conv2d=nn.Conv2d(in_width, width, kernel, stride, padding, groups=groups, bias=False),
+        batchnorm=BatchNorm(width, eps=EPS),
+    )
+    if activation:
+        layers["relu"] = nn.PReLU(width)  # the published name
+    return nn.Sequential(layers)
+
+
+def _residual(width: int, inside: int, blocks: int) -> nn.Sequential:
+    model = nn.Sequential(
+        OrderedDict((f"block{i}", Bottleneck(width, width, inside, residual=True)) for i in range(blocks))
+    )
+    return nn.Sequential(OrderedDict(model=model))

@@ -1,0 +1,134 @@
+"""Jittor modules to and from canonical NumPy arrays: the names and layouts that all backends share on disk.
+
+The canonical names are those of the PyTorch modules, and the modules here have the same, so the table is short:
+
+    Jittor                   canonical
+    ...running_var           as it is: unbiased, because `backbones._layers.BatchNorm` stores it so
+    all else                 as it is; convolutions (out, in / groups, height, width), linear layers (out, in)
+"""
+
+from collections.abc import Mapping
+
+import jittor as jt
+import numpy as np
+from jittor import Var, nn
+
+from common.checkpoint import check_arrays
+from common.initialisation import Kind, ParameterSpec
+from jittor_impl.backbones._layers import BatchNorm
+
+BATCH_NORM: dict[str, Kind] = {
+    "weight": "bn_weight",
+    "bias": "bn_bias",
+    "running_mean": "bn_mean",
+    "running_var": "bn_var",
+}
+KINDS: dict[type[nn.Module], dict[str, Kind]] = {
+    nn.Conv2d: {"weight": "conv"},
+    nn.Linear: {"weight": "linear", "bias": "bias"},
+    BatchNorm: BATCH_NORM,
+    nn.PReLU: {"weight": "prelu"},
+}
+HEAD: dict[str, Kind] = {"class_weight": "class_weight", "bias": "bias"}  # of any other module
+
+
+def named_tensors(module: nn.Module) -> dict[str, Var]:
+    """Parameters and running statistics by canonical name; those of `module` themselves."""
+    return module.state_dict()
+
+
+def parameter_specs(module: nn.Module) -> dict[str, ParameterSpec]:
+    """Kind and shape of each parameter and running statistic of a backbone or head, for `draw_parameters`.
+
+    Raises:
+        ValueError: nothing says of what kind a parameter is.
+    """
+    layers = dict(module.named_modules())
+    specs = {}
+    for name, tensor in named_tensors(module).items():
+        owner, _, attribute = name.rpartition(".")
+        layer = type(layers[owner])
+        kinds = KINDS.get(layer, HEAD)
+        if attribute not in kinds:
+            raise ValueError(f"{name}: expected a parameter listed in KINDS, got {layer.__name__}.{attribute}")
+        specs[name] = ParameterSpec(kinds[attribute], tuple(tensor.shape))
+    return specs
+
+
+def to_canonical(module: nn.Module) -> dict[str, np.ndarray]:
+    """Copies of all parameters and running statistics: float32 or float64 as they are, C-contiguous.
+
+    Raises:
+        ValueError: a tensor is of another dtype.
+    """
+    return to_arrays(named_tensors(module))
+
+
+def from_canonical(module: nn.Module, arrays: Mapping[str, np.ndarray]) -> None:
+    """Load what `to_canonical` gave: exactly the names, shapes and dtypes of `module`, all values finite.
+
+    Raises:
+        ValueError: something does not fit; the message names the first few, and nothing was loaded.
+    """
+    from_arrays(named_tensors(module), arrays)
+
+
+def load_published(state_dict: Mapping[str, Var | np.ndarray], backbone: nn.Module) -> None:
+    """Load a backbone from weights published for Jittor or PyTorch.
+
+    The canonical names were chosen to be these, so only "module." (DataParallel) and num_batches_tracked go:
+
+        iresnet18 ... 200   deepinsight/insightface, recognition/arcface_torch
+        ir, ir_se           zhongyy/SFace (IR_50, IR_101), ZhaoJ9014/face.evoLVe, liubingyuu/jittorface
+        mobilefacenet       zhongyy/SFace (MobileFaceNet), liubingyuu/jittorface; not that of arcface_torch, which is
+                            another network
+
+    Args:
+        state_dict: name to Var or array, as from `jittor.load(path)`; values in half precision are widened.
+        backbone: of the same family, depth and embedding size.
+
+    Raises:
+        ValueError: a name, shape or value does not fit; the message names the first few, and nothing was loaded.
+
+    Weights may expect another pixel scale than ours: zhongyy/SFace multiplies by 0.078125 inside the network. Running
+    variances written by Jittor's own BatchNorm are smaller by (n - 1) / n, n the values a channel of a batch.
+    """
+    wrapped = all(name.startswith("module.") for name in state_dict)
+    arrays = {}
+    for name, tensor in state_dict.items():
+        name = name.removeprefix("module.") if wrapped else name
+        if name.endswith("num_batches_tracked"):
+            continue
+        if not isinstance(tensor, Var | np.ndarray):
+            raise ValueError(
+                f"{name}: expected a tensor, got {type(tensor).__name__}; hand the state dict of the backbone itself"
+            )
+        array = tensor.numpy() if isinstance(tensor, Var) else tensor
+        arrays[name] = array.astype(np.float32) if array.dtype == np.float16 else array
+    from_canonical(backbone, arrays)
+
+
+def to_arrays(tensors: Mapping[str, Var]) -> dict[str, np.ndarray]:
+    """Copies of named tensors (parameters, momentum buffers): same dtype, C-contiguous, nothing shared.
+
+    Raises:
+        ValueError: a tensor is neither float32 nor float64.
+    """
+    for name, tensor in tensors.items():
+        if str(tensor.dtype) not in ("float32", "float64"):
+            raise ValueError(f"{name}: expected float32 or float64, got {tensor.dtype}")
+    return {name: np.array(tensor.numpy(), order="C") for name, tensor in tensors.items()}
+
+
+def from_arrays(tensors: Mapping[str, Var], arrays: Mapping[str, np.ndarray]) -> None:
+    """Copy arrays into the tensors of the same names, after checking all of them.
+
+    Raises:
+        ValueError: a name is missing or unexpected, a shape or dtype differs, a value is NaN or infinite, or a running
+            variance is negative; the message names the first few, and nothing was copied.
+    """
+    check_arrays({name: (str(tensor.dtype), tuple(tensor.shape)) for name, tensor in tensors.items()}, arrays)
+    for name, tensor in tensors.items():
+        value = jt.array(arrays[name], tensor.dtype)
+        tensor.update(value.stop_grad() if tensor.is_stop_grad() else value)
+    jt.sync(list(tensors.values()))

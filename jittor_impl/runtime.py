@@ -1,0 +1,192 @@
+"""What Jittor needs before it is imported, and its device, precision and threads, settled in one place.
+
+Jittor compiles itself on its first import and every operator on its first use, into ~/.cache/jittor (or under
+JITTOR_HOME). Left to itself it takes a CUDA compiler for a CUDA device and downloads oneDNN, its library of CPU
+convolutions; both fail on a plain machine. What a user has set in the environment stays.
+"""
+
+import ctypes
+import json
+import os
+import shutil
+import signal
+import sys
+import sysconfig
+import threading
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+PRECISIONS = {"fp32": "float32", "fp64": "float64"}
+REQUIREMENTS = "requirements/jittor.txt"
+
+ONEDNN_HEADERS, ONEDNN_LIBRARY = "onednn-devel-cpu-gomp", "onednn-cpu-gomp"
+ONEDNN_FOLDER = "dnnl_lnx_2.2.0_cpu_gomp"  # where Jittor looks before it downloads
+
+# Jittor's default, -Ofast, assumes that no value is NaN or infinite, and a diverging run would not be noticed. These
+# flags give up less: the order of sums, the sign of zero, errno and trapping.
+KERNEL_FLAGS = "-O3 -fno-math-errno -fno-trapping-math -fno-signed-zeros -fassociative-math"
+
+
+def _check_compiler() -> None:
+    """Say what is missing before Jittor fails on it."""
+    if not (os.environ.get("cc_path") or shutil.which("g++")):
+        raise FileNotFoundError("Jittor compiles its operators and found no C++ compiler; on Debian: apt install g++")
+    header = Path(sysconfig.get_path("include")) / "Python.h"
+    if not header.is_file():
+        raise FileNotFoundError(
+            f"Jittor needs Python's headers, not found: {header}; on Debian: apt install python3-dev"
+        )
+
+
+def _cuda_devices() -> int:
+    """Number of usable CUDA devices, as the driver says."""
+    try:
+        driver = ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return 0
+    count = ctypes.c_int()
+    if driver.cuInit(0) != 0 or driver.cuDeviceGetCount(ctypes.byref(count)) != 0:
+        return 0
+    return count.value
+
+
+def _jittor_home() -> Path:
+    """The folder that holds .cache/jittor: Jittor's own rule."""
+    saved = Path.home() / ".cache" / "jittor" / "config.json"
+    default = json.loads(saved.read_text("utf-8")) if saved.exists() else {}
+    return Path(os.environ.get("JITTOR_HOME", default.get("JITTOR_HOME", Path.home()))).absolute()
+
+
+def _installed_file(package: str, ending: str) -> Path | None:
+    """Where pip put a file of a package."""
+    try:
+        files = metadata.files(package) or []
+    except metadata.PackageNotFoundError:
+        return None
+    return next((Path(file.locate()).resolve() for file in files if file.as_posix().endswith(ending)), None)
+
+
+def _link_onednn(folder: Path) -> bool:
+    """Links to the oneDNN of the wheels where Jittor would download it to; False: there are no wheels.
+
+    What is there and works stays. Each link is replaced at once, so that processes can do so side by side, and a link
+    into an environment that was deleted is mended.
+    """
+    links = [folder / "include", folder / "lib" / "libmkldnn.so", folder / "lib" / "libdnnl.so.2"]
+    if (folder / "include" / "dnnl.hpp").exists() and all(link.exists() for link in links):
+        return True
+    header = _installed_file(ONEDNN_HEADERS, "/include/dnnl.hpp")
+    library = _installed_file(ONEDNN_LIBRARY, "/libdnnl.so.2")
+    if header is None or library is None:
+        return False
+    (folder / "lib").mkdir(parents=True, exist_ok=True)
+    for link, target in zip(links, (header.parent, library, library), strict=True):
+        if link.exists() and not link.is_symlink():
+            continue
+        temporary = link.with_name(f".{link.name}.{os.getpid()}")
+        temporary.unlink(missing_ok=True)
+        temporary.symlink_to(target)
+        temporary.replace(link)
+    return True
+
+
+def _provide_onednn(home: Path) -> None:
+    if os.environ.get("use_mkl", "1") != "1" or _link_onednn(home / ".cache" / "jittor" / "mkl" / ONEDNN_FOLDER):
+        return
+    os.environ["use_mkl"] = "0"
+    print(
+        "warning: without oneDNN Jittor's convolutions on the CPU are many times slower; "
+        f"pip install -r {REQUIREMENTS}",
+        file=sys.stderr,
+    )
+
+
+def _is_compiled() -> bool:
+    """Whether the cache holds a Jittor for this interpreter, compiler and machine."""
+    import jittor_utils
+
+    cache = Path(jittor_utils.cache_path)
+    return any(cache.glob("jittor_core*.so")) or any(cache.glob("*/jittor_core*.so"))  # the second with CUDA
+
+
+def _prepare_environment() -> None:
+    _check_compiler()
+    if _cuda_devices() == 0:
+        os.environ.setdefault("nvcc_path", "")
+    os.environ.setdefault("cc_flags", "-O2")  # naming a level keeps Jittor from adding -Ofast
+    os.environ.setdefault("kernel_flags", KERNEL_FLAGS)
+    _provide_onednn(_jittor_home())
+
+
+def _import_jittor() -> Any:
+    chosen = "log_silent" in os.environ
+    os.environ.setdefault("log_silent", "1")
+    import jittor_utils
+
+    if not chosen and not _is_compiled():
+        print(
+            "Jittor compiles itself on its first import, about 2 minutes, once; after that each operator on first use.",
+            file=sys.stderr,
+        )
+        jittor_utils.LOG.log_silent = 0
+    interrupt = signal.getsignal(signal.SIGINT)
+    import jittor
+
+    jittor_utils.LOG.log_silent = int(os.environ["log_silent"])
+    # Jittor's own handler ends the process at once; the training loop wants to save first
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGINT, interrupt)
+    return jittor
+
+
+_prepare_environment()
+jt = _import_jittor()
+
+
+def resolve_device(name: str) -> str:
+    """The device that a configuration asks for; Jittor computes there from now on, in the whole process.
+
+    Args:
+        name: "cpu", "cuda", "cuda:N", or "auto": the first CUDA device where there is one, else the CPU.
+
+    Raises:
+        ValueError: unknown name, or no such device; says how to get it.
+    """
+    kind, _, number = name.partition(":")
+    if name not in ("auto", "cpu") and (kind != "cuda" or not (number or "0").isdecimal()):
+        raise ValueError(f"device: expected auto, cpu, cuda or cuda:N, got {name!r}")
+    count, index = _cuda_devices() if jt.has_cuda else 0, int(number or 0)
+    if kind == "cuda" and not jt.has_cuda:
+        raise ValueError(
+            f"device: {name} asked for, but Jittor ({jt.__version__}) found no CUDA device and compiler when it was "
+            "imported; it needs a driver, and CUDA's nvcc on the PATH or named by nvcc_path"
+        )
+    if kind == "cuda" and index >= count:
+        raise ValueError(
+            f"device: {name} asked for, but Jittor sees {count} CUDA devices (driver, CUDA_VISIBLE_DEVICES)"
+        )
+    use_cuda = count > 0 and name != "cpu"
+    if use_cuda and index:
+        os.environ["device_id"] = str(index)  # otherwise Jittor restarts the process to change the device
+        jt.flags.device_id = index
+    jt.flags.use_cuda = int(use_cuda)
+    return f"cuda:{index}" if use_cuda else "cpu"
+
+
+def describe(device: str) -> dict[str, Any]:
+    """Version, device, threads: JSON values for `info` and for the record of a run."""
+    return {
+        "name": "jittor",
+        "version": jt.__version__,
+        "device": device,
+        "threads": int(os.environ.get("OMP_NUM_THREADS", os.cpu_count() or 1)),
+        "cpus": os.cpu_count(),
+        "onednn": bool(jt.compile_extern.use_mkl),
+        "cuda": jt.compiler.nvcc_path or None,
+    }
+
+
+def seed_everything(seed: int) -> None:
+    """Seed dropout, on every device. Weights, order and flips have streams of their own in `common`."""
+    jt.set_seed(seed % 2**31)

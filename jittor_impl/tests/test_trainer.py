@@ -1,0 +1,13 @@
+"""The trainer against its contract, and what only Jittor's lacks."""
+
+import pytest
+
+from common.tests.backend_checks.trainer import *  # noqa: F403
+from common.tests.backend_checks.trainer import CLASSES, configured
+from jittor_impl.trainer import Trainer
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_reduced_precision_is_refused(precision):
+    with pytest.raises(ValueError, match=f"precision: expected fp32 or fp64 with Jittor, got '{precision}'"):
+        Trainer(configured(precision=precision), CLASSES)

@@ -1,0 +1,187 @@
+"""Backbone, head and optimiser on a device: what `common.training.fit` drives (`common.trainer.Trainer`)."""
+
+import hashlib
+from typing import Any
+
+import jittor as jt
+import numpy as np
+from jittor import Var, nn
+
+from common.config import HeadConfig, RunConfig
+from common.initialisation import draw_parameters
+from jittor_impl import checkpoint, runtime
+from jittor_impl.backbones import create_backbone
+from jittor_impl.margin_losses import ArcFaceHead, CosFaceHead, NormalisedSoftmaxHead, SoftmaxHead, SphereFaceHead
+from jittor_impl.optimizer import create_optimizer, momentum_buffer, set_learning_rate
+from jittor_impl.sface_loss import SFaceHead
+
+
+class Trainer:
+    """See `common.trainer.Trainer` for the contract of each method.
+
+    Args:
+        config: checked.
+        num_classes: identities of the training set.
+
+    Raises:
+        ValueError: no such device, backbone or precision.
+    """
+
+    def __init__(self, config: RunConfig, num_classes: int) -> None:
+        if config.precision not in runtime.PRECISIONS:
+            raise ValueError(
+                f"precision: expected {' or '.join(runtime.PRECISIONS)} with Jittor, got {config.precision!r}"
+            )
+        self.device = runtime.resolve_device(config.device)
+        self._config = config
+        self._num_classes = num_classes
+        runtime.seed_everything(config.seed)
+        backbone = create_backbone(
+            config.model.backbone, config.model.embedding_size, config.data.image_size, config.model.dropout
+        )
+        head = create_head(config.head, config.model.embedding_size, num_classes)
+        self._modules = _Modules(backbone, head)
+        checkpoint.from_canonical(
+            self._modules, draw_parameters(checkpoint.parameter_specs(self._modules), config.seed)
+        )
+        self._dtype = runtime.PRECISIONS[config.precision]
+        if self._dtype == "float64":
+            self._modules.float64()
+        self.backbone, self.head = backbone, head
+        self._optimizer = create_optimizer(
+            [backbone, head], momentum=config.optimiser.momentum, weight_decay=config.optimiser.weight_decay
+        )
+        trained = {id(parameter) for group in self._optimizer.param_groups for parameter in group["params"]}
+        self._trained = {n: p for n, p in checkpoint.named_tensors(self._modules).items() if id(p) in trained}
+        self._step = 0
+        self._metrics: dict[str, Var] = {}
+        self._first_bad_step = jt.array(-1, "int32")
+
+    def train_step(self, images: np.ndarray, labels: np.ndarray, learning_rate: float) -> None:
+        self._check_labels(labels)
+        self._modules.train()
+        if isinstance(self.head, SphereFaceHead):
+            self.head.step = self._step
+        set_learning_rate(self._optimizer, learning_rate)
+        # dropout depends on seed and step only, so that a resumed run needs no state of a generator
+        runtime.seed_everything(_dropout_seed(self._config.seed, self._step))
+
+        parts = self._config.optimiser.accumulate
+        totals: dict[str, Var] = {}
+        for part_images, part_labels in zip(np.split(images, parts), np.split(labels, parts), strict=True):
+            result = self.head(self._forward(part_images), jt.array(part_labels, "int64"))
+            self._optimizer.backward(result.loss / parts)
+            for name, value in result._asdict().items():
+                totals[name] = totals.get(name, 0) + value.detach() / parts
+
+        if self._config.optimiser.clip_norm is not None:
+            self._clip_gradients(self._config.optimiser.clip_norm)
+        self._optimizer.step()
+        self._metrics = totals
+        self._remember_if_bad(totals["loss"])
+        # runs what was only noted down until now, so that the graph does not grow and no draw waits for the next seed;
+        # on a CUDA device the host does not wait
+        jt.sync_all()
+        self._step += 1
+
+    def metrics(self) -> dict[str, float]:
+        return {name: value.item() for name, value in self._metrics.items()}
+
+    def first_bad_step(self) -> int | None:
+        step = int(self._first_bad_step.item())
+        return None if step < 0 else step
+
+    def embed(self, images: np.ndarray) -> np.ndarray:
+        self._modules.eval()
+        with jt.no_grad():
+            return self._forward(images).float32().numpy()
+
+    def state(self) -> dict[str, np.ndarray]:
+        return checkpoint.to_canonical(self._modules) | checkpoint.to_arrays(self._momentum())
+
+    def load_weights(self, state: dict[str, np.ndarray]) -> None:
+        weights = {name: array for name, array in state.items() if name.startswith(("backbone.", "head."))}
+        checkpoint.from_canonical(self._modules, weights)
+
+    def load_state(self, state: dict[str, np.ndarray], step: int) -> None:
+        tensors = checkpoint.named_tensors(self._modules) | self._momentum()
+        kept = ("backbone.", "head.", "momentum.")  # random states and loss scales of other backends are of no use here
+        checkpoint.from_arrays(tensors, {name: array for name, array in state.items() if name.startswith(kept)})
+        self._step = step
+        self._first_bad_step = jt.array(-1, "int32")
+
+    def describe(self) -> dict[str, Any]:
+        def count(module: nn.Module) -> int:
+            return sum(v.numel() for n, v in checkpoint.named_tensors(module).items() if ".running_" not in n)
+
+        return {
+            **runtime.describe(self.device),
+            "precision": self._config.precision,
+            "backbone_parameters": count(self.backbone),
+            "head_parameters": count(self.head),
+        }
+
+    def _forward(self, images: np.ndarray) -> Var:
+        x = jt.array(images).cast(self._dtype)
+        return self.backbone((x - 127.5) / 128)
+
+    def _clip_gradients(self, clip_norm: float) -> None:
+        gradients = [gradient for group in self._optimizer.param_groups for gradient in group["grads"]]
+        # in double: Jittor adds one square after the other, and in float32 a million of them are off by a thousandth
+        squares = [gradient.float64().sqr().sum() for gradient in gradients]
+        factor = clip_norm / (jt.sqrt(sum(squares[1:], squares[0])) + 1e-6)
+        factor = jt.minimum(factor, jt.ones_like(factor)).cast(self._dtype)
+        for gradient in gradients:
+            gradient.update(gradient * factor)
+
+    def _remember_if_bad(self, loss: Var) -> None:
+        """Without looking at the value: that would make the host wait for the device."""
+        is_first = (self._first_bad_step < 0).logical_and(jt.isfinite(loss).logical_not())
+        self._first_bad_step = jt.ternary(is_first, jt.array(self._step + 1, "int32"), self._first_bad_step)
+
+    def _momentum(self) -> dict[str, Var]:
+        return {f"momentum.{name}": momentum_buffer(self._optimizer, p) for name, p in self._trained.items()}
+
+    def _check_labels(self, labels: np.ndarray) -> None:
+        bad = np.flatnonzero((labels < 0) | (labels >= self._num_classes))
+        if len(bad):
+            row = bad[0]
+            raise ValueError(f"labels: expected 0..{self._num_classes - 1}, got {labels[row]} at row {row}")
+
+
+class _Modules(nn.Module):
+    """Backbone and head under one root, which gives their parameters the prefixes of a checkpoint."""
+
+    def __init__(self, backbone: nn.Module, head: nn.Module) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.head = head
+
+
+def _dropout_seed(seed: int, step: int) -> int:
+    return int.from_bytes(hashlib.sha256(f"{seed} {step}".encode()).digest()[:4], "big")
+
+
+def create_head(config: HeadConfig, embedding_size: int, num_classes: int) -> nn.Module:
+    """The loss head that a configuration names, over `num_classes` prototypes."""
+    margin = {} if config.margin is None else {"margin": config.margin}
+    if config.name == "softmax":
+        return SoftmaxHead(embedding_size, num_classes)
+    if config.name == "normalised-softmax":
+        return NormalisedSoftmaxHead(embedding_size, num_classes, scale=config.scale)
+    if config.name == "cosface":
+        return CosFaceHead(embedding_size, num_classes, scale=config.scale, **margin)
+    if config.name == "arcface":
+        return ArcFaceHead(embedding_size, num_classes, scale=config.scale, **margin)
+    if config.name == "sphereface":
+        return SphereFaceHead(embedding_size, num_classes)
+    return SFaceHead(
+        embedding_size,
+        num_classes,
+        scale=config.scale,
+        intra_slope=config.intra_slope,
+        inter_slope=config.inter_slope,
+        intra_center=config.intra_center,
+        inter_center=config.inter_center,
+        form=config.form,
+    )
