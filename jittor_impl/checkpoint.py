@@ -15,7 +15,7 @@ from jittor import Var, nn
 
 from common.checkpoint import check_arrays
 from common.initialisation import Kind, ParameterSpec
-from jittor_impl.backbones._layers import BatchNorm
+from jittor_impl.backbones._layers import BatchNorm, PReLU
 
 BATCH_NORM: dict[str, Kind] = {
     "weight": "bn_weight",
@@ -27,7 +27,7 @@ KINDS: dict[type[nn.Module], dict[str, Kind]] = {
     nn.Conv2d: {"weight": "conv"},
     nn.Linear: {"weight": "linear", "bias": "bias"},
     BatchNorm: BATCH_NORM,
-    nn.PReLU: {"weight": "prelu"},
+    PReLU: {"weight": "prelu"},
 }
 HEAD: dict[str, Kind] = {"class_weight": "class_weight", "bias": "bias"}  # of any other module
 

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 
 from jittor import Var, nn
 
-from jittor_impl.backbones._layers import BatchNorm
+from jittor_impl.backbones._layers import BatchNorm, PReLU
 
 EPS = 1e-5
 REDUCTION = 16  # squeeze-excite: channels to hidden units
@@ -62,7 +62,7 @@ class IR(nn.Module):
         self.input_layer = nn.Sequential(
             nn.Conv2d(3, widths[0], 3, padding=1, bias=False),
             BatchNorm(widths[0], eps=EPS),
-            nn.PReLU(widths[0]),
+            PReLU(widths[0]),
         )
         self.body = nn.Sequential(
             *_stage(widths[0], widths[0], blocks[0], squeeze_excite),
@@ -102,7 +102,7 @@ class Block(nn.Module):
         self.res_layer = nn.Sequential(
             BatchNorm(in_width, eps=EPS),
             nn.Conv2d(in_width, width, 3, padding=1, bias=False),
-            nn.PReLU(width),
+            PReLU(width),
             nn.Conv2d(width, width, 3, stride, padding=1, bias=False),
             BatchNorm(width, eps=EPS),
             *([SqueezeExcite(width)] if squeeze_excite else []),

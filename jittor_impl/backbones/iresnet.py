@@ -14,7 +14,7 @@ from collections.abc import Sequence
 import jittor as jt
 from jittor import Var, nn
 
-from jittor_impl.backbones._layers import BatchNorm
+from jittor_impl.backbones._layers import BatchNorm, PReLU
 
 EPS = 1e-5
 
@@ -61,7 +61,7 @@ class IResNet(nn.Module):
 
         self.conv1 = nn.Conv2d(3, widths[0], 3, padding=1, bias=False)
         self.bn1 = BatchNorm(widths[0], eps=EPS)
-        self.prelu = nn.PReLU(widths[0])
+        self.prelu = PReLU(widths[0])
 
         self.layer1 = _stage(widths[0], widths[0], blocks[0])
         self.layer2 = _stage(widths[0], widths[1], blocks[1])
@@ -93,7 +93,7 @@ class Block(nn.Module):
         self.bn1 = BatchNorm(in_width, eps=EPS)
         self.conv1 = nn.Conv2d(in_width, width, 3, padding=1, bias=False)
         self.bn2 = BatchNorm(width, eps=EPS)
-        self.prelu = nn.PReLU(width)
+        self.prelu = PReLU(width)
         self.conv2 = nn.Conv2d(width, width, 3, stride, padding=1, bias=False)
         self.bn3 = BatchNorm(width, eps=EPS)
         if stride == 1 and in_width == width:

@@ -18,7 +18,7 @@ from collections import OrderedDict
 import jittor as jt
 from jittor import Var, nn
 
-from jittor_impl.backbones._layers import BatchNorm
+from jittor_impl.backbones._layers import BatchNorm, PReLU
 
 EPS = 1e-3
 HEAD_EPS = 2e-5
@@ -102,7 +102,7 @@ def _conv(
         batchnorm=BatchNorm(width, eps=EPS),
     )
     if activation:
-        layers["relu"] = nn.PReLU(width)  # the published name
+        layers["relu"] = PReLU(width)  # the published name
     return nn.Sequential(layers)
 
 

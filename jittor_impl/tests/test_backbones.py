@@ -9,8 +9,8 @@ import pytest
 from jittor import nn
 
 from common.tests.published_networks import published_shapes
-from jittor_impl.backbones import BACKBONES, create_backbone
-from jittor_impl.backbones._layers import BatchNorm
+from jittor_impl.backbones import BACKBONES, _layers, create_backbone
+from jittor_impl.backbones._layers import BatchNorm, PReLU
 from jittor_impl.checkpoint import parameter_specs
 
 
@@ -53,7 +53,54 @@ def test_dropout(name, default):
     assert rates(dropout=0.0) == [0.0]
 
 
-@pytest.mark.parametrize("shape", [(6, 3), (4, 3, 5, 5)])
+SHAPES = [(6, 3), (4, 3, 5, 7)]
+
+
+def outputs_and_gradients(function, inputs):
+    output = function(*inputs)
+    gradients = jt.grad((output * output * output).sum(), inputs)
+    return [var.numpy() for var in (output, *gradients)]
+
+
+def assert_same(found, expected, tolerance):
+    for one, other in zip(found, expected, strict=True):
+        assert np.abs(one - other).max() <= tolerance * np.abs(other).max()
+
+
+# the same to rounding; measured 4e-16 and 3e-7
+@pytest.mark.parametrize(("dtype", "tolerance"), [("float64", 1e-13), ("float32", 1e-5)])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_loops_compute_what_the_operators_compute(shape, dtype, tolerance):
+    """A CUDA device runs the operators; slopes above 1 and below 0 too."""
+    random = np.random.default_rng(0)
+    x = jt.array(random.standard_normal(shape), dtype)
+    weight, bias = jt.array([0.25, 1.5, -0.5], dtype), jt.array([1.0, 2.0, 3.0], dtype)
+    assert_same(
+        outputs_and_gradients(_layers._BatchNormLoops(1e-2), [x, weight, bias]),
+        outputs_and_gradients(lambda *inputs: _layers._batch_norm(*inputs, 1e-2)[0], [x, weight, bias]),
+        tolerance,
+    )
+    assert_same(
+        outputs_and_gradients(_layers._PReLULoops(), [x, weight]),
+        outputs_and_gradients(_layers._prelu, [x, weight]),
+        tolerance,
+    )
+    statistics = _layers._BatchNormLoops(1e-2)
+    statistics(x, weight, bias)
+    expected = _layers._batch_norm(x, weight, bias, 1e-2)[1:]
+    assert_same([statistics.mean.numpy(), statistics.var.numpy()], [var.numpy() for var in expected], tolerance)
+    with jt.no_grad():
+        without_gradients = _layers._affine(x, bias, weight, bias).numpy()
+    assert_same([without_gradients], [_layers._affine(x, bias, weight, bias).numpy()], tolerance)
+
+
+def test_prelu_is_the_layer_of_jittor():
+    x, ours, theirs = jt.randn(4, 3, 5, 5), PReLU(3), nn.PReLU(3)
+    ours.weight = theirs.weight = jt.array([0.25, 1.5, -0.5])
+    assert np.abs((ours(x) - theirs(x)).numpy()).max() < 1e-6
+
+
+@pytest.mark.parametrize("shape", SHAPES)
 def test_batch_norm_far_from_zero(shape):
     """A mean of 1,000 standard deviations: E[x^2] - E[x]^2 in float32 would leave nothing of the variance."""
     x = 1000 + np.random.default_rng(0).standard_normal(shape).astype(np.float32)
