@@ -14,7 +14,7 @@ demo: $(VENV)/installed-$(BACKEND) $(VENV)/installed-demo
 	test -e datasets/orl/property || $(RUN) -m data orl --out datasets/orl
 	$(RUN) -m $(BACKEND)_impl train orl-demo
 
-test: $(VENV)/installed-dev $(BACKENDS:%=$(VENV)/installed-%) lint
+test: $(VENV)/installed-dev $(VENV)/installed-all lint
 	$(RUN) -m pytest common data parity_tests
 	for backend in $(BACKENDS); do $(RUN) -m pytest $${backend}_impl || exit 1; done
 
@@ -25,7 +25,7 @@ lint: $(VENV)/installed-dev
 	$(VENV)/bin/lint-imports
 
 # A stamp each, so that nothing is installed twice and a changed pin is.
-$(VENV)/installed-%: requirements/%.txt requirements/common.txt | $(VENV)/bin/python
+$(VENV)/installed-%: requirements/%.txt $(wildcard requirements/*.txt) | $(VENV)/bin/python
 	$(RUN) -m pip install --disable-pip-version-check -r $<
 	touch $@
 

@@ -1,4 +1,7 @@
-"""Figures of a run, as SVG that stands in an HTML page on its own. Colours that the colour-blind tell apart."""
+"""Figures of a run, as SVG that stands in an HTML page on its own, and of runs side by side, as the bytes of a file.
+
+Colours that the colour-blind tell apart.
+"""
 
 import base64
 import io
@@ -155,6 +158,66 @@ def histogram_figure(saved: Sequence[SavedEvaluation], labels: Sequence[str]) ->
         return _svg(figure)
 
 
+def comparison_figure(
+    losses: Mapping[str, Sequence[Series]], accuracies: Mapping[str, Sequence[float]], raw: float | None, form: str
+) -> bytes:
+    """Backends side by side: training loss over optimiser steps, and the accuracy that each run ended with.
+
+    Args:
+        losses: by backend, (steps, values) of each seed; seeds are thin lines, their mean is a thick one.
+        accuracies: by backend, fractions, one a seed in the same order; backends in the order of `losses`.
+        raw: accuracy of raw pixels, a fraction; None: not measured.
+        form: "png" or "svg".
+    """
+    with mpl.rc_context(STYLE):
+        figure, (left, right) = _axes(1, 2, 3.4)
+        for place, (backend, runs) in enumerate(losses.items()):
+            colour, label = CYCLE[place % len(CYCLE)], _text(backend)
+            smooth = [(steps, _running_mean(values)) for steps, values in runs]
+            for series in smooth:
+                left.plot(*thinned(series), color=colour, linewidth=0.6, alpha=0.6)
+            steps = smooth[0][0]
+            mean = np.mean([np.interp(steps, *series) for series in smooth], axis=0)  # log_every may differ
+            left.plot(*thinned((steps, mean)), color=colour, linewidth=2, label=label, zorder=3)
+
+            found = np.asarray(accuracies[backend], np.float64)
+            beside = 0.08 * (np.arange(len(found)) - (len(found) - 1) / 2)  # equal accuracies stay apart
+            right.plot(place + beside, found, "o", color=colour, markersize=4, alpha=0.7, zorder=3)
+            right.hlines(found.mean(), place - 0.25, place + 0.25, color=colour, linewidth=2)
+            right.annotate(
+                f"{100 * found.mean():.2f} %",
+                (place, found.max()),
+                xytext=(0, 6),
+                textcoords="offset points",
+                ha="center",
+                fontsize=8,
+            )
+        left.set_title("Training loss")
+        left.set_xlabel("optimiser step")
+        left.set_ylabel("loss (running mean)")
+        left.legend()
+        right.set_title("Verification accuracy")
+        right.set_xlabel("a dot: one seed; a line: their mean")
+        right.set_ylabel("accuracy (10-fold mean)")
+        right.set_xticks(range(len(losses)), [_text(backend) for backend in losses])
+        right.set_xlim(-0.6, len(losses) - 0.4)
+        right.grid(axis="x", visible=False)
+        right.margins(y=0.12)  # room for the figures
+        right.yaxis.set_major_formatter(PercentFormatter(1))
+        if raw is not None:
+            right.axhline(raw, color=INK, linestyle=(0, (3, 2)), linewidth=1.2)
+            right.annotate(
+                f"raw pixels {100 * raw:.2f} %",
+                (1, raw),
+                xycoords=("axes fraction", "data"),
+                xytext=(-2, 3),
+                textcoords="offset points",
+                ha="right",
+                fontsize=8,
+            )
+        return _bytes(figure, form)
+
+
 def thinned(series: Series) -> Series:
     """At most MOST_POINTS points: each the mean of equally many neighbours."""
     steps, values = series
@@ -164,6 +227,12 @@ def thinned(series: Series) -> Series:
     starts = np.arange(0, len(steps), size)
     counts = np.diff([*starts, len(steps)])
     return np.add.reduceat(steps, starts) / counts, np.add.reduceat(values, starts) / counts
+
+
+def _running_mean(values: np.ndarray) -> np.ndarray:
+    """Mean of each value and its neighbours, a twentieth of the curve wide; narrower at both ends."""
+    window = np.ones(len(values) // 20 | 1)
+    return np.convolve(values, window, "same") / np.convolve(np.ones(len(values)), window, "same")
 
 
 def _axes(rows: int, columns: int, height: float) -> tuple[Figure, list[Axes]]:
@@ -176,9 +245,14 @@ def _svg(figure: Figure) -> str:
     for axis in figure.axes:
         if not axis.has_data():
             axis.set_axis_off()  # the empty place after an odd number of panels
+    return "data:image/svg+xml;base64," + base64.b64encode(_bytes(figure, "svg")).decode("ascii")
+
+
+def _bytes(figure: Figure, form: str) -> bytes:
     file = io.BytesIO()
-    figure.savefig(file, format="svg", metadata={"Date": None, "Creator": None})
-    return "data:image/svg+xml;base64," + base64.b64encode(file.getvalue()).decode("ascii")
+    changing = ("Date", "Creator") if form == "svg" else ("Software",)  # the same run gives the same bytes
+    figure.savefig(file, format=form, dpi=200, metadata=dict.fromkeys(changing))
+    return file.getvalue()
 
 
 def _text(label: str) -> str:
