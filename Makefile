@@ -7,6 +7,7 @@ VENV := .venv
 RUN := $(VENV)/bin/python
 BACKEND ?= pytorch
 BACKENDS := pytorch mxnet jittor
+JOBS := 2
 
 .PHONY: demo test lint clean
 
@@ -15,8 +16,8 @@ demo: $(VENV)/installed-$(BACKEND) $(VENV)/installed-demo
 	$(RUN) -m $(BACKEND)_impl train orl-demo
 
 test: $(VENV)/installed-dev $(VENV)/installed-all lint
-	$(RUN) -m pytest common data parity_tests
-	for backend in $(BACKENDS); do $(RUN) -m pytest $${backend}_impl || exit 1; done
+	$(RUN) -m pytest -n $(JOBS) common data benchmarks parity_tests
+	for backend in $(BACKENDS); do $(RUN) -m pytest -n $(JOBS) $${backend}_impl || exit 1; done
 
 lint: $(VENV)/installed-dev
 	$(VENV)/bin/ruff check .

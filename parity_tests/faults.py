@@ -57,7 +57,7 @@ _RATE_INSIDE_IN_MXNET = """    for buffer in optimizer.buffers.values():
     optimizer.learning_rate = learning_rate"""
 
 _RATE_INSIDE_IN_JITTOR = """        for buffer in group["values"]:
-            if group.get("lr"):
+            if "lr" in group:
                 buffer.update(buffer * (group["lr"] / learning_rate))
         group["lr"] = jt.array(learning_rate,"""
 

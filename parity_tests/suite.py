@@ -98,7 +98,8 @@ def run(
     quick: bool = False,
     root: Path = ROOT,
 ) -> list[Row]:
-    """All rows of the table; `quick` keeps one case of each kind, `root` is where the backends' packages lie.
+    """All rows of the table; `quick` keeps one case of each kind and short runs, for the tests of the suite itself;
+    `root` is where the backends' packages lie.
 
     Raises:
         BackendFailed: a backend cannot run.
@@ -110,7 +111,7 @@ def run(
             answers = ask(backend, {case.name: case.inputs for case in cases}, root)
             rows += _compare(backend, cases, answers, wanted)
     if 7 in wanted:
-        rows += _checkpoints(backends, root)
+        rows += _checkpoints(backends, root, DTYPES[:1] if quick else DTYPES)
     return sorted(
         _worst(rows), key=lambda row: (row.level, row.quantity, row.dtype != "float64", backends.index(row.backend))
     )
@@ -169,7 +170,7 @@ def _groups(levels: frozenset[int], backbones: Sequence[str], quick: bool) -> It
     if 5 in levels:
         groups.append(_step_cases)
     if 6 in levels:
-        groups.append(_trajectory_cases)
+        groups.append(lambda: _trajectory_cases(*QUICK_STEPS) if quick else _trajectory_cases(*STEPS))
     if 8 in levels:
         groups.append(_data_cases)
     for group in groups:
@@ -392,14 +393,14 @@ def _group(name: str) -> str:
     return "momentum" if name.startswith("momentum.") else "statistics" if ".running_" in name else "weights"
 
 
-STEPS, DROP_AT, RATE = 50, 25, 1e-4
+STEPS, QUICK_STEPS, RATE = (50, 25), (12, 6), 1e-4  # steps, and the one before which the rate drops
 ENVELOPE_RUNS, ENVELOPE_FACTOR = 4, 10.0
 
 
 @functools.cache
-def _trajectory_cases() -> list[Case]:
+def _trajectory_cases(steps: int, drop_at: int) -> list[Case]:
     """From the initial bits, across a drop of the learning rate."""
-    inputs = _train_inputs(train_config("float64"), STEPS, DROP_AT, RATE)
+    inputs = _train_inputs(train_config("float64"), steps, drop_at, RATE)
     losses, final, initial = _true_trajectory(inputs)
     noisy = [_true_trajectory(inputs, FLOAT32_ROUNDING, seed) for seed in range(ENVELOPE_RUNS)]
     loss_spread = np.maximum.accumulate(np.max([np.abs(n[0] - losses) for n in noisy], 0))
@@ -441,11 +442,11 @@ def _true_trajectory(
     return np.array(losses), trainer.state(), initial
 
 
-def _checkpoints(backends: Sequence[str], root: Path) -> list[Row]:
+def _checkpoints(backends: Sequence[str], root: Path, dtypes: Sequence[str]) -> list[Row]:
     """Each backend trains and saves, the next goes on from that file, then the one after it; and all that loads and
     saves again gives the same bits."""
     rows = []
-    for dtype in DTYPES:
+    for dtype in dtypes:
         inputs = _train_inputs(train_config(dtype), 9, 5, RATE)
         truth = _true_trajectory(inputs)[0] if dtype == "float64" else None
         for number, first in enumerate(backends):
