@@ -1,4 +1,4 @@
-"""The command line, the same for every backend: python -m BACKEND train | evaluate | info."""
+"""The command line, the same for every backend: python -m BACKEND train | evaluate | export | import | info."""
 
 import dataclasses
 import importlib
@@ -29,7 +29,13 @@ class Backend:
 
 def main(backend: Backend, arguments: list[str]) -> int:
     """Run one command; returns the exit status. Bad input is one line on stderr and status 2, no traceback."""
-    commands: dict[str, Callable[[Backend, list[str]], int]] = {"train": train, "evaluate": evaluate, "info": info}
+    commands: dict[str, Callable[[Backend, list[str]], int]] = {
+        "train": train,
+        "evaluate": evaluate,
+        "export": export,
+        "import": import_weights,
+        "info": info,
+    }
     command = arguments[0] if arguments else ""
     if command not in commands:
         asked_for_help = command in ("-h", "--help")
@@ -68,6 +74,22 @@ def evaluate(backend: Backend, arguments: list[str]) -> int:
     from common import commands
 
     return 0 if commands.evaluate(backend, arguments) else 1
+
+
+def export(backend: Backend, arguments: list[str]) -> int:
+    """Write the backbone of a run or a checkpoint as an ONNX model: export FOLDER --out MODEL.onnx"""
+    from common import model_commands
+
+    model_commands.export(backend, arguments)
+    return 0
+
+
+def import_weights(backend: Backend, arguments: list[str]) -> int:
+    """Turn published weights into a checkpoint: import FILE --backbone NAME --out FOLDER"""
+    from common import model_commands
+
+    model_commands.import_weights(backend, arguments)
+    return 0
 
 
 def info(backend: Backend, arguments: list[str]) -> int:

@@ -71,9 +71,9 @@ def evaluate(backend: "Backend", arguments: list[str]) -> bool:
     saved = checkpoint.load_checkpoint(path)
     config = configuration.from_json(saved.state.get("config"))
     config = dataclasses.replace(config, device=options.device)
-    num_classes = len(saved.arrays["head.class_weight"])
-    trainer = backend.create_trainer(config, num_classes)
-    trainer.load_weights(saved.arrays)
+    arrays = checkpoint.with_head(saved.arrays, config.model.embedding_size)
+    trainer = backend.create_trainer(config, len(arrays["head.class_weight"]))
+    trainer.load_weights(arrays)
 
     root = options.root or config.data.root
     names = config.data.evaluate_on if options.sets is None else options.sets

@@ -9,7 +9,6 @@ the two is short:
     all else                 as it is; convolutions (out, in / groups, height, width), linear layers (out, in)
 """
 
-import re
 from collections.abc import Iterator, Mapping
 
 import numpy as np
@@ -18,6 +17,7 @@ from mxnet.gluon import nn
 from mxnet.ndarray import NDArray
 
 from common.checkpoint import check_arrays
+from common.foreign.names import from_mxnet
 from common.initialisation import Kind, ParameterSpec
 from mxnet_impl.backbones._layers import BatchNorm1D, PReLU
 
@@ -77,35 +77,6 @@ def from_canonical(module: gluon.Block, arrays: Mapping[str, np.ndarray]) -> Non
     from_arrays(named_tensors(module), arrays)
 
 
-# Names of insightface's MXNet networks (fresnet of unit 3, fmobilefacenet), each with its canonical counterpart.
-_PUBLISHED_LAYERS = (
-    (r"conv0", "conv1"),
-    (r"bn0", "bn1"),
-    (r"relu0", "prelu"),
-    (r"stage(\d+)_unit(\d+)_(bn[123]|conv[12])", lambda m: f"layer{m[1]}.{int(m[2]) - 1}.{m[3]}"),
-    (r"stage(\d+)_unit(\d+)_relu1", lambda m: f"layer{m[1]}.{int(m[2]) - 1}.prelu"),
-    (r"stage(\d+)_unit(\d+)_conv1sc", lambda m: f"layer{m[1]}.{int(m[2]) - 1}.downsample.0"),
-    (r"stage(\d+)_unit(\d+)_sc", lambda m: f"layer{m[1]}.{int(m[2]) - 1}.downsample.1"),
-    (r"bn1", "bn2"),
-    (r"pre_fc1", "fc"),
-    (r"fc1", "features"),
-)
-_PUBLISHED_MOBILE_LAYERS = (
-    (r"(res_\d)_block(\d+)_(conv_\w+)_(conv2d|batchnorm|relu)", r"\1.model.block\2.\3.\4"),
-    (r"(dconv_\d+)_(conv_\w+)_(conv2d|batchnorm|relu)", r"\1.\2.\3"),
-    (r"(conv_\w+)_(conv2d|batchnorm|relu)", r"\1.\2"),
-    (r"(pre_fc1|fc1)", r"\1"),
-)
-_PUBLISHED_PARAMETERS = {
-    "weight": "weight",
-    "bias": "bias",
-    "gamma": "weight",  # of a BatchNorm, or the slopes of a PReLU
-    "beta": "bias",
-    "moving_mean": "running_mean",
-    "moving_var": "running_var",
-}
-
-
 def load_published(state_dict: Mapping[str, NDArray | np.ndarray], backbone: gluon.Block) -> None:
     """Load a backbone from weights published for MXNet.
 
@@ -122,16 +93,14 @@ def load_published(state_dict: Mapping[str, NDArray | np.ndarray], backbone: glu
 
     The published r networks have BatchNorms with eps 2e-5, ours 1e-5; their running variances are biased.
     """
-    layers = _PUBLISHED_MOBILE_LAYERS if "pre_fc1.weight" in named_parameters(backbone) else _PUBLISHED_LAYERS
+    names = from_mxnet(state_dict, mobilefacenet="pre_fc1.weight" in named_parameters(backbone))
     arrays = {}
-    for published, value in state_dict.items():
-        name = published.removeprefix("arg:").removeprefix("aux:")
-        if name == "fc7_weight":
-            continue
+    for name, published in names.items():
+        value = state_dict[published]
         if not isinstance(value, NDArray | np.ndarray):
-            raise ValueError(f"{name}: expected an array, got {type(value).__name__}")
+            raise ValueError(f"{published}: expected an array, got {type(value).__name__}")
         array = value.asnumpy() if isinstance(value, NDArray) else value
-        arrays[_canonical_name(name, layers)] = array.astype(np.float32) if array.dtype == np.float16 else array
+        arrays[name] = array.astype(np.float32) if array.dtype == np.float16 else array
     from_canonical(backbone, arrays)
 
 
@@ -171,13 +140,3 @@ def _walk(module: gluon.Block, prefix: str = "") -> Iterator[tuple[str, Kind, gl
         yield prefix + canonical, kind, parameter
     for name, child in module._children.items():
         yield from _walk(child, f"{prefix}{name}.")
-
-
-def _canonical_name(published: str, layers: tuple) -> str:
-    match = re.fullmatch(rf"(.+?)_({'|'.join(_PUBLISHED_PARAMETERS)})", published)
-    if match:
-        layer, parameter = match.groups()
-        for pattern, replacement in layers:
-            if re.fullmatch(pattern, layer):
-                return f"{re.sub(pattern, replacement, layer)}.{_PUBLISHED_PARAMETERS[parameter]}"
-    return published

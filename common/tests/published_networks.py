@@ -1,5 +1,7 @@
 """Every name in the published state dicts of the backbones, with its shape: written from the published layouts."""
 
+import re
+
 STAGES = (64, 128, 256, 512)
 DEPTHS = {
     "iresnet18": (2, 2, 2, 2),
@@ -92,3 +94,17 @@ def published_shapes(name):
     if name.startswith("iresnet"):
         return iresnet_shapes(DEPTHS[name])
     return ir_shapes(DEPTHS[name], name.startswith("ir_se"))
+
+
+def fresnet_name(canonical):
+    """The name in insightface's fresnet (unit 3, output E), from what the network's parts are, not from our table."""
+    layer, _, part = canonical.rpartition(".")
+    where = re.fullmatch(r"layer(\d)\.(\d+)\.(.+)", layer)
+    unit, layer = (f"stage{where[1]}_unit{int(where[2]) + 1}_", where[3]) if where else ("", layer)
+    names = {"conv1": "conv0", "bn1": "bn0", "prelu": "relu0", "bn2": "bn1", "fc": "pre_fc1", "features": "fc1"}
+    if unit:
+        names = {"prelu": "relu1", "downsample.0": "conv1sc", "downsample.1": "sc"}
+    published = names.get(layer, layer)
+    is_norm = re.match("bn|sc|fc1|relu", published)
+    parts = {"weight": "gamma" if is_norm else "weight", "bias": "beta" if is_norm else "bias"}
+    return f"{unit}{published}_" + parts.get(part, part.replace("running", "moving"))

@@ -103,7 +103,8 @@ def test_a_hostile_pickle_runs_nothing(tmp_path, protocol, place):
         (([b"one", 3], [True]), "neither bytes nor a one-dimensional uint8 array"),
         (([b"one", np.zeros(3)], [True]), "neither bytes nor a one-dimensional uint8 array"),
         (([b"one", np.zeros((3, 3), np.uint8)], [True]), "neither bytes nor a one-dimensional uint8 array"),
-        ({"images": [], "issame": []}, "EMPTY_DICT"),
+        ({"images": [], "issame": []}, "something else than two lists"),
+        ({b"a set"}, "the instruction EMPTY_SET"),
         ("a string", "something else than two lists"),
     ],
 )

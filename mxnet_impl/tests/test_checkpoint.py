@@ -1,13 +1,12 @@
 """Canonical arrays in and out of MXNet blocks, and the checkpoints that others published."""
 
-import re
-
 import numpy as np
 import pytest
 from mxnet import nd
 from mxnet.gluon import nn
 
 from common.initialisation import ParameterSpec
+from common.tests.published_networks import fresnet_name
 from mxnet_impl.backbones import create_backbone
 from mxnet_impl.checkpoint import from_canonical, load_published, parameter_specs, to_canonical
 from mxnet_impl.margin_losses import SoftmaxHead
@@ -97,20 +96,6 @@ def test_a_layer_that_nobody_described_is_refused():
 
 
 # Published checkpoints, made up from the published names
-
-
-def fresnet_name(canonical):
-    """The name in insightface's fresnet (unit 3, output E), from what the network's parts are, not from our table."""
-    layer, _, part = canonical.rpartition(".")
-    where = re.fullmatch(r"layer(\d)\.(\d+)\.(.+)", layer)
-    unit, layer = (f"stage{where[1]}_unit{int(where[2]) + 1}_", where[3]) if where else ("", layer)
-    names = {"conv1": "conv0", "bn1": "bn0", "prelu": "relu0", "bn2": "bn1", "fc": "pre_fc1", "features": "fc1"}
-    if unit:
-        names = {"prelu": "relu1", "downsample.0": "conv1sc", "downsample.1": "sc"}
-    published = names.get(layer, layer)
-    is_norm = re.match("bn|sc|fc1|relu", published)
-    parts = {"weight": "gamma" if is_norm else "weight", "bias": "beta" if is_norm else "bias"}
-    return f"{unit}{published}_" + parts.get(part, part.replace("running", "moving"))
 
 
 def test_published_iresnet():

@@ -1,0 +1,82 @@
+"""Published names to canonical ones. Those of PyTorch and Jittor need no table: the canonical names are theirs.
+
+iresnet18 ... 200   deepinsight/insightface recognition/arcface_torch; its MXNet r18 ... r200 and zhongyy/SFace's
+ir, ir_se           zhongyy/SFace (IR_50, IR_101), liubingyuu/jittorface, ZhaoJ9014/face.evoLVe
+mobilefacenet       zhongyy/SFace and liubingyuu/jittorface (MobileFaceNet), insightface's MXNet y1; that of
+                    arcface_torch is another network
+"""
+
+import re
+from collections.abc import Callable, Iterable
+
+Replacement = str | Callable[[re.Match[str]], str]
+
+# insightface's MXNet networks: fresnet of input 1, unit 3, output E; and fmobilefacenet
+_FRESNET: tuple[tuple[str, Replacement], ...] = (
+    (r"conv0", "conv1"),
+    (r"bn0", "bn1"),
+    (r"relu0", "prelu"),
+    (r"stage(\d+)_unit(\d+)_(bn[123]|conv[12])", lambda m: f"layer{m[1]}.{int(m[2]) - 1}.{m[3]}"),
+    (r"stage(\d+)_unit(\d+)_relu1", lambda m: f"layer{m[1]}.{int(m[2]) - 1}.prelu"),
+    (r"stage(\d+)_unit(\d+)_conv1sc", lambda m: f"layer{m[1]}.{int(m[2]) - 1}.downsample.0"),
+    (r"stage(\d+)_unit(\d+)_sc", lambda m: f"layer{m[1]}.{int(m[2]) - 1}.downsample.1"),
+    (r"bn1", "bn2"),
+    (r"pre_fc1", "fc"),
+    (r"fc1", "features"),
+)
+_FMOBILEFACENET: tuple[tuple[str, Replacement], ...] = (
+    (r"(res_\d)_block(\d+)_(conv_\w+)_(conv2d|batchnorm|relu)", r"\1.model.block\2.\3.\4"),
+    (r"(dconv_\d+)_(conv_\w+)_(conv2d|batchnorm|relu)", r"\1.\2.\3"),
+    (r"(conv_\w+)_(conv2d|batchnorm|relu)", r"\1.\2"),
+    (r"(pre_fc1|fc1)", r"\1"),
+)
+_MXNET_PARTS = {
+    "weight": "weight",
+    "bias": "bias",
+    "gamma": "weight",  # of a BatchNorm, or the slopes of a PReLU
+    "beta": "bias",
+    "moving_mean": "running_mean",
+    "moving_var": "running_var",
+}
+COUNTER = "num_batches_tracked"  # of PyTorch's BatchNorm: a fixed update weight does not need it
+PROTOTYPES = "fc7_weight"  # (C, D), of the head; in checkpoints of MXNet's training
+
+
+def from_pytorch(names: Iterable[str]) -> dict[str, str]:
+    """Canonical name to published name: without "module." (DataParallel) and without the counters of BatchNorm."""
+    names = list(names)
+    wrapped = all(name.startswith("module.") for name in names)
+    return {name.removeprefix("module.") if wrapped else name: name for name in names if not name.endswith(COUNTER)}
+
+
+def from_mxnet(names: Iterable[str], mobilefacenet: bool) -> dict[str, str]:
+    """Canonical name to published name, with or without "arg:" and "aux:"; prototypes are left out.
+
+    Args:
+        names: published.
+        mobilefacenet: of that network, instead of an r network; unknown names stay as they are.
+    """
+    found = {}
+    for published in names:
+        name = published.removeprefix("arg:").removeprefix("aux:")
+        if name != PROTOTYPES:
+            found[mxnet_canonical(name, mobilefacenet)] = published
+    return found
+
+
+def mxnet_canonical(name: str, mobilefacenet: bool) -> str:
+    """The canonical name of one parameter; an unknown one stays as it is."""
+    match = re.fullmatch(rf"(.+?)_({'|'.join(_MXNET_PARTS)})", name)
+    if match:
+        layer = mxnet_layer(match[1], mobilefacenet)
+        if layer is not None:
+            return f"{layer}.{_MXNET_PARTS[match[2]]}"
+    return name
+
+
+def mxnet_layer(name: str, mobilefacenet: bool) -> str | None:
+    """The canonical name of a layer, None for an unknown one."""
+    for pattern, replacement in _FMOBILEFACENET if mobilefacenet else _FRESNET:
+        if re.fullmatch(pattern, name):
+            return re.sub(pattern, replacement, name)
+    return None

@@ -1,0 +1,172 @@
+"""Files as PyTorch, Jittor and MXNet write them, made without these; the packages' own tests use real ones."""
+
+import collections
+import hashlib
+import io
+import json
+import pickle
+import struct
+import sys
+import types
+import zipfile
+from contextlib import contextmanager
+from unittest import mock
+
+import numpy as np
+
+from common.networks import layout
+from common.tests.published_networks import fresnet_name
+
+KINDS = {"float32": "FloatStorage", "float64": "DoubleStorage", "float16": "HalfStorage", "int64": "LongStorage"}
+
+
+def weights(backbone="iresnet_small", embedding_size=4, image_size=16, seed=0):
+    """Random arrays of a backbone; running variances positive."""
+    random = np.random.default_rng(seed)
+    shapes = layout(backbone, embedding_size, image_size).shapes
+    return {name: (random.random(shape) + 0.1).astype(np.float32) for name, shape in shapes.items()}
+
+
+class Tensor:
+    """What torch.save makes of a tensor: a call with a storage that lies elsewhere."""
+
+    def __init__(self, array, **changes):
+        self.array = np.ascontiguousarray(array)
+        strides = tuple(stride // self.array.itemsize for stride in self.array.strides)
+        facts = {"offset": 0, "shape": self.array.shape, "strides": strides, "count": self.array.size}
+        self.facts = {**facts, "key": None, "view": (), **changes}
+
+    def __reduce__(self):
+        f = self.facts
+        arguments = (Storage(self), f["offset"], f["shape"], f["strides"], False, collections.OrderedDict())
+        return sys.modules["torch._utils"]._rebuild_tensor_v2, arguments
+
+
+class Storage:
+    def __init__(self, tensor):
+        self.tensor = tensor
+
+
+@contextmanager
+def modules(**contents):
+    """Modules of these names that hold functions and classes of these names; pickle looks both up."""
+    made = {}
+    for name, members in contents.items():
+        made[name.replace("__", "._")] = module = types.ModuleType(name)
+        for member in members:
+            function = type(member, (), {})
+            function.__module__ = name.replace("__", "._")
+            setattr(module, member, function)
+    with mock.patch.dict(sys.modules, made):
+        yield
+
+
+def _torch():
+    return modules(torch=KINDS.values(), torch__utils=["_rebuild_tensor_v2", "_rebuild_parameter"])
+
+
+def _dump(value, protocol, storages, legacy):
+    class Pickler(pickle.Pickler):
+        def persistent_id(self, item):
+            if not isinstance(item, Storage):
+                return None
+            array, facts = item.tensor.array, item.tensor.facts
+            key = facts["key"] or str(len(storages))
+            storages[key] = array
+            kind = getattr(sys.modules["torch"], KINDS[str(array.dtype)])
+            return ("storage", kind, key, "cuda:0", facts["count"], *((None,) if legacy else ()), *facts["view"])
+
+    buffer = io.BytesIO()
+    Pickler(buffer, protocol).dump(value)
+    return buffer.getvalue()
+
+
+def tensors(value):
+    """Arrays to tensors, in dicts of dicts."""
+    if isinstance(value, dict):
+        return type(value)((key, tensors(item)) for key, item in value.items())
+    return Tensor(value) if isinstance(value, np.ndarray) else value
+
+
+def write_torch(path, value, protocol=2, compression=zipfile.ZIP_STORED, changes=()):
+    """As torch.save; `changes` are (name in the zip, bytes) to put in its place."""
+    storages = {}
+    with _torch():
+        content = _dump(tensors(value), protocol, storages, legacy=False)
+    files = {"archive/data.pkl": content, "archive/byteorder": b"little", "archive/version": b"3\n"}
+    files |= {f"archive/data/{key}": array.tobytes() for key, array in storages.items()}
+    with zipfile.ZipFile(path, "w", compression) as file:
+        for name, content in {**files, **dict(changes)}.items():
+            if content is not None:
+                file.writestr(name, content)
+    return path
+
+
+def write_torch_legacy(path, value, magic=0x1950A86A20F9469CFC6C, little=True):
+    """As torch.save before PyTorch 1.6."""
+    storages = {}
+    with _torch():
+        content = _dump(tensors(value), 2, storages, legacy=True)
+    sizes = {"protocol_version": 1001, "little_endian": little, "type_sizes": {"int": 4}}
+    head = b"".join(pickle.dumps(part, 2) for part in (magic, 1001, sizes))
+    keys = sorted(storages)
+    body = b"".join(struct.pack("<q", storages[key].size) + storages[key].tobytes() for key in keys)
+    path.write_bytes(head + content + pickle.dumps(keys, 2) + body)
+    return path
+
+
+def write_jittor(path, value, protocol=4, trailer=True):
+    """As jittor.save: each array a call of jittor.Var."""
+
+    class Var:
+        def __init__(self, array):
+            self.array = array
+
+        def __reduce__(self):
+            return sys.modules["jittor"].Var, (self.array,)
+
+    with modules(jittor=["Var"]):
+        content = pickle.dumps({k: Var(v) if isinstance(v, np.ndarray) else v for k, v in value.items()}, protocol)
+    path.write_bytes(content + (hashlib.sha1(content).digest() + b"HCAJSLHD" if trailer else b""))
+    return path
+
+
+FLAGS = {"float32": 0, "float64": 1, "float16": 2}
+
+
+def mxnet_array(array, version=2):
+    """One array: version 0 (oldest) to 3."""
+    shape = array.shape
+    if version == 0:
+        head = struct.pack(f"<I{len(shape)}I", len(shape), *shape)
+    else:
+        head = struct.pack("<I", 0xF993FAC7 + version) + (b"" if version == 1 else struct.pack("<i", 0))
+        head += struct.pack(f"<I{len(shape)}q", len(shape), *shape)
+    return head + struct.pack("<iii", 2, 0, FLAGS[str(array.dtype)]) + array.tobytes()
+
+
+def write_mxnet(path, arrays, version=2):
+    """As mxnet.nd.save."""
+    body = b"".join(mxnet_array(array, version) for array in arrays.values())
+    names = b"".join(struct.pack("<Q", len(name)) + name.encode() for name in arrays)
+    counts = struct.pack("<Q", len(arrays))
+    path.write_bytes(struct.pack("<QQ", 0x112, 0) + counts + body + counts + names)
+    return path
+
+
+def fresnet(arrays):
+    """Canonical names to those of insightface's MXNet networks, with "arg:" and "aux:"."""
+    return {("aux:" if ".running_" in name else "arg:") + fresnet_name(name): a for name, a in arrays.items()}
+
+
+def write_symbol(path, backbone="iresnet_small", scale="0.0078125", mean="127.5", **changes):
+    """A -symbol.json with the BatchNorms of a fresnet: eps 2e-5, and fix_gamma on the last."""
+    nodes = [{"op": "null", "name": "data", "inputs": []}]
+    nodes += [{"op": "_minus_scalar", "name": "_minusscalar0", "attrs": {"scalar": mean}}] if mean else []
+    nodes += [{"op": "_mul_scalar", "name": "_mulscalar0", "attrs": {"scalar": scale}}] if scale else []
+    for layer in layout(backbone, 4, 16).eps:
+        name = fresnet_name(f"{layer}.weight").removesuffix("_gamma")
+        attributes = {"eps": "2e-05", "fix_gamma": str(name == "fc1"), **changes}
+        nodes.append({"op": "BatchNorm", "name": name, "attrs": attributes})
+    path.write_text(json.dumps({"nodes": nodes}))
+    return path
