@@ -1,6 +1,6 @@
 """Published names to canonical ones. Those of PyTorch and Jittor need no table: the canonical names are theirs.
 
-iresnet18 ... 200   deepinsight/insightface recognition/arcface_torch; its MXNet r18 ... r200 and zhongyy/SFace's
+iresnet18 ... 200   deepinsight/insightface recognition/arcface_torch; its MXNet r18, 34, 50, 100 and zhongyy/SFace's
 ir, ir_se           zhongyy/SFace (IR_50, IR_101), liubingyuu/jittorface, ZhaoJ9014/face.evoLVe
 mobilefacenet       zhongyy/SFace and liubingyuu/jittorface (MobileFaceNet), insightface's MXNet y1; that of
                     arcface_torch is another network

@@ -12,6 +12,7 @@ from common import config as configuration
 from common.checkpoint import save_checkpoint
 from common.cli import Backend, main
 from common.config import DataConfig, ModelConfig, OptimiserConfig, RunConfig
+from common.trainer import Trainer
 
 FAMILIES = ("iresnet_small", "ir_se50", "mobilefacenet")
 STEP = 7
@@ -37,8 +38,8 @@ def pictures(size: int, count: int = BATCH) -> np.ndarray:
 
 
 @cache
-def calibrated(backend: Backend, config: RunConfig) -> dict[str, np.ndarray]:
-    """A trainer's state whose running statistics are those of a batch, and no parameter is neutral.
+def calibrated(backend: Backend, config: RunConfig) -> tuple[Trainer, dict[str, np.ndarray]]:
+    """A trainer and its state; running statistics are those of a batch, and no parameter is neutral.
 
     One step at rate 0 moves the statistics a tenth of the way from 0 and 1 to those of the batch.
     """
@@ -58,30 +59,27 @@ def calibrated(backend: Backend, config: RunConfig) -> dict[str, np.ndarray]:
         if name.endswith("running_var"):
             array -= np.float32(0.9)
             np.maximum(10 * array, 1e-3, out=array)
-    return state
+    trainer.load_weights(state)
+    return trainer, state
 
 
-def exported(backend: Backend, config: RunConfig, folder: Path, *options: str) -> Path:
-    """A checkpoint folder of `calibrated`, and the ONNX model that the command makes of it."""
-    out = folder / "model.onnx"
-    if not (folder / "checkpoints").exists():
-        state = {"config": configuration.to_json(config)}
-        save_checkpoint(folder / "checkpoints", STEP, calibrated(backend, config), state)
-    assert main(backend, ["export", str(folder), "--out", str(out), *options]) == 0
-    return out
+def exported(backend: Backend, config: RunConfig, folder: Path) -> Path:
+    """The ONNX model that the command makes of a checkpoint of `calibrated`."""
+    arrays = {name: a for name, a in calibrated(backend, config)[1].items() if name.startswith("backbone.")}
+    save_checkpoint(folder / "checkpoints", STEP, arrays, {"config": configuration.to_json(config)})
+    assert main(backend, ["export", str(folder), "--out", str(folder / "model.onnx")]) == 0
+    return folder / "model.onnx"
 
 
 def embed(backend: Backend, config: RunConfig, images: np.ndarray) -> np.ndarray:
-    trainer = backend.create_trainer(config, 4)
-    trainer.load_weights(calibrated(backend, config))
-    return trainer.embed(images)
+    return calibrated(backend, config)[0].embed(images)
 
 
-def run_onnx(path: Path, images: np.ndarray) -> np.ndarray:
+def run_onnx(path: Path, *batches: np.ndarray) -> list[np.ndarray]:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-    return session.run(None, {"images": images.astype(np.float32)})[0]
+    return [session.run(None, {"images": images.astype(np.float32)})[0] for images in batches]
 
 
 def error(found: np.ndarray, expected: np.ndarray) -> float:
@@ -91,25 +89,29 @@ def error(found: np.ndarray, expected: np.ndarray) -> float:
 
 @pytest.mark.parametrize("backbone", FAMILIES)
 def test_onnx_equals_the_network(backend, tmp_path, backbone, capsys):
+    """Measured 2e-6 to 5e-6 in the three frameworks."""
     config = configured(backbone)
     images = pictures(32)
     expected = embed(backend, config, images)
-    path = exported(backend, config, tmp_path)
-    assert error(run_onnx(path, images), expected) < 1e-5
-    assert error(run_onnx(path, images[:1]), expected[:1]) < 1e-5, "a batch of another size"
+    all_at_once, one = run_onnx(exported(backend, config, tmp_path), images, images[:1])
+    assert error(all_at_once, expected) < 1e-5
+    assert error(one, expected[:1]) < 2e-5  # of its own largest value
     assert np.corrcoef(expected)[0, 1] < 0.9, "the network must tell the pictures apart"
     assert f"step {STEP}" in capsys.readouterr().out
 
 
 def test_opencv_takes_it_in_place_of_its_own_model(backend, tmp_path):
-    """FaceRecognizerSF swaps its BGR image to RGB, 0..255; `match` compares normalised features."""
+    """FaceRecognizerSF swaps its BGR image to RGB, 0..255; `match` compares normalised features.
+
+    Measured 1.2e-5, and 2e-6 of the cosine and the distance.
+    """
     config = configured("mobilefacenet", 128, 112)
     images = pictures(112)[:2]
     expected = embed(backend, config, images)
     recogniser = cv2.FaceRecognizerSF.create(str(exported(backend, config, tmp_path)), "")
     bgr = [np.ascontiguousarray(image.transpose(1, 2, 0)[:, :, ::-1]) for image in images]
     features = [recogniser.feature(image).copy() for image in bgr]
-    assert error(np.concatenate(features), expected) < 1e-4
+    assert error(np.concatenate(features), expected) < 3e-5
     assert error(recogniser.feature(np.ascontiguousarray(bgr[0][:, :, ::-1])), expected[:1]) > 0.01, "colours matter"
 
     one, two = (row / np.linalg.norm(row) for row in expected.astype(np.float64))
