@@ -62,8 +62,7 @@ def convert(
     size = _embedding_size(described, group, names)
     described = layout(backbone, size, image_size)
     _check(path, backbone, described, group, names)
-    read = {name: group[names[name]].read() for name in described.shapes}
-    arrays = {name: array.astype(np.float32) for name, array in read.items()}
+    arrays = {name: group[names[name]].read().astype(np.float32, copy=False) for name in described.shapes}
     notes = [f"{file.kind}: {len(arrays)} arrays of {backbone}, {size}-d"]
     left_out = sorted(name for name in set(group) - set(names.values()) if not name.endswith(COUNTER))
     if left_out:

@@ -397,7 +397,7 @@ def test_a_hostile_pickle_runs_nothing(tmp_path, kind, place):
     bomb = Hostile(os.mkdir, str(proof))
     value = {"alone": {"x": bomb}, "value": WEIGHTS | {"x": bomb}, "argument": {"x": Hostile(np.dtype, bomb)}}[place]
     path = WRITERS[kind](tmp_path, value)
-    with pytest.raises(ValueError, match="nothing in it was executed"):
+    with pytest.raises(ValueError, match=r"found a call of '\w+\.mkdir'; nothing in it was executed"):
         converted(path)
     assert not proof.exists()
     if kind == "jittor" and place == "alone":
@@ -407,9 +407,9 @@ def test_a_hostile_pickle_runs_nothing(tmp_path, kind, place):
 
 def test_nested_without_end(tmp_path):
     """Deep nesting must not become a RecursionError, nor a cycle a loop."""
-    deep = b"\x80\x02" + b"]" * 50_000 + b"a" * 49_999 + b"R."
+    deep = b"\x80\x02" + b"]" * 50_000 + b"a" * 49_999 + b")R."
     cycle = b"\x80\x02}q\x00(X\x01\x00\x00\x00ah\x00u."
-    for content in (deep, cycle, b"\x80\x02" + b"]" * 50_000 + b")R."):
+    for content in (deep, cycle):
         path = tmp_path / "a.pkl"
         path.write_bytes(content)
         with pytest.raises(ValueError, match=r"a\.pkl"):
