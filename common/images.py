@@ -50,6 +50,10 @@ def decode_image(encoded: bytes | np.ndarray, name: str, size: int, on_wrong_siz
 
 
 def encode_image(image: np.ndarray, extension: str = ".png") -> bytes:
-    """Encode (3, H, W) uint8 RGB as PNG (lossless) or, with extension ".jpg", as JPEG of quality 95."""
-    bgr = np.ascontiguousarray(image.transpose(1, 2, 0)[:, :, ::-1])
-    return cv2.imencode(extension, bgr)[1].tobytes()
+    """Encode (3, H, W) uint8 RGB as PNG (lossless) or, with extension ".jpg", as JPEG of quality 95.
+
+    An image without colour is stored as grey, in less than half of the bytes; it decodes to the same.
+    """
+    is_grey = (image[0] == image[1]).all() and (image[0] == image[2]).all()
+    pixels = image[0] if is_grey else np.ascontiguousarray(image.transpose(1, 2, 0)[:, :, ::-1])
+    return cv2.imencode(extension, pixels)[1].tobytes()

@@ -1,4 +1,4 @@
-"""python -m data orl | lfw | convert | pairs | synthetic (each with --help)."""
+"""python -m data orl | lfw | convert | noise | pairs | synthetic (each with --help)."""
 
 import sys
 from collections.abc import Callable
@@ -8,6 +8,7 @@ import tyro
 
 from data.convert import convert
 from data.lfw import make_lfw_small
+from data.noise import make_noise
 from data.orl import make_orl
 from data.pairs import make_pairs
 from data.synthetic import make_synthetic
@@ -16,6 +17,7 @@ COMMANDS: dict[str, Callable[..., Path]] = {
     "orl": make_orl,
     "lfw": make_lfw_small,
     "convert": convert,
+    "noise": make_noise,
     "pairs": make_pairs,
     "synthetic": make_synthetic,
 }
