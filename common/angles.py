@@ -23,7 +23,7 @@ class AngleProbe:
     Args:
         dataset: the training set; noise.csv beside it says which labels are wrong.
         data: its configuration.
-        count: images to draw; fewer where there are fewer.
+        count: images to draw; fewer where there are fewer, or where damaged ones are skipped.
         seed: of the draw.
 
     Raises:
@@ -34,10 +34,17 @@ class AngleProbe:
         known = None
         if (data.root / "noise.csv").is_file():
             known = read_labels(data.root, np.array([dataset.sample(i).label for i in range(len(dataset))]))
-        drawn = np.sort(np.random.default_rng(seed).permutation(len(dataset))[:count])
-        samples = [dataset.sample(int(i)) for i in drawn]
-        self._images = np.stack([decode_image(s.encoded, s.name, data.image_size, data.on_wrong_size) for s in samples])
-        self._labels = np.array([s.label for s in samples])
+        images, kept = [], []
+        for index in np.sort(np.random.default_rng(seed).permutation(len(dataset))[:count]):
+            try:
+                sample = dataset.sample(int(index))
+                images.append(decode_image(sample.encoded, sample.name, data.image_size, data.on_wrong_size))
+                kept.append((int(index), sample.label))
+            except ValueError:
+                if data.on_bad_image == "fail":
+                    raise
+        drawn, self._labels = np.array(kept, np.int64).reshape(-1, 2).T
+        self._images = np.stack(images) if images else np.empty((0, 3, data.image_size, data.image_size), np.uint8)
         self._is_wrong = np.zeros(len(drawn), bool) if known is None else known.is_wrong[drawn]
         self._original = self._labels if known is None else known.original[drawn]
 

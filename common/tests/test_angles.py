@@ -6,7 +6,7 @@ import pytest
 from common.angles import BINS, AngleProbe, inter_weight, intra_weight
 from common.config import DataConfig, HeadConfig
 from common.datasets import Sample
-from common.images import encode_image
+from common.images import BadImage, encode_image
 from common.noise import Change, write_changes
 
 # Prototypes in the plane, at these degrees; the image of person i lies at AT[i].
@@ -63,6 +63,20 @@ def test_the_draw_is_bounded_and_the_same_for_a_seed(tmp_path):
     assert first == again
     assert sum(first["correct"]["own"]) == 2
     assert sum(probe(tmp_path, count=100).record(embed, PROTOTYPES, step=1)["correct"]["own"]) == 4
+
+
+def test_damaged_images_are_left_out_only_when_asked(tmp_path, monkeypatch):
+    whole = Faces.sample
+
+    def sample(self: Faces, index: int) -> Sample:
+        return whole(self, index)._replace(**({"encoded": b""} if index == 1 else {}))
+
+    monkeypatch.setattr(Faces, "sample", sample)
+    with pytest.raises(BadImage, match="image 1"):
+        probe(tmp_path)
+    data = DataConfig(root=tmp_path, image_size=16, on_bad_image="skip")
+    record = AngleProbe(Faces(), data, 4, seed=0).record(embed, PROTOTYPES, step=1)
+    assert record["correct"]["own"] == bins(3, 87, 81)
 
 
 def test_the_sigmoids_are_those_of_the_loss():
