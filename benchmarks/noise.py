@@ -11,7 +11,7 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -32,19 +32,19 @@ from common.runlog import LOG, read_log
 from data.noise import make_noise
 
 SHARES = (0, 20, 40)  # percent of wrong labels
-SEEDS = (0, 1)
 
-# The scales of the margin heads, and a and b of SFace, are those that the validation set prefers on clean labels (the
+# The scales of the other heads, and a and b of SFace, are those that the validation set prefers on clean labels (the
 # part "scan"); "sface-casia" has the published a and b of CASIA-WebFace.
 METHODS: dict[str, HeadConfig] = {
     "sface": lfw_small().head,
     "sface-casia": HeadConfig(intra_center=0.87, inter_center=1.20),
     "softmax": HeadConfig(name="softmax"),
-    "normalised-softmax": HeadConfig(name="normalised-softmax", scale=32),
-    "cosface": HeadConfig(name="cosface", scale=32),
-    "arcface": HeadConfig(name="arcface", scale=32),
+    "normalised-softmax": HeadConfig(name="normalised-softmax", scale=16),
+    "cosface": HeadConfig(name="cosface", scale=16),
+    "arcface": HeadConfig(name="arcface", scale=16),
 }
 INTRA_CENTERS, INTER_CENTERS = (0.80, 0.95, 1.10), (1.10, 1.20, 1.25, 1.30)
+SCALES = (8, 16, 32, 64)
 
 
 @dataclass(frozen=True)
@@ -52,8 +52,8 @@ class Options:
     """Train every case that has no result yet, then draw the figures and the table of all results in OUT."""
 
     part: Literal["heads", "scan", "all", "none"] = "heads"
-    """heads: every head at 0, 20 and 40 % (PyTorch), SFace and ArcFace at 0 and 20 % (MXNet, Jittor); scan: settings of
-    the heads at 0 and 40 % on the validation set (PyTorch); none: draw only."""
+    """heads: every head at 0, 20 and 40 % (PyTorch), SFace and ArcFace at 0 and 20 % (MXNet, Jittor); scan: a, b
+    and scales at 0 and 40 % on the validation set (PyTorch); none: draw only."""
     backend: Literal["pytorch", "mxnet", "jittor"] = "pytorch"
     """Train in this one."""
     data: Path = Path("datasets/lfw-small")
@@ -62,6 +62,8 @@ class Options:
     """Run folders, results and figures."""
     jobs: int = 1
     """Runs at a time, in processes that share the cores and the device."""
+    seeds: tuple[int, ...] = (0, 1)
+    """Of the part "heads": of weights, order, flips and wrong labels."""
     device: str = "auto"
     """auto, cpu, cuda or cuda:N."""
     max_steps: int | None = None
@@ -84,7 +86,7 @@ class Case:
         return f"{self.backend}-{self.method}-{self.share}-{self.seed}-{self.tested_on}"
 
 
-def cases(part: str, backend: str) -> list[Case]:
+def cases(part: str, backend: str, seeds: Sequence[int]) -> list[Case]:
     """The runs of a part, those that are needed first at the front."""
     found: list[Case] = []
     if part in ("heads", "all"):
@@ -92,7 +94,7 @@ def cases(part: str, backend: str) -> list[Case]:
         shares = SHARES if backend == "pytorch" else SHARES[:2]
         found += [
             Case(backend, name, head, share, seed, TEST)
-            for seed in SEEDS
+            for seed in seeds
             for share in shares
             for name, head in methods.items()
         ]
@@ -102,15 +104,14 @@ def cases(part: str, backend: str) -> list[Case]:
             for a in INTRA_CENTERS
             for b in INTER_CENTERS
         }
+        settings |= {
+            f"{name} s {scale}": dataclasses.replace(METHODS[name], scale=float(scale))
+            for name in ("normalised-softmax", "cosface", "arcface")
+            for scale in SCALES
+        }
         found += [
             Case(backend, name, head, share, 0, VALIDATION) for share in (0, 40) for name, head in settings.items()
         ]
-        scales = {
-            f"{name} s {scale}": dataclasses.replace(METHODS[name], scale=float(scale))
-            for name in ("normalised-softmax", "cosface", "arcface")
-            for scale in (16, 32, 64)
-        }
-        found += [Case(backend, name, head, 0, 0, VALIDATION) for name, head in scales.items()]
     return found
 
 
@@ -238,9 +239,9 @@ def main(arguments: list[str]) -> int:
     options = tyro.cli(Options, prog="python -m benchmarks noise", args=arguments)
     if options.jobs < 1:
         raise ValueError(f"jobs: expected at least 1, got {options.jobs}")
-    wanted = cases(options.part, options.backend)
+    wanted = cases(options.part, options.backend, options.seeds)
     waiting = [case for case in wanted if not (options.out / "results" / f"{case.key}.json").exists()]
-    print(f"{len(wanted)} runs, {len(wanted) - len(waiting)} of them done")
+    print(f"{len(wanted)} runs, {len(wanted) - len(waiting)} done")
     if waiting:
         try:
             run_all(waiting, options)

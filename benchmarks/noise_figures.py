@@ -38,12 +38,24 @@ def table(results: Sequence[Result]) -> str:
     return "\n".join(lines)
 
 
+def scan_table(results: Sequence[Result]) -> str:
+    """Markdown: a row a setting of a head, a column a share of wrong labels: accuracy on the validation set."""
+    scan = [r for r in results if r["tested_on"] == VALIDATION]
+    shares = sorted({r["share"] for r in scan})
+    header = ["setting", *(f"{share} % wrong" for share in shares)]
+    lines = [f"| {' | '.join(header)} |", "|---" * len(header) + "|"]
+    for method in dict.fromkeys(r["method"] for r in scan):
+        accuracy = {r["share"]: f"{100 * r['accuracy']:.2f}" for r in scan if r["method"] == method}
+        lines.append(f"| {' | '.join([method, *(accuracy.get(share, '') for share in shares)])} |")
+    return "\n".join(lines)
+
+
 def write_all(results: Sequence[Result], out: Path) -> list[Path]:
-    """Write noise.json (all results), noise.md (the table) and those figures that there are results for."""
+    """Write noise.json (all results), noise.md (the tables) and those figures that there are results for."""
     written = [out / "noise.json", out / "noise.md"]
     write_json(written[0], list(results))
     with atomic_write(written[1], "w") as file:
-        file.write(table(results) + "\n")
+        file.write(f"{table(results)}\n\n{scan_table(results)}\n")
     figures = {"noise_accuracy": accuracy_figure, "noise_settings": settings_figure, "noise_angles": angles_figure}
     for name, draw in figures.items():
         figure = draw(results)
@@ -77,7 +89,7 @@ def accuracy_figure(results: Sequence[Result]) -> Figure | None:
                     panel.errorbar(
                         share + beside,
                         mean,
-                        [mean - low, high - mean],
+                        np.array([mean - low, high - mean]),
                         marker="o",
                         markersize=4,
                         capsize=3,
@@ -125,7 +137,7 @@ def settings_figure(results: Sequence[Result]) -> Figure | None:
 
 
 def angles_figure(results: Sequence[Result]) -> Figure | None:
-    """Angles of training samples to the prototype of their label after training, at the largest share of wrong labels."""
+    """Angles of training samples to the prototype of their label, after training with the most wrong labels."""
     most = max((r["share"] for r in results), default=0)
     chosen = [
         r
@@ -157,12 +169,13 @@ def angles_figure(results: Sequence[Result]) -> Figure | None:
                         textcoords="offset points", fontsize=8,
                     )  # fmt: skip
             panel.set_title(r["method"])
+            panel.set_xlim(20, 120)
             panel.set_ylabel("share of samples")
         for panel in panels[len(methods) :]:
             panel.set_axis_off()
         for panel in panels[max(0, len(methods) - 2) : len(methods)]:
             panel.set_xlabel(f"angle, degrees (after training with {most} % wrong labels)")
-        panels[0].legend()
+        figure.legend(*panels[0].get_legend_handles_labels(), loc="outside upper center", ncols=3)
     return figure
 
 
