@@ -55,11 +55,13 @@ def small_run(run, faces: Path, out: Path, *options: object, recipe: str = "lfw-
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_every_recipe_runs_two_steps(run, faces, tmp_path, capsys, name):
-    """The recipe's own network, loss, schedule and image size; only batch, steps, rate and the data are small."""
+    """The recipe's own network, loss and schedule; batch, steps, rate and data are small, and most deep networks' input."""
+    deep = RECIPES[name]().model.backbone in ("iresnet100", "ir50") or name == "vggface2-r50"
+    small = ("--data.image-size", 32, "--data.on-wrong-size", "resize") if deep else ()
     arguments = (
         "train", name, "--data.root", faces, "--out", tmp_path / "run", "--data.evaluate-on", "lfw", "agedb_30",
         "--optimiser.batch-size", 4, "--optimiser.max-steps", 2, "--log-every", 1, "--device", "cpu",
-        "--optimiser.learning-rate", 0.001,
+        "--optimiser.learning-rate", 0.001, *small,
     )  # fmt: skip
     assert run(*arguments) == 0
     records = read_log(tmp_path / "run" / "log.jsonl")
