@@ -15,7 +15,8 @@ import pytest
 
 from common import plots
 from common.evaluation import Evaluation, save_evaluation
-from common.report import accuracy_series, comparison_table, main, metric_series, write_report
+from common.report import comparison_table, main, write_report
+from common.run_folder import accuracy_series, metric_series
 from common.verification import verify_distances
 
 HOSTILE = "<script>alert('&')</script>\"$\\frac$ \ud800\x07"
@@ -114,10 +115,14 @@ class Page(html.parser.HTMLParser):
             self.rows[-1][-1] += data
 
     def figures(self):
-        """The SVG documents, parsed: a browser shows nothing of one that is not well-formed."""
+        """The SVG documents."""
+        return [content.decode() for content in self.images("svg+xml")]
+
+    def images(self, kind):
+        """Contents of all images of a kind; each is inside the page."""
         sources = [value for name, value in self.attributes if name == "src"]
-        assert all(source.startswith("data:image/svg+xml;base64,") for source in sources)
-        return [base64.b64decode(source.partition(",")[2]).decode() for source in sources]
+        assert all(re.match(r"data:image/(svg\+xml|jpeg);base64,", source) for source in sources)
+        return [base64.b64decode(s.partition(",")[2]) for s in sources if s.startswith(f"data:image/{kind};")]
 
 
 def test_headline(page):
@@ -127,6 +132,7 @@ def test_headline(page):
         "set",
         "step",
         "pairs",
+        "folds",
         "accuracy ± std",
         "AUC",
         "EER",
@@ -138,6 +144,7 @@ def test_headline(page):
         "lfw",
         "100",
         "60",
+        "10",
         f"{100 * result.accuracy:.2f} ± {100 * result.std:.2f} %",
         f"{result.auc:.4f}",
         f"{100 * result.eer:.2f} %",
@@ -155,14 +162,16 @@ def test_settings_cards_and_figures(page):
     assert "-120.5" in page.text  # the last loss
     assert "412" in page.text
     figures = page.figures()
-    assert len(figures) == 3
+    assert len(figures) == 4
     for figure in figures:
         assert ElementTree.fromstring(figure).tag.endswith("svg")
-    training, roc, distances = figures
+    training, roc, det, distances = figures
     for label in ("intra-class", "inter-class", "to the own class", "Learning rate", "optimiser step", "lfw"):
         assert f"<!-- {label} -->" in training
     assert f"<!-- lfw (raw pixels): AUC {evaluation('lfw', 0.2).result.auc:.4f} -->" in roc
     assert "false accept rate" in roc
+    assert f"<!-- lfw (raw pixels): EER {100 * evaluation('lfw', 0.2).result.eer:.2f} % -->" in det
+    assert "false reject rate" in det
     assert f"<!-- threshold {evaluation().result.threshold:.2f} -->" in distances
     assert "<!-- same person (30) -->" in distances
 
@@ -172,7 +181,7 @@ def test_the_page_stands_alone(finished, page):
     assert "link" not in page.tags
     assert not [name for name, _ in page.attributes if name.startswith("on") or name == "href"]
     assert ("content", "default-src 'none'; img-src data:; style-src 'unsafe-inline'") in page.attributes
-    assert all(value for name, value in page.attributes if name == "alt")
+    assert all(value for name, value in page.attributes if name == "alt")  # there are no pictures with captions here
     style = (finished / "report.html").read_text("utf-8").partition("</style>")[0]
     assert "url(" not in style
     assert "@import" not in style
@@ -195,7 +204,7 @@ def test_everything_from_outside_is_escaped(bare):
     assert "b" not in page.tags
     assert "<script>alert('&')" in page.text  # shown, not run
     figures = page.figures()
-    assert [ElementTree.fromstring(figure).tag.rpartition("}")[2] for figure in figures] == ["svg"] * 3
+    assert [ElementTree.fromstring(figure).tag.rpartition("}")[2] for figure in figures] == ["svg"] * 4
     assert "_&lt;script" in figures[0]  # in the legend, in spite of the underscore that hides a name from it
 
 
@@ -236,7 +245,7 @@ def test_pairs_of_one_kind_have_no_roc(tmp_path):
     one_kind = Evaluation("lfw", verify_distances(np.linspace(0.1, 1, 20), np.ones(20, bool)), 1.0)
     save_evaluation(tmp_path / "evaluation", one_kind, 5)
     page = Page(write_report(tmp_path))
-    assert page.rows[1][4:9] == ["–"] * 5
+    assert page.rows[1][5:10] == ["–"] * 5
     assert "No set has both kinds of pair." in page.text
 
 
