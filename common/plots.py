@@ -26,6 +26,7 @@ STYLE: Any = {  # matplotlib types its several hundred names one by one
     "axes.titlesize": 10,
     "axes.titleweight": "bold",
     "axes.titlelocation": "left",
+    "axes.titlepad": 9,
     "axes.labelcolor": INK,
     "axes.edgecolor": "#999999",
     "axes.spines.top": False,
@@ -144,13 +145,16 @@ def runs_figure(losses: Mapping[str, Series], accuracies: Mapping[str, Mapping[s
         figure, axes = axes_grid((len(panels) + 1) // 2, min(2, len(panels)), 2.9)
         for axis, (title, curves) in zip(axes, panels.items(), strict=False):
             for run, series in curves.items():
-                steps, values = thinned(series)
+                steps, values = series
+                steps, values = thinned((steps, _running_mean(values) if title == "Loss" else values))
                 marker = "o" if len(steps) <= 30 else ""
                 place = order.index(run) % len(CYCLE)
                 axis.plot(steps, values, color=CYCLE[place], label=plain_text(run), marker=marker, markersize=3)
             axis.set_title(plain_text(title))
             axis.set_xlabel("optimiser step")
-            if title != "Loss":
+            if title == "Loss":
+                axis.set_ylabel("loss (running mean)")
+            else:
                 axis.yaxis.set_major_formatter(PercentFormatter(1))
             axis.legend()
         return svg(figure)

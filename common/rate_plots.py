@@ -14,6 +14,8 @@ from common.verification import VerificationResult
 
 DASHES = ("-", (0, (5, 1)), (0, (1, 1)))
 BASELINE = (0, (3, 2))
+MOST_EER = 0.45
+"""Up to this equal error rate the axes of a DET curve end at 50 %, so that most of the figure is about good results."""
 DET_TICKS = (1e-6, 1e-5, 1e-4, 1e-3, 0.01, 0.05, 0.2, 0.5, 0.8, 0.95, 0.99)
 
 
@@ -52,7 +54,7 @@ def roc_figure(panels: Panels) -> bytes | None:
             axis.yaxis.set_major_formatter(PercentFormatter(1))
             axis.set_xlabel("false accept rate (different pairs accepted)")
             axis.set_ylabel("true accept rate (same pairs accepted)")
-            axis.legend(loc="lower right")
+            _legend(axis, len(drawn) == 1)
         return svg(figure)
 
 
@@ -69,7 +71,7 @@ def det_figure(panels: Panels) -> bytes | None:
         figure, axes = _panels(len(drawn))
         for axis, (title, curves) in zip(axes, drawn.items(), strict=False):
             lowest = [min(_smallest(curve.result, kind) for curve in curves) for kind in (False, True)]
-            highest = 0.5 if max(*lowest, *(2 * curve.result.eer for curve in curves)) < 0.5 else 0.99
+            highest = 0.5 if max(*lowest, *(curve.result.eer for curve in curves)) < MOST_EER else 0.99
             for curve in curves:
                 rates = (curve.result.roc.fpr, 1 - curve.result.roc.tpr)
                 far, frr = (deviate(np.clip(r, low, 1 - low)) for r, low in zip(rates, lowest, strict=True))
@@ -79,12 +81,12 @@ def det_figure(panels: Panels) -> bytes | None:
             axis.plot(ends, ends, color=FAINT, linewidth=1, zorder=0)  # where both rates are equal
             for axis_of, low in ((axis.xaxis, lowest[0]), (axis.yaxis, lowest[1])):
                 ticks = [tick for tick in DET_TICKS if low <= tick <= highest]
-                axis_of.set_ticks(deviate(np.array(ticks)).tolist(), [f"{100 * tick:g} %" for tick in ticks])
+                axis_of.set_ticks(deviate(np.array(ticks)).tolist(), [f"{100 * tick:g}%" for tick in ticks])
             axis.set_xlim(*deviate(np.array([lowest[0], highest])).tolist())
             axis.set_ylim(*deviate(np.array([lowest[1], highest])).tolist())
             axis.set_xlabel("false accept rate (different pairs accepted)")
             axis.set_ylabel("false reject rate (same pairs rejected)")
-            axis.legend(loc="upper right")
+            _legend(axis, len(drawn) == 1)
         return svg(figure)
 
 
@@ -105,7 +107,7 @@ def _smallest(result: VerificationResult, same: bool) -> float:
 
 
 def _panels(count: int) -> tuple[mpl.figure.Figure, list[Axes]]:
-    return axes_grid((count + 1) // 2, min(2, count), 3.8)
+    return axes_grid((count + 1) // 2, min(2, count), 4.2)
 
 
 def _step(axis: Axes, x: np.ndarray, y: np.ndarray, curve: Curve, figure: str) -> None:
@@ -118,3 +120,8 @@ def _step(axis: Axes, x: np.ndarray, y: np.ndarray, curve: Curve, figure: str) -
         linestyle=dashes,
         label=plain_text(f"{curve.label}: {figure}"),
     )
+
+
+def _legend(axis: Axes, is_wide: bool) -> None:
+    """Below the axes: curves may run anywhere inside."""
+    axis.legend(loc="upper left", bbox_to_anchor=(0, -0.19), borderaxespad=0, ncols=2 if is_wide else 1)

@@ -11,7 +11,7 @@ import numpy as np
 import tyro
 from tqdm import tqdm
 
-from common.datasets import IMAGE_SUFFIXES
+from common.datasets import image_files
 from common.evaluation import (
     PROTOCOL,
     PROTOCOL_AS_GIVEN,
@@ -111,20 +111,6 @@ def embed(backend: "Backend", arguments: list[str]) -> None:
         f"{source.description}\n{len(names)} images, {len(paths) - len(names)} skipped, "
         f"{embeddings.shape[1]} numbers each: {options.out}"
     )
-
-
-def image_files(folder: Path) -> list[Path]:
-    """Images in a folder and all folders in it, relative to it, in the order of their names.
-
-    Raises:
-        FileNotFoundError: no such folder, or no image in it.
-    """
-    if not folder.is_dir():
-        raise FileNotFoundError(f"{folder}: expected a folder of images, found none")
-    found = [path.relative_to(folder) for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES]
-    if not found:
-        raise FileNotFoundError(f"{folder}: expected images ({', '.join(sorted(IMAGE_SUFFIXES))}), found none")
-    return sorted(found, key=lambda path: path.as_posix())
 
 
 def _evaluate_network(source: Source, options: EvaluateOptions) -> tuple[dict[str, Evaluation | None], dict[str, Path]]:
