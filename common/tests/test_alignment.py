@@ -109,6 +109,12 @@ def test_landmarks_on_the_template_change_nothing():
     assert np.array_equal(align(image, TEMPLATE), image.transpose(2, 0, 1))
 
 
+def test_the_template_is_the_published_one():
+    """That of the 96x112 images which came before (SphereFace, CASIA alignment), moved by 8 pixels to the right."""
+    narrow = [[30.2946, 51.6963], [65.5318, 51.5014], [48.0252, 71.7366], [33.5493, 92.3655], [62.7299, 92.2041]]
+    assert pytest.approx(np.add(narrow, (8, 0)), abs=1e-9) == TEMPLATE
+
+
 def test_beyond_the_image_is_black():
     image = np.full((112, 112, 3), 200, np.uint8)
     aligned = align(image, TEMPLATE - (20, 0))
@@ -127,6 +133,7 @@ def test_beyond_the_image_is_black():
         (np.zeros((112, 112, 3), np.uint8), TEMPLATE, 0, "to 0x0"),
         (np.zeros((112, 112, 3), np.uint8), TEMPLATE[:, ::-1].T, 112, "five finite landmarks"),
         (np.zeros((112, 112, 3), np.uint8), TEMPLATE * np.inf, 112, "five finite landmarks"),
+        (np.zeros((112, 112, 3), np.uint8), TEMPLATE * np.nan, 112, "five finite landmarks"),
         (np.zeros((112, 112, 3), np.uint8), TEMPLATE * 1e300, 112, "five finite landmarks"),
         (np.zeros((112, 112, 3), np.uint8), TEMPLATE * 0 + 5, 112, "points that differ"),
     ],

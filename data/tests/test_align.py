@@ -275,7 +275,9 @@ def test_no_face(detector, tmp_path, capsys):
 
 @pytest.mark.parametrize(("choice", "expected"), [("largest", 0), ("central", 1)])
 def test_which_face(choice, expected):
-    faces = [Face(0, 0, 90, 80, TEMPLATE), Face(130, 80, 40, 40, TEMPLATE), Face(200, 10, 60, 60, TEMPLATE)]
+    """In 300x200 pixels; the middle of the last two is as near to that of the image in one direction only."""
+    boxes = [(0, 0, 90, 80), (120, 75, 40, 40), (130, 10, 40, 40), (10, 80, 40, 40)]
+    faces = [Face(*box, TEMPLATE) for box in boxes]
     assert chosen_face(faces, choice, 300, 200) is faces[expected]
 
 
