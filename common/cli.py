@@ -1,4 +1,4 @@
-"""The command line, the same for every backend: python -m BACKEND train | evaluate | info."""
+"""The command line, the same for every backend: python -m BACKEND train | evaluate | embed | info."""
 
 import dataclasses
 import importlib
@@ -29,7 +29,12 @@ class Backend:
 
 def main(backend: Backend, arguments: list[str]) -> int:
     """Run one command; returns the exit status. Bad input is one line on stderr and status 2, no traceback."""
-    commands: dict[str, Callable[[Backend, list[str]], int]] = {"train": train, "evaluate": evaluate, "info": info}
+    commands: dict[str, Callable[[Backend, list[str]], int]] = {
+        "train": train,
+        "evaluate": evaluate,
+        "embed": embed,
+        "info": info,
+    }
     command = arguments[0] if arguments else ""
     if command not in commands:
         asked_for_help = command in ("-h", "--help")
@@ -64,10 +69,18 @@ def train(backend: Backend, arguments: list[str]) -> int:
 
 
 def evaluate(backend: Backend, arguments: list[str]) -> int:
-    """Evaluate a run or a checkpoint on verification sets: evaluate FOLDER [--field value ...]"""
-    from common import commands
+    """Evaluate a run, a checkpoint, an ONNX model or embeddings on verification sets: evaluate SOURCE [--help]"""
+    from common import source_commands
 
-    return 0 if commands.evaluate(backend, arguments) else 1
+    return 0 if source_commands.evaluate(backend, arguments) else 1
+
+
+def embed(backend: Backend, arguments: list[str]) -> int:
+    """Write the embeddings of a folder of images: embed SOURCE FOLDER --out FILE.npz"""
+    from common import source_commands
+
+    source_commands.embed(backend, arguments)
+    return 0
 
 
 def info(backend: Backend, arguments: list[str]) -> int:
