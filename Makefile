@@ -8,6 +8,8 @@ RUN := $(VENV)/bin/python
 BACKEND ?= pytorch
 BACKENDS := pytorch mxnet jittor
 JOBS := 2
+# Threads of each of these: frameworks that share a core with another one spin, and take many times longer.
+TEST := OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n $(JOBS)
 
 .PHONY: demo test lint clean
 
@@ -16,8 +18,8 @@ demo: $(VENV)/installed-$(BACKEND) $(VENV)/installed-demo
 	$(RUN) -m $(BACKEND)_impl train orl-demo
 
 test: $(VENV)/installed-dev $(VENV)/installed-all lint
-	$(RUN) -m pytest -n $(JOBS) common data benchmarks parity_tests
-	for backend in $(BACKENDS); do $(RUN) -m pytest -n $(JOBS) $${backend}_impl || exit 1; done
+	$(TEST) common data benchmarks parity_tests
+	for backend in $(BACKENDS); do $(TEST) $${backend}_impl || exit 1; done
 
 lint: $(VENV)/installed-dev
 	$(VENV)/bin/ruff check .

@@ -1,10 +1,10 @@
-"""python -m benchmarks speed (with --help)."""
+"""python -m benchmarks noise | speed (with --help)."""
 
 import sys
 
-from benchmarks import speed
+from benchmarks import noise, speed
 
-COMMANDS = {"speed": speed.main}
+COMMANDS = {"noise": noise.main, "speed": speed.main}
 
 
 def main(arguments: list[str]) -> int:

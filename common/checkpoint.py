@@ -40,13 +40,6 @@ class Checkpoint:
     state: dict[str, Any]
 
 
-def with_head(arrays: dict[str, np.ndarray], embedding_size: int) -> dict[str, np.ndarray]:
-    """Arrays that a trainer can load for evaluation: imported weights have no head, and embeddings need none."""
-    if any(name.startswith("head.") for name in arrays):
-        return arrays
-    return {**arrays, "head.class_weight": np.zeros((1, embedding_size), np.float32)}
-
-
 def check_arrays(expected: Mapping[str, tuple[str, tuple[int, ...]]], arrays: Mapping[str, np.ndarray]) -> None:
     """Check arrays of outside origin against what a network holds, before any of them is copied.
 

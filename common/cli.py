@@ -1,4 +1,4 @@
-"""The command line, the same for every backend: python -m BACKEND train | evaluate | export | import | info."""
+"""The command line, the same for every backend: python -m BACKEND train | evaluate | embed | export | import | info."""
 
 import dataclasses
 import importlib
@@ -32,6 +32,7 @@ def main(backend: Backend, arguments: list[str]) -> int:
     commands: dict[str, Callable[[Backend, list[str]], int]] = {
         "train": train,
         "evaluate": evaluate,
+        "embed": embed,
         "export": export,
         "import": import_weights,
         "info": info,
@@ -70,10 +71,18 @@ def train(backend: Backend, arguments: list[str]) -> int:
 
 
 def evaluate(backend: Backend, arguments: list[str]) -> int:
-    """Evaluate a run or a checkpoint on verification sets: evaluate FOLDER [--field value ...]"""
-    from common import commands
+    """Evaluate a run, a checkpoint, an ONNX model or embeddings on verification sets: evaluate SOURCE [--help]"""
+    from common import source_commands
 
-    return 0 if commands.evaluate(backend, arguments) else 1
+    return 0 if source_commands.evaluate(backend, arguments) else 1
+
+
+def embed(backend: Backend, arguments: list[str]) -> int:
+    """Write the embeddings of a folder of images: embed SOURCE FOLDER --out FILE.npz"""
+    from common import source_commands
+
+    source_commands.embed(backend, arguments)
+    return 0
 
 
 def export(backend: Backend, arguments: list[str]) -> int:

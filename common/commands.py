@@ -1,13 +1,10 @@
-"""What `train` and `evaluate` do, for any backend."""
+"""What `train` does, for any backend."""
 
-import dataclasses
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import tyro
 
-from common import checkpoint
 from common import config as configuration
 from common.config import RunConfig
 from common.datasets import open_dataset
@@ -15,7 +12,7 @@ from common.evaluation import evaluate as evaluate_pairs
 from common.evaluation import find_pair_sets, load_evaluation, raw_pixels, save_evaluation
 from common.recipes import RECIPES
 from common.report import comparison_table, write_report
-from common.training import evaluate_sets, fit, latest_checkpoint
+from common.training import fit, latest_checkpoint
 
 if TYPE_CHECKING:
     from common.cli import Backend
@@ -46,48 +43,6 @@ def train(backend: "Backend", arguments: list[str]) -> None:
     if saved:
         print("\n" + comparison_table([(f"{methods[s.method]} on {s.evaluation.name}", s.evaluation) for s in saved]))
     print(f"\ncheckpoint  {latest_checkpoint(folder)}\nlog         {folder / 'log.jsonl'}\nreport      {report}")
-
-
-@dataclass(frozen=True)
-class EvaluateOptions:
-    """Evaluate a trained network on verification sets."""
-
-    source: tyro.conf.Positional[Path]
-    """A run folder (its latest checkpoint), or one checkpoint folder of it (step-...)."""
-    sets: tuple[str, ...] | None = None
-    """Names of the sets; none: those of the run."""
-    root: Path | None = None
-    """Folder of the sets (NAME.bin); none: that of the run."""
-    device: str = "auto"
-    """auto, cpu, cuda or cuda:N."""
-    out: Path | None = None
-    """Also write the figures to this folder, a JSON and an .npz file a set."""
-
-
-def evaluate(backend: "Backend", arguments: list[str]) -> bool:
-    """Evaluate a checkpoint and print the figures; whether every set was there."""
-    options = tyro.cli(EvaluateOptions, prog=f"python -m {backend.package} evaluate", args=arguments)
-    path = latest_checkpoint(options.source) or options.source
-    saved = checkpoint.load_checkpoint(path)
-    config = configuration.from_json(saved.state.get("config"))
-    config = dataclasses.replace(config, device=options.device)
-    arrays = checkpoint.with_head(saved.arrays, config.model.embedding_size)
-    trainer = backend.create_trainer(config, len(arrays["head.class_weight"]))
-    trainer.load_weights(arrays)
-
-    root = options.root or config.data.root
-    names = config.data.evaluate_on if options.sets is None else options.sets
-    pair_sets, missing = find_pair_sets(root, names)
-    evaluations = evaluate_sets(trainer, pair_sets, config)
-    print(f"{path}, {config.model.backbone}, {config.head.name}, {backend.name}")
-    if evaluations:
-        print("\n" + comparison_table([(evaluation.name, evaluation) for evaluation in evaluations]))
-    for evaluation in evaluations:
-        if options.out is not None:
-            save_evaluation(options.out, evaluation, saved.step)
-    for name in missing:
-        print(f"{name}: missing, expected {root / (name + '.bin')}")
-    return not missing
 
 
 def _evaluate_raw_pixels(config: RunConfig, folder: Path) -> None:

@@ -132,6 +132,8 @@ class RunConfig:
     """Steps between evaluations; one always comes at the end."""
     save_every: int = 1000
     """Steps between checkpoints; one always comes at the end."""
+    angle_images: int = 0
+    """Training images whose angles to the prototypes are logged at each evaluation, as histograms; 0: none."""
     keep: int = 2
     """Latest checkpoints to keep; the best one stays besides."""
     out: Path | None = None
@@ -149,6 +151,7 @@ FREE_ON_RESUME = frozenset(
         "log_every",
         "evaluate_every",
         "save_every",
+        "angle_images",
         "keep",
         "out",
     }
@@ -209,6 +212,7 @@ def check(config: RunConfig) -> None:
         optimiser,
     )
     _expect(0 <= config.seed < 2**63, "seed", "0 to 2^63 - 1", config)
+    _expect(config.angle_images >= 0, "angle_images", "at least 0", config)
     for name in ("log_every", "evaluate_every", "save_every", "keep"):
         _expect(getattr(config, name) >= 1, name, "at least 1", config)
 
@@ -246,10 +250,12 @@ def _build(kind: Any, value: Any, name: str) -> Any:
         if not isinstance(value, dict):
             raise ValueError(f"{name or 'configuration'}: expected an object, got {value!r}")
         hints = typing.get_type_hints(kind)
-        wrong = sorted(hints.keys() ^ value.keys())
+        # a run of before a field was there goes on with its default
+        needed = {entry.name for entry in dataclasses.fields(kind) if not _has_default(entry)}
+        wrong = sorted((needed - value.keys()) | (value.keys() - hints.keys()))
         if wrong:
             raise ValueError(f"{name}{wrong[0]}: {'unknown field' if wrong[0] in value else 'missing'}")
-        return kind(**{key: _build(hint, value[key], f"{name}{key}.") for key, hint in hints.items()})
+        return kind(**{key: _build(hints[key], item, f"{name}{key}.") for key, item in value.items()})
     if isinstance(kind, types.UnionType):
         return None if value is None else _build(options[0], value, name)
     if typing.get_origin(kind) is tuple and isinstance(value, list):
@@ -263,6 +269,10 @@ def _build(kind: Any, value: Any, name: str) -> Any:
     if type(value) is kind:
         return value
     raise ValueError(f"{name.rstrip('.')}: expected {getattr(kind, '__name__', kind)}, got {value!r}")
+
+
+def _has_default(entry: dataclasses.Field[Any]) -> bool:
+    return entry.default is not dataclasses.MISSING or entry.default_factory is not dataclasses.MISSING
 
 
 def _positive(value: float) -> bool:

@@ -150,6 +150,20 @@ class FolderDataset:
         return Sample(path.read_bytes(), self._labels[index], str(path))
 
 
+def image_files(folder: Path) -> list[Path]:
+    """Images in a folder and all folders in it, relative to it, in the order of their names.
+
+    Raises:
+        FileNotFoundError: no such folder, or no image in it.
+    """
+    if not folder.is_dir():
+        raise FileNotFoundError(f"{folder}: expected a folder of images, found none")
+    found = [path.relative_to(folder) for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES]
+    if not found:
+        raise FileNotFoundError(f"{folder}: expected images ({', '.join(sorted(IMAGE_SUFFIXES))}), found none")
+    return sorted(found, key=lambda path: path.as_posix())
+
+
 def samples(dataset: Dataset) -> Iterator[Sample]:
     """All samples in order."""
     return (dataset.sample(index) for index in range(len(dataset)))

@@ -21,12 +21,14 @@ from tqdm import tqdm
 from common.files import atomic_write, write_json
 from common.images import OnWrongSize, decode_image
 from common.pair_set import PairSet, open_pair_set
-from common.verification import VerificationResult, flip_sum_normalise, pair_distances, verify_distances
+from common.verification import VerificationResult, flip_sum_normalise, pair_distances, verify, verify_distances
 
-PROTOCOL = (
-    "embedding of the image + embedding of its mirror image, L2-normalised; squared L2 distance, same if below the "
-    "threshold; contiguous folds, per fold the first of the thresholds 0, 0.01 .. 3.99 that is best on the others"
+_PROTOCOL = (
+    "L2-normalised; squared L2 distance, same if below the threshold; contiguous folds, per fold the first of the "
+    "thresholds 0, 0.01 .. 3.99 that is best on the others"
 )
+PROTOCOL = f"embedding of the image + embedding of its mirror image, {_PROTOCOL}"
+PROTOCOL_AS_GIVEN = f"embeddings as given, {_PROTOCOL}"
 
 Embed = Callable[[np.ndarray], np.ndarray]
 """(N, 3, S, S) uint8 RGB -> (N, D) float, raw embeddings."""
@@ -119,8 +121,9 @@ def evaluate(
     ) as bar:
         for images in batches:
             batch = distinct[first : first + len(images)]
-            raw = _embedded(embed, images, pair_set.name, batch)
-            mirrored = _embedded(embed, np.ascontiguousarray(images[..., ::-1]), pair_set.name, batch)
+            names = [f"{pair_set.name} image {i}" for i in batch]
+            raw = embedded(embed, images, names)
+            mirrored = embedded(embed, np.ascontiguousarray(images[..., ::-1]), names)
             norms += float((_norms(raw) + _norms(mirrored)) @ [uses[image] for image in batch])
             waiting |= zip(batch, flip_sum_normalise(raw, mirrored), strict=True)
             first += len(images)
@@ -137,6 +140,52 @@ def evaluate(
             bar.update(len(images))
     result = verify_distances(distances, issame, folds=folds, fars=fars, zero_embeddings=zeros)
     return Evaluation(pair_set.name, result, norms / (4 * pairs))
+
+
+def embedded(embed: Embed, images: np.ndarray, names: Sequence[str]) -> np.ndarray:
+    """`embed(images)`, checked; a ValueError names the first image without an embedding of finite numbers."""
+    embeddings = np.asarray(embed(images))
+    if embeddings.ndim != 2 or len(embeddings) != len(images) or not np.issubdtype(embeddings.dtype, np.floating):
+        raise ValueError(
+            f"expected embeddings of shape ({len(images)}, D), float, got {embeddings.shape} {embeddings.dtype}"
+        )
+    finite = np.isfinite(embeddings).all(axis=1)
+    if not finite.all():
+        raise ValueError(
+            f"{names[int(np.argmin(finite))]}: its embedding is not finite; "
+            "the network has diverged, or its weights are damaged"
+        )
+    return embeddings
+
+
+def evaluate_embeddings(
+    name: str,
+    embeddings: np.ndarray,
+    mirrored: np.ndarray | None,
+    issame: np.ndarray,
+    *,
+    folds: int = 10,
+    fars: Sequence[float] = (1e-1, 1e-2, 1e-3),
+) -> Evaluation:
+    """Verification figures of embeddings that were made elsewhere.
+
+    Args:
+        name: of the pair set.
+        embeddings: (2P, D) float, in any scale; rows 2i and 2i+1 are pair i.
+        mirrored: (2P, D) float, of the mirrored images, to be added; None: `embeddings` are taken as they are.
+        issame: (P,) bool.
+        folds, fars: as for `evaluate`.
+
+    Raises:
+        ValueError: a wrong shape, dtype or count, fewer pairs than folds, or a row that is not finite; named.
+    """
+    if mirrored is None:
+        normalised = flip_sum_normalise(embeddings, embeddings)  # twice the same has the direction of once
+        norms = [_norms(embeddings)]
+    else:
+        normalised = flip_sum_normalise(embeddings, mirrored)
+        norms = [_norms(embeddings), _norms(mirrored)]
+    return Evaluation(name, verify(normalised, issame, folds=folds, fars=fars), float(np.mean(norms)))
 
 
 def raw_pixels(images: np.ndarray) -> np.ndarray:
@@ -195,7 +244,9 @@ def evaluation_record(evaluation: Evaluation, step: int) -> dict[str, Any]:
     }
 
 
-def save_evaluation(folder: Path, evaluation: Evaluation, step: int, *, method: str | None = None) -> Path:
+def save_evaluation(
+    folder: Path, evaluation: Evaluation, step: int, *, method: str | None = None, protocol: str = PROTOCOL
+) -> Path:
     """Write folder/SET.json and folder/SET.npz, each atomically; an older evaluation of the set is replaced.
 
     Args:
@@ -203,6 +254,7 @@ def save_evaluation(folder: Path, evaluation: Evaluation, step: int, *, method: 
         evaluation: what to write.
         step: optimiser steps done.
         method: None for the run's network; for a baseline its name, as in "raw_pixels": SET.raw_pixels.json.
+        protocol: in words, for people.
 
     Returns:
         The path of the JSON file.
@@ -222,7 +274,7 @@ def save_evaluation(folder: Path, evaluation: Evaluation, step: int, *, method: 
         {
             **record,
             "method": method,
-            "protocol": PROTOCOL,
+            "protocol": protocol,
             "pairs": len(result.issame),
             "same_pairs": int(result.issame.sum()),
             "folds": len(result.fold_accuracies),
@@ -316,21 +368,6 @@ def _decoded_batches(
         finally:
             for future in ahead:
                 future.cancel()
-
-
-def _embedded(embed: Embed, images: np.ndarray, name: str, numbers: Sequence[int]) -> np.ndarray:
-    embeddings = np.asarray(embed(images))
-    if embeddings.ndim != 2 or len(embeddings) != len(images) or not np.issubdtype(embeddings.dtype, np.floating):
-        raise ValueError(
-            f"expected embeddings of shape ({len(images)}, D), float, got {embeddings.shape} {embeddings.dtype}"
-        )
-    finite = np.isfinite(embeddings).all(axis=1)
-    if not finite.all():
-        raise ValueError(
-            f"{name} image {numbers[int(np.argmin(finite))]}: its embedding is not finite; "
-            "the network has diverged, or its weights are damaged"
-        )
-    return embeddings
 
 
 def _norms(embeddings: np.ndarray) -> np.ndarray:

@@ -30,13 +30,7 @@ def decode_image(encoded: bytes | np.ndarray, name: str, size: int, on_wrong_siz
     Raises:
         BadImage: it does not decode, or has another size and `on_wrong_size` is "fail".
     """
-    buffer = np.frombuffer(encoded, np.uint8) if isinstance(encoded, bytes | memoryview) else encoded
-    try:
-        bgr = cv2.imdecode(buffer, cv2.IMREAD_COLOR) if buffer.size else None
-    except cv2.error as error:
-        raise BadImage(f"{name}: does not decode as an image ({str(error).strip()})") from None
-    if bgr is None:
-        raise BadImage(f"{name}: {buffer.size} bytes do not decode as an image")
+    bgr = _decode(encoded, name)
     if bgr.shape[:2] != (size, size):
         if on_wrong_size == "fail":
             height, width = bgr.shape[:2]
@@ -49,7 +43,28 @@ def decode_image(encoded: bytes | np.ndarray, name: str, size: int, on_wrong_siz
     return np.ascontiguousarray(bgr[:, :, ::-1].transpose(2, 0, 1))
 
 
+def decode_photo(encoded: bytes | np.ndarray, name: str) -> np.ndarray:
+    """As `decode_image`, but of any size and as detection and alignment want it: (H, W, 3) uint8, RGB, contiguous."""
+    return np.ascontiguousarray(_decode(encoded, name)[:, :, ::-1])
+
+
 def encode_image(image: np.ndarray, extension: str = ".png") -> bytes:
-    """Encode (3, H, W) uint8 RGB as PNG (lossless) or, with extension ".jpg", as JPEG of quality 95."""
-    bgr = np.ascontiguousarray(image.transpose(1, 2, 0)[:, :, ::-1])
-    return cv2.imencode(extension, bgr)[1].tobytes()
+    """Encode (3, H, W) uint8 RGB as PNG (lossless) or, with extension ".jpg", as JPEG of quality 95.
+
+    An image without colour is stored as grey, in less than half of the bytes; it decodes to the same.
+    """
+    is_grey = (image[0] == image[1]).all() and (image[0] == image[2]).all()
+    pixels = image[0] if is_grey else np.ascontiguousarray(image.transpose(1, 2, 0)[:, :, ::-1])
+    return cv2.imencode(extension, pixels)[1].tobytes()
+
+
+def _decode(encoded: bytes | np.ndarray, name: str) -> np.ndarray:
+    """(H, W, 3) uint8, BGR."""
+    buffer = np.frombuffer(encoded, np.uint8) if isinstance(encoded, bytes | memoryview) else encoded
+    try:
+        bgr = cv2.imdecode(buffer, cv2.IMREAD_COLOR) if buffer.size else None
+    except cv2.error as error:
+        raise BadImage(f"{name}: does not decode as an image ({str(error).strip()})") from None
+    if bgr is None:
+        raise BadImage(f"{name}: {buffer.size} bytes do not decode as an image")
+    return bgr

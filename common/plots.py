@@ -1,9 +1,8 @@
-"""Figures of a run, as SVG that stands in an HTML page on its own, and of runs side by side, as the bytes of a file.
+"""Figures of a run, as SVG, and of runs side by side.
 
 Colours that the colour-blind tell apart.
 """
 
-import base64
 import io
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -12,7 +11,7 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import NullFormatter, PercentFormatter
+from matplotlib.ticker import PercentFormatter
 
 from common.evaluation import SavedEvaluation
 
@@ -27,6 +26,7 @@ STYLE: Any = {  # matplotlib types its several hundred names one by one
     "axes.titlesize": 10,
     "axes.titleweight": "bold",
     "axes.titlelocation": "left",
+    "axes.titlepad": 9,
     "axes.labelcolor": INK,
     "axes.edgecolor": "#999999",
     "axes.spines.top": False,
@@ -47,7 +47,7 @@ STYLE: Any = {  # matplotlib types its several hundred names one by one
 Series = tuple[np.ndarray, np.ndarray]
 
 
-def training_figure(train: Mapping[str, Series], accuracy: Mapping[str, Series]) -> str | None:
+def training_figure(train: Mapping[str, Series], accuracy: Mapping[str, Series]) -> bytes | None:
     """Loss, cosines, learning rate and verification accuracy over optimiser steps; what was not logged is left out.
 
     Args:
@@ -55,7 +55,7 @@ def training_figure(train: Mapping[str, Series], accuracy: Mapping[str, Series])
         accuracy: (steps, fractions) by the name of the set.
 
     Returns:
-        A data URI, or None when there is nothing to draw.
+        The SVG, or None when there is nothing to draw.
     """
     losses = [("loss", "total", INK), ("intra_loss", "intra-class", BLUE), ("inter_loss", "inter-class", VERMILION)]
     cosines = [("target_cosine", "to the own class", BLUE), ("other_cosine", "to the others", VERMILION)]
@@ -74,7 +74,7 @@ def training_figure(train: Mapping[str, Series], accuracy: Mapping[str, Series])
         return None
     with mpl.rc_context(STYLE):
         rows = (len(panels) + 1) // 2
-        figure, axes = _axes(rows, min(2, len(panels)), 2.7)
+        figure, axes = axes_grid(rows, min(2, len(panels)), 2.7)
         for axis, (title, ylabel, curves) in zip(axes, panels, strict=False):
             axis.set_title(title)
             axis.set_xlabel("optimiser step")
@@ -82,54 +82,24 @@ def training_figure(train: Mapping[str, Series], accuracy: Mapping[str, Series])
             for series, label, colour in curves:
                 steps, values = thinned(series)
                 sparse = len(steps) <= 30
-                axis.plot(steps, values, color=colour, label=_text(label), marker="o" if sparse else "", markersize=3)
+                axis.plot(
+                    steps, values, color=colour, label=plain_text(label), marker="o" if sparse else "", markersize=3
+                )
             if title == "Learning rate" and all(value > 0 for value in curves[0][0][1]):
                 axis.set_yscale("log")
             if title == "Verification accuracy":
                 axis.yaxis.set_major_formatter(PercentFormatter(1))
             if curves[0][1]:
                 axis.legend()
-        return _svg(figure)
+        return svg(figure)
 
 
-def roc_figure(saved: Sequence[SavedEvaluation], labels: Sequence[str]) -> str | None:
-    """True accept rate over false accept rate, logarithmic; baselines dashed. None: no set has both kinds of pair."""
-    drawn = [(s, label) for s, label in zip(saved, labels, strict=True) if s.evaluation.result.roc.fpr.size]
-    if not drawn:
-        return None
-    names = sorted({s.evaluation.name for s, _ in drawn})  # the order, and so the colours, of the training figure
-    # The rate of one false accept: below it the axis would show nothing but the left end of the steps.
-    smallest = min(1 / max(2, int((~s.evaluation.result.issame).sum())) for s, _ in drawn)
-    with mpl.rc_context(STYLE):
-        figure, (axis, *_) = _axes(1, 1, 3.8)
-        for s, label in drawn:
-            result = s.evaluation.result
-            first = int(np.searchsorted(result.roc.fpr, smallest, side="right")) - 1  # what the left end shows
-            axis.step(
-                np.maximum(result.roc.fpr[first:], smallest),
-                result.roc.tpr[first:],
-                where="post",
-                color=CYCLE[names.index(s.evaluation.name) % len(CYCLE)],
-                linestyle="-" if s.method is None else (0, (3, 2)),
-                label=_text(f"{label}: AUC {result.auc:.4f}"),
-            )
-        axis.set_xscale("log")
-        axis.set_xlim(smallest, 1)
-        axis.set_ylim(0, 1.01)
-        axis.xaxis.set_minor_formatter(NullFormatter())
-        axis.yaxis.set_major_formatter(PercentFormatter(1))
-        axis.set_xlabel("false accept rate (different pairs accepted)")
-        axis.set_ylabel("true accept rate (same pairs accepted)")
-        axis.legend(loc="lower right")
-        return _svg(figure)
-
-
-def histogram_figure(saved: Sequence[SavedEvaluation], labels: Sequence[str]) -> str | None:
+def histogram_figure(saved: Sequence[SavedEvaluation], labels: Sequence[str]) -> bytes | None:
     """Distances of same and of different pairs of each evaluation, with the mean threshold."""
     if not saved:
         return None
     with mpl.rc_context(STYLE):
-        figure, axes = _axes((len(saved) + 1) // 2, min(2, len(saved)), 2.7)
+        figure, axes = axes_grid((len(saved) + 1) // 2, min(2, len(saved)), 2.7)
         for axis, s, label in zip(axes, saved, labels, strict=False):
             result = s.evaluation.result
             bins = np.linspace(0, max(0.1, float(result.distances.max())), 51).tolist()
@@ -149,13 +119,45 @@ def histogram_figure(saved: Sequence[SavedEvaluation], labels: Sequence[str]) ->
                 fontsize=8,
                 bbox={"facecolor": "white", "alpha": 0.75, "edgecolor": "none", "pad": 1},
             )
-            axis.set_title(_text(label))
+            axis.set_title(plain_text(label))
             axis.set_xlabel("squared L2 distance")
             axis.set_ylabel("pairs")
             top = axis.get_ylim()[1]
             axis.set_ylim(0, top * 1.35)  # room for the legend
             axis.legend(loc="upper left")
-        return _svg(figure)
+        return svg(figure)
+
+
+def runs_figure(losses: Mapping[str, Series], accuracies: Mapping[str, Mapping[str, Series]]) -> bytes | None:
+    """Loss and, a panel a set, verification accuracy over optimiser steps, a line a run. None: nothing to draw.
+
+    Args:
+        losses: (steps, values) by run.
+        accuracies: (steps, fractions) by run and set.
+    """
+    order = list(dict.fromkeys([*losses, *accuracies]))  # a run has one colour in all panels
+    panels = {"Loss": losses} if losses else {}
+    for name in sorted({name for sets in accuracies.values() for name in sets}):
+        panels[f"Accuracy on {name}"] = {run: sets[name] for run, sets in accuracies.items() if name in sets}
+    if not panels:
+        return None
+    with mpl.rc_context(STYLE):
+        figure, axes = axes_grid((len(panels) + 1) // 2, min(2, len(panels)), 2.9)
+        for axis, (title, curves) in zip(axes, panels.items(), strict=False):
+            for run, series in curves.items():
+                steps, values = series
+                steps, values = thinned((steps, _running_mean(values) if title == "Loss" else values))
+                marker = "o" if len(steps) <= 30 else ""
+                place = order.index(run) % len(CYCLE)
+                axis.plot(steps, values, color=CYCLE[place], label=plain_text(run), marker=marker, markersize=3)
+            axis.set_title(plain_text(title))
+            axis.set_xlabel("optimiser step")
+            if title == "Loss":
+                axis.set_ylabel("loss (running mean)")
+            else:
+                axis.yaxis.set_major_formatter(PercentFormatter(1))
+            axis.legend()
+        return svg(figure)
 
 
 def comparison_figure(
@@ -170,9 +172,9 @@ def comparison_figure(
         form: "png" or "svg".
     """
     with mpl.rc_context(STYLE):
-        figure, (left, right) = _axes(1, 2, 3.4)
+        figure, (left, right) = axes_grid(1, 2, 3.4)
         for place, (backend, runs) in enumerate(losses.items()):
-            colour, label = CYCLE[place % len(CYCLE)], _text(backend)
+            colour, label = CYCLE[place % len(CYCLE)], plain_text(backend)
             smooth = [(steps, _running_mean(values)) for steps, values in runs]
             for series in smooth:
                 left.plot(*thinned(series), color=colour, linewidth=0.6, alpha=0.6)
@@ -199,7 +201,7 @@ def comparison_figure(
         right.set_title("Verification accuracy")
         right.set_xlabel("a dot: one seed; a line: their mean")
         right.set_ylabel("accuracy (10-fold mean)")
-        right.set_xticks(range(len(losses)), [_text(backend) for backend in losses])
+        right.set_xticks(range(len(losses)), [plain_text(backend) for backend in losses])
         right.set_xlim(-0.6, len(losses) - 0.4)
         right.grid(axis="x", visible=False)
         right.margins(y=0.12)  # room for the figures
@@ -235,17 +237,18 @@ def _running_mean(values: np.ndarray) -> np.ndarray:
     return np.convolve(values, window, "same") / np.convolve(np.ones(len(values)), window, "same")
 
 
-def _axes(rows: int, columns: int, height: float) -> tuple[Figure, list[Axes]]:
+def axes_grid(rows: int, columns: int, height: float) -> tuple[Figure, list[Axes]]:
     """A figure without pyplot, which would keep it alive and may want a display."""
     figure = Figure(figsize=(4.75 * columns if columns > 1 else 6.4, height * rows), layout="constrained")
     return figure, list(figure.subplots(rows, columns, squeeze=False).ravel())
 
 
-def _svg(figure: Figure) -> str:
+def svg(figure: Figure) -> bytes:
+    """The figure as a document of its own, the same bytes for the same figure."""
     for axis in figure.axes:
         if not axis.has_data():
             axis.set_axis_off()  # the empty place after an odd number of panels
-    return "data:image/svg+xml;base64," + base64.b64encode(_bytes(figure, "svg")).decode("ascii")
+    return _bytes(figure, "svg")
 
 
 def _bytes(figure: Figure, form: str) -> bytes:
@@ -255,7 +258,7 @@ def _bytes(figure: Figure, form: str) -> bytes:
     return file.getvalue()
 
 
-def _text(label: str) -> str:
+def plain_text(label: str) -> str:
     """A name from outside as matplotlib should show it: not as a formula, not hidden for a leading underscore."""
     printable = "".join(character if character.isprintable() else "?" for character in label[:60])
     return (" " if printable.startswith("_") else "") + printable.replace("$", r"\$")

@@ -103,6 +103,7 @@ def lfw_small() -> RunConfig:
         optimiser=OptimiserConfig(batch_size=64, epochs=16, milestones=(11, 14)),
         evaluate_every=500,
         save_every=250,
+        angle_images=1024,
     )
 
 

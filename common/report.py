@@ -1,236 +1,116 @@
-"""The report of a run: one HTML file without scripts or links, made from what the run folder holds.
+"""The report of a run: one HTML file without scripts or links, and the same in Markdown, from its folder.
 
-python -m common.report runs/pytorch/orl-seed0
+python -m common.report runs/pytorch/orl-seed0                             its report
+python -m common.report runs/pytorch/orl-seed0 runs/mxnet/orl-seed0        both, and a page that compares them
 """
 
 import argparse
-import html
-import json
-import math
+import os
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+from common.evaluation import Evaluation, SavedEvaluation
+from common.formatting import NOTHING, fixed, percent, text_table
+from common.hardest import hardest_pairs, pair_picture
+from common.page import Block, Cards, Figure, Gallery, Heading, Paragraph, Picture, Table, write_page
+from common.pair_set import open_pair_set
+from common.plots import histogram_figure, training_figure
+from common.rate_plots import Curve, det_figure, roc_figure
+from common.report_comparison import write_comparison
+from common.run_folder import RunFolder, accuracy_series, flat_settings, is_number, metric_series, read_run_folder
 
-from common.evaluation import Evaluation, SavedEvaluation, load_evaluation
-from common.files import atomic_write
-from common.plots import Series, histogram_figure, roc_figure, training_figure
-from common.runlog import LOG, read_log
-
-NOTHING = "–"
-METRICS = ("loss", "intra_loss", "inter_loss", "target_cosine", "other_cosine", "lr", "accuracy", "images_per_second")
-
-PAGE = """<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
-<title>{title}</title>
-<style>
-:root {{ color-scheme: light; }}
-body {{ font: 15px/1.5 system-ui, -apple-system, "Segoe UI", Roboto, "Liberation Sans", sans-serif; color: #222;
-  background: #fff; max-width: 980px; margin: 2.5rem auto; padding: 0 1.25rem; }}
-h1 {{ font-size: 1.7rem; margin: 0; overflow-wrap: anywhere; }}
-h2 {{ font-size: 1.15rem; margin: 2.5rem 0 .6rem; padding-bottom: .25rem; border-bottom: 2px solid #0072B2; }}
-p {{ margin: .4rem 0; }}
-.note {{ color: #595959; font-size: .87rem; }}
-.warning {{ background: #fff4e5; border-left: 4px solid #D55E00; padding: .5rem .8rem; overflow-wrap: anywhere; }}
-.cards {{ display: flex; flex-wrap: wrap; gap: .6rem; margin: 1.2rem 0; padding: 0; }}
-.cards div {{ background: #f4f6f8; border-radius: 6px; padding: .5rem .9rem; }}
-.cards dt {{ color: #595959; font-size: .8rem; }}
-.cards dd {{ margin: 0; font-size: 1.15rem; font-weight: 600; font-variant-numeric: tabular-nums; }}
-.wide {{ overflow-x: auto; }}
-table {{ border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }}
-th, td {{ padding: .35rem .5rem; border-bottom: 1px solid #e3e3e3; text-align: right; white-space: nowrap; }}
-th {{ font-weight: 600; font-size: .82rem; line-height: 1.3; color: #444; white-space: normal;
-  vertical-align: bottom; }}
-th:first-child, td:first-child, .settings td, .settings th {{ text-align: left; }}
-tr.baseline td {{ color: #666; }}
-.settings td {{ white-space: normal; overflow-wrap: anywhere; font-family: ui-monospace, Menlo, Consolas, monospace;
-  font-size: .83rem; vertical-align: top; }}
-.settings td:first-child {{ width: 35%; color: #444; }}
-figure {{ margin: 0; }}
-figure img {{ max-width: 100%; height: auto; }}
-</style>
-</head>
-<body>
-{body}
-</body>
-</html>
-"""
+HARDEST = 6
+"""Pairs of each kind that a report shows of a set."""
 
 
 def write_report(run: Path) -> Path:
-    """Write run/report.html from config.json, environment.json, log.jsonl and evaluation/.
+    """Write run/report.html and run/report.md from config.json, environment.json, log.jsonl and evaluation/.
 
     Args:
         run: the run folder. What it does not hold yet is said in the report; an evaluation that cannot be read is
-            named in it with the reason.
+            named in it with the reason. Pictures of the hardest pairs are taken from the evaluation sets, where these
+            still are where config.json says.
 
     Returns:
-        The path of the report.
+        The path of the HTML file.
 
     Raises:
         FileNotFoundError: no such folder.
         ValueError: config.json, environment.json or log.jsonl is damaged (a last line cut short by a kill is not).
     """
-    run = Path(run)
-    if not run.is_dir():
-        raise FileNotFoundError(f"{run}: expected the folder of a run, found none")
-    config, environment = _read_settings(run / "config.json"), _read_settings(run / "environment.json")
-    records = read_log(run / LOG) if (run / LOG).exists() else []
-    train = [record for record in records if record["kind"] == "train"]
-    saved, problems = _read_evaluations(run / "evaluation")
-
-    name = str(config.get("name", run.resolve().name))
-    body = [
-        f"<h1>{_escape(name)}</h1>",
-        f'<p class="note">{_escape(run.resolve().name)}</p>',
-        _cards(train),
-        "<h2>Verification</h2>",
-        *(f'<p class="warning">{_escape(problem)}</p>' for problem in problems),
-        _headline(saved),
-        "<h2>Training</h2>",
+    folder = read_run_folder(run)
+    blocks: list[Block] = [
+        Heading(1, folder.name),
+        Paragraph(folder.path.resolve().name),
+        *_cards(folder),
+        Heading(2, "Verification"),
+        *(Paragraph(problem, "warning") for problem in folder.problems),
+        *_headline(folder.saved),
+        Heading(2, "Training"),
         _figure(
-            training_figure(metric_series(train), accuracy_series(records)),
+            "training",
             "Training curves over optimiser steps",
+            training_figure(metric_series(folder.train), accuracy_series(folder.records)),
             "The log holds no training steps yet.",
         ),
     ]
-    if saved:
-        labels = [_label(s) for s in saved]
-        body += [
-            "<h2>ROC</h2>",
-            _figure(roc_figure(saved, labels), "ROC of each set, FAR logarithmic", "No set has both kinds of pair."),
-            '<p class="note">Over all pairs at once. Dashed: baselines. The axis ends at one false accept.</p>',
-            "<h2>Distances</h2>",
-            _figure(histogram_figure(saved, labels), "Histograms of distances of same and different pairs", ""),
-            '<p class="note">Squared L2 between unit vectors, from 0 to 4. A pair left of the threshold is called '
-            "the same person.</p>",
-        ]
-    body += ["<h2>Configuration</h2>", _settings(config), "<h2>Environment</h2>", _settings(environment)]
-
-    path = run / "report.html"
-    with atomic_write(path) as file:
-        # Names may hold lone surrogates, from JSON or from file names that are not UTF-8.
-        file.write(PAGE.format(title=_escape(f"{name}: report"), body="\n".join(body)).encode("utf-8", "replace"))
-    return path
+    if folder.saved:
+        blocks += _curves(folder.saved)
+    for saved in folder.saved:
+        if saved.method is None:
+            blocks += _hardest(folder, saved.evaluation)
+    blocks += [Heading(2, "Configuration"), _settings(folder.config)]
+    blocks += [Heading(2, "Environment"), _settings(folder.environment)]
+    return write_page(folder.path / "report.html", f"{folder.name}: report", blocks)
 
 
 def comparison_table(rows: Iterable[tuple[str, Evaluation]]) -> str:
     """Plain-text table of (method, evaluation) rows: accuracy ± std and EER in percent, AUC as a fraction."""
-    table = [("method", "accuracy ± std", "AUC", "EER")]
+    table = []
     for method, evaluation in rows:
         result = evaluation.result
         accuracy = f"{100 * result.accuracy:.2f} ± {100 * result.std:5.2f} %"
-        table.append((method, accuracy, _fixed(result.auc, 4), _percent(result.eer)))
-    widths = [max(len(row[column]) for row in table) for column in range(4)]
-    lines = [
-        "  ".join([row[0].ljust(widths[0]), *(row[c].rjust(widths[c]) for c in range(1, 4))]).rstrip() for row in table
-    ]
-    return "\n".join([lines[0], "  ".join("-" * width for width in widths), *lines[1:]])
+        table.append((method, accuracy, fixed(result.auc, 4), percent(result.eer)))
+    return text_table(("method", "accuracy ± std", "AUC", "EER"), table)
 
 
-def metric_series(train: Sequence[Mapping[str, Any]]) -> dict[str, Series]:
-    """(steps, values) of each metric of METRICS that the log holds; of a step logged twice, the later line counts."""
-    series = {}
-    for metric in METRICS:
-        points = {record["step"]: record[metric] for record in train if _is_number(record.get(metric))}
-        if points:
-            series[metric] = _as_series(points)
-    return series
-
-
-def accuracy_series(records: Sequence[Mapping[str, Any]]) -> dict[str, Series]:
-    """(steps, accuracies) of each evaluation set in the log."""
-    points: dict[str, dict[int, float]] = {}
-    for record in records:
-        if record["kind"] == "evaluation" and _is_number(record.get("accuracy")):
-            points.setdefault(str(record.get("set")), {})[record["step"]] = record["accuracy"]
-    return {name: _as_series(steps) for name, steps in points.items()}
-
-
-def _as_series(points: dict[int, float]) -> Series:
-    steps = sorted(points)
-    return np.array(steps, np.float64), np.array([points[step] for step in steps], np.float64)
-
-
-def _read_settings(path: Path) -> dict[str, Any]:
-    if not path.exists():
-        return {}
-    try:
-        settings = json.loads(path.read_bytes())
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path}: is not JSON ({error})") from None
-    if not isinstance(settings, dict):
-        raise ValueError(f"{path}: expected an object, got {type(settings).__name__}")
-    return settings
-
-
-def _read_evaluations(folder: Path) -> tuple[list[SavedEvaluation], list[str]]:
-    """By set, the run's own before its baselines; and what could not be read, with the reason."""
-    saved, problems = [], []
-    for path in sorted(folder.glob("*.json")):
-        try:
-            saved.append(load_evaluation(path))
-        except (OSError, ValueError) as error:
-            problems.append(str(error))
-    return sorted(saved, key=lambda s: (s.evaluation.name, s.method or "")), problems
-
-
-def _cards(train: Sequence[Mapping[str, Any]]) -> str:
-    last = max(train, key=lambda record: record["step"], default={})
-    cards = [("optimiser steps", f"{last['step']:,}")] if last else []
+def _cards(folder: RunFolder) -> list[Block]:
+    last = max(folder.train, key=lambda record: record["step"], default={})
+    figures = {"optimiser steps": f"{last['step']:,}"} if last else {}
     for key, name, form in (
         ("epoch", "epochs", "{:.2f}"),
         ("loss", "last loss", "{:.4g}"),
         ("accuracy", "training top-1", "{:.1%}"),
         ("images_per_second", "images per second", "{:,.0f}"),
     ):
-        if _is_number(last.get(key)):
-            cards.append((name, form.format(last[key])))
-    items = "".join(f"<div><dt>{_escape(name)}</dt><dd>{_escape(value)}</dd></div>" for name, value in cards)
-    return f'<dl class="cards">{items}</dl>' if cards else ""
+        if is_number(last.get(key)):
+            figures[name] = form.format(last[key])
+    return [Cards(figures)] if figures else []
 
 
-def _headline(saved: Sequence[SavedEvaluation]) -> str:
+def _headline(saved: Sequence[SavedEvaluation]) -> list[Block]:
     if not saved:
-        return '<p class="note">No evaluation yet.</p>'
+        return [Paragraph("No evaluation yet.")]
     fars = sorted({far for s in saved for far in s.evaluation.result.tar}, reverse=True)
-    head = [
-        "set",
-        "step",
-        "pairs",
-        "accuracy ± std",
-        "AUC",
-        "EER",
-        *(f"TAR @ FAR\u00a0{far:g}" for far in fars),
-        "xnorm",
-    ]
-    rows = []
+    head = ["set", "step", "pairs", "folds", "accuracy ± std", "AUC", "EER"]
+    head += [*(f"TAR @ FAR\u00a0{far:g}" for far in fars), "xnorm"]
+    rows, notes = [], []
     for s in saved:
         result = s.evaluation.result
-        cells = [
+        row = [
             _label(s),
             NOTHING if s.method else f"{s.step:,}",
             f"{len(result.issame):,}",
+            f"{len(result.fold_accuracies)}",
             f"{100 * result.accuracy:.2f} ± {100 * result.std:.2f} %",
-            _fixed(result.auc, 4),
-            _percent(result.eer),
-            *(_percent(result.tar.get(far, math.nan)) for far in fars),
+            fixed(result.auc, 4),
+            percent(result.eer),
+            *(percent(result.tar.get(far, float("nan"))) for far in fars),
             f"{s.evaluation.xnorm:.4g}",
         ]
-        kind = ' class="baseline"' if s.method else ""
-        rows.append(f"<tr{kind}>" + "".join(f"<td>{_escape(cell)}</td>" for cell in cells) + "</tr>")
-    notes = [
-        "Accuracy: mean and population standard deviation over contiguous folds. xnorm: mean L2 norm of the raw "
-        "embeddings. A rate that no pair could measure is shown as " + NOTHING + "."
-    ]
-    for s in saved:
-        result = s.evaluation.result
+        rows.append(row)
         fewest = int((~result.issame).sum())
         unsure = [far for far in result.tar if 0 < fewest * far < 1]
         if unsure and s.method is None:
@@ -238,34 +118,79 @@ def _headline(saved: Sequence[SavedEvaluation]) -> str:
             notes.append(f"{s.evaluation.name}: {fewest:,} different pairs are too few to measure a FAR of {rates}.")
         if result.zero_embeddings:
             notes.append(f"{_label(s)}: {result.zero_embeddings:,} embeddings are zero vectors.")
-    return (
-        '<div class="wide"><table><thead><tr>'
-        + "".join(f"<th>{_escape(cell)}</th>" for cell in head)
-        + f"</tr></thead><tbody>{''.join(rows)}</tbody></table></div>"
-        + "".join(f'<p class="note">{_escape(note)}</p>' for note in notes)
+    baselines = frozenset(number for number, s in enumerate(saved) if s.method)
+    about = (
+        "Accuracy: mean and population standard deviation over contiguous folds; TAR: mean over the folds; AUC and "
+        "EER: over all pairs. xnorm: mean L2 norm of the raw embeddings. A rate that no pair could measure is shown as "
+        f"{NOTHING}."
     )
+    return [Table(head, rows, baselines), *map(Paragraph, [about, *notes])]
 
 
-def _settings(settings: Mapping[str, Any]) -> str:
-    if not settings:
-        return '<p class="note">Not recorded.</p>'
-    rows = "".join(f"<tr><td>{_escape(name)}</td><td>{_escape(value)}</td></tr>" for name, value in _flat(settings, ""))
-    return f'<table class="settings"><tbody>{rows}</tbody></table>'
+def _curves(saved: Sequence[SavedEvaluation]) -> list[Block]:
+    names = sorted({s.evaluation.name for s in saved})  # the order, and so the colours, of the training figure
+    labels = [_label(s) for s in saved]
+    panels = {
+        "": [
+            Curve(label, s.evaluation.result, names.index(s.evaluation.name), s.method is not None)
+            for s, label in zip(saved, labels, strict=True)
+        ]
+    }
+    missing = "No set has both kinds of pair."
+    return [
+        Heading(2, "ROC"),
+        _figure("roc", "ROC of each set, FAR logarithmic", roc_figure(panels), missing),
+        Paragraph("Over all pairs at once. Dashed: baselines. The axis ends at one false accept."),
+        Heading(2, "DET"),
+        _figure("det", "DET of each set, both rates on the scale of the normal deviate", det_figure(panels), missing),
+        Paragraph("The same curves by their errors; the axes end at one error. Grey: equal rates."),
+        Heading(2, "Distances"),
+        _figure(
+            "distances", "Histograms of distances of same and different pairs", histogram_figure(saved, labels), missing
+        ),
+        Paragraph(
+            "Squared L2 between unit vectors, from 0 to 4. A pair left of the threshold is called the same person."
+        ),
+    ]
 
 
-def _flat(settings: Mapping[str, Any], prefix: str) -> Iterable[tuple[str, str]]:
-    """Dotted names, as on the command line."""
-    for key, value in settings.items():
-        if isinstance(value, dict) and value:
-            yield from _flat(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+def _hardest(folder: RunFolder, evaluation: Evaluation) -> list[Block]:
+    """Pictures of the hardest pairs of a set, or why there are none."""
+    name, result = evaluation.name, evaluation.result
+    heading = Heading(2, f"Hardest pairs of {name}")
+    if folder.data_root is None:
+        return [heading, Paragraph("Not shown: config.json does not say where the evaluation sets are.")]
+    try:
+        pair_set = open_pair_set(folder.data_root / f"{name}.bin")
+        if pair_set.issame.tolist() != result.issame.tolist():
+            raise ValueError(f"{folder.data_root / name}.bin is another set than the one that was evaluated")
+        blocks: list[Block] = [heading]
+        kinds = ("Most similar different people", "Least similar images of one person")
+        for kind, what, pairs in zip(("different", "same"), kinds, hardest_pairs(result, HARDEST), strict=True):
+            pictures = [
+                Picture(
+                    f"{name}-{kind}-{place}",
+                    f"pair {pair:,}, distance {result.distances[pair]:.2f}, "
+                    + ("wrong" if (result.distances[pair] < result.threshold) != result.issame[pair] else "right"),
+                    pair_picture(pair_set, pair),
+                )
+                for place, pair in enumerate(pairs.tolist(), 1)
+            ]
+            if pictures:
+                blocks += [Heading(3, what), Gallery(pictures)]
+    except (OSError, ValueError) as error:
+        return [heading, Paragraph(f"Not shown: {error}")]
+    about = f"Pairs are counted from 0; right and wrong: by the mean threshold of the folds, {result.threshold:.2f}."
+    return [*blocks, Paragraph(about)]
 
 
-def _figure(uri: str | None, description: str, otherwise: str) -> str:
-    if uri is None:
-        return f'<p class="note">{_escape(otherwise)}</p>'
-    return f'<figure><img src="{uri}" alt="{_escape(description)}"></figure>'
+def _settings(settings: Mapping[str, Any]) -> Block:
+    rows = list(flat_settings(settings))
+    return Table((), rows, kind="settings") if rows else Paragraph("Not recorded.")
+
+
+def _figure(name: str, description: str, svg: bytes | None, otherwise: str) -> Block:
+    return Paragraph(otherwise) if svg is None else Figure(name, description, svg)
 
 
 def _label(saved: SavedEvaluation) -> str:
@@ -273,28 +198,23 @@ def _label(saved: SavedEvaluation) -> str:
     return saved.evaluation.name + method
 
 
-def _percent(fraction: float) -> str:
-    return f"{100 * fraction:.2f} %" if math.isfinite(fraction) else NOTHING
-
-
-def _fixed(value: float, digits: int) -> str:
-    return f"{value:.{digits}f}" if math.isfinite(value) else NOTHING
-
-
-def _is_number(value: Any) -> bool:
-    return type(value) in (int, float) and abs(value) < 1e300
-
-
-def _escape(text: str) -> str:
-    return html.escape(text, quote=True)
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Write the report of the run folder named on the command line and print its path."""
-    parser = argparse.ArgumentParser("python -m common.report", description="Write RUN/report.html from a run folder.")
-    parser.add_argument("run", type=Path, metavar="RUN", help="the run folder, for example runs/pytorch/orl-seed0")
+    """Write the report of each run folder named on the command line, and a comparison of several; print the paths."""
+    parser = argparse.ArgumentParser(
+        "python -m common.report",
+        description="Write RUN/report.html and .md from a run folder; of several runs also comparison.html and .md.",
+    )
+    parser.add_argument("runs", type=Path, metavar="RUN", nargs="+", help="run folders, as runs/pytorch/orl-seed0")
+    parser.add_argument(
+        "--out", type=Path, metavar="FOLDER", help="of the comparison; none: the folder that all runs are in"
+    )
+    options = parser.parse_args(arguments)
     try:
-        print(write_report(parser.parse_args(arguments).run))
+        for run in options.runs:
+            print(write_report(run))
+        if len(options.runs) > 1:
+            common = Path(os.path.commonpath([run.resolve().parent for run in options.runs]))
+            print(write_comparison(options.runs, options.out or common))
     except (OSError, ValueError) as error:
         print(error, file=sys.stderr)
         return 1

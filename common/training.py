@@ -19,6 +19,7 @@ import tqdm
 
 from common import checkpoint
 from common import config as configuration
+from common.angles import AngleProbe
 from common.config import RunConfig
 from common.datasets import Dataset
 from common.evaluation import Evaluation, evaluate, evaluation_record, find_pair_sets, save_evaluation
@@ -98,6 +99,7 @@ class _Run:
         self.total = total_steps(optimiser, self.loader.steps_per_epoch)
         learning_rate(0, optimiser.learning_rate, self.milestones, optimiser.warmup_steps)  # a bad schedule fails now
         self.pair_sets, self.missing_sets = find_pair_sets(data.root, data.evaluate_on)
+        self.angles = AngleProbe(dataset, data, config.angle_images, config.seed) if config.angle_images else None
 
     def resume(self) -> None:
         path = latest_checkpoint(self.folder)
@@ -201,6 +203,9 @@ class _Run:
 
     def _evaluate(self, log: RunLog) -> bool:
         """Evaluate on all sets that are there; whether their mean accuracy is the best so far."""
+        if self.angles is not None:
+            class_weight = self.trainer.state()["head.class_weight"]
+            log.write(self.angles.record(self.trainer.embed, class_weight, self.progress.step))
         evaluations = evaluate_sets(self.trainer, self.pair_sets, self.config)
         for evaluation in evaluations:
             save_evaluation(self.folder / "evaluation", evaluation, self.progress.step)

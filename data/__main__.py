@@ -1,4 +1,4 @@
-"""python -m data orl | lfw | convert | pairs | synthetic (each with --help)."""
+"""python -m data orl | lfw | convert | align | noise | pairs | synthetic (each with --help)."""
 
 import sys
 from collections.abc import Callable
@@ -6,8 +6,10 @@ from pathlib import Path
 
 import tyro
 
+from data.align import make_aligned
 from data.convert import convert
 from data.lfw import make_lfw_small
+from data.noise import make_noise
 from data.orl import make_orl
 from data.pairs import make_pairs
 from data.synthetic import make_synthetic
@@ -16,6 +18,8 @@ COMMANDS: dict[str, Callable[..., Path]] = {
     "orl": make_orl,
     "lfw": make_lfw_small,
     "convert": convert,
+    "align": make_aligned,
+    "noise": make_noise,
     "pairs": make_pairs,
     "synthetic": make_synthetic,
 }
@@ -29,7 +33,7 @@ def main(arguments: list[str]) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("stopped; nothing was written", file=sys.stderr)
+        print("stopped; what was written is whole", file=sys.stderr)
         return 130
     print(f"wrote {written}")
     return 0

@@ -1,4 +1,4 @@
-"""Labeled Faces in the Wild: a small training set, and the pairs of folds 0 and 1 of View 2 to test on.
+"""Labeled Faces in the Wild: a small training set, pairs to choose settings by, and pairs of View 2 to test on.
 
 Huang, Ramesh, Berg, Learned-Miller, "Labeled Faces in the Wild", University of Massachusetts, 2007.
 """
@@ -15,7 +15,7 @@ import tqdm
 from common.datasets import write_records
 from common.images import BadImage, encode_image
 from common.pair_set import write_pair_set
-from data.faces import in_turn, people_of, read_pairs
+from data.faces import Pair, all_and_sampled_pairs, in_turn, people_of, read_pairs
 from data.output import new_folder
 
 SIZE = 250  # of LFW's images
@@ -36,10 +36,11 @@ def make_lfw_small(
     size: int = 112,
     overwrite: bool = False,
 ) -> Path:
-    """People with at least 5 images to train (40 at most of each), and lfw_view2_folds01.bin to test.
+    """People with at least 5 images to train (40 at most of each), and two sets of pairs of other people.
 
-    Nobody in folds 0 and 1 is trained on; same and different pairs take turns, so that ten contiguous folds of the
-    1,200 pairs are balanced.
+    lfw_view2_folds01.bin, to test: folds 0 and 1 of View 2; nobody in them is trained on. lfw_validation.bin, to choose
+    settings by: people with 2 to 4 images who are in neither, all pairs of one person and as many of two. Same and
+    different pairs take turns, so that contiguous folds are balanced.
 
     Args:
         source: LFW's folder or its .tgz; none: scikit-learn's download (funneled images, for which the alignment,
@@ -69,17 +70,26 @@ def make_lfw_small(
     if missing:
         raise ValueError(f"{source}: {len(missing)} images that {pairs} names are missing, first {missing[0]}")
     trained = {person: images[person] for person in sorted(images) if len(images[person]) >= FEWEST_IMAGES}
+    others = {person: images[person] for person in sorted(images) if 2 <= len(images[person]) < FEWEST_IMAGES}
+    other_images = {f"{person}/{n:04d}": image for person, own in others.items() for n, image in sorted(own.items())}
+    names = {person: [f"{person}/{n:04d}" for n in sorted(own)] for person, own in others.items()}
+    validation_pairs = all_and_sampled_pairs(names, seed=0)
 
     with new_folder(out, overwrite) as folder:
         labelled = ((image, label) for label, own in enumerate(trained.values()) for _, image in sorted(own.items()))
         count = write_records(folder, labelled, len(trained), size)
-        write_pair_set(
-            folder / "lfw_view2_folds01.bin",
-            (test_images[name] for pair in test_pairs for name in (pair.first, pair.second)),
-            [pair.is_same for pair in test_pairs],
-        )
-    print(f"{count} images of {len(trained)} people to train, {len(test_pairs)} pairs of {len(tested)} others to test")
+        _write_pairs(folder / "lfw_view2_folds01.bin", test_pairs, test_images)
+        _write_pairs(folder / "lfw_validation.bin", validation_pairs, other_images)
+    print(
+        f"{count} images of {len(trained)} people to train, {len(test_pairs)} pairs of {len(tested)} others to test, "
+        f"{len(validation_pairs)} pairs of {len(others)} others to choose by"
+    )
     return out
+
+
+def _write_pairs(path: Path, pairs: list[Pair], images: dict[str, bytes]) -> None:
+    names = (name for pair in pairs for name in (pair.first, pair.second))
+    write_pair_set(path, (images[name] for name in names), [pair.is_same for pair in pairs])
 
 
 def _align(encoded: bytes, name: str, size: int) -> bytes:

@@ -104,7 +104,7 @@ def test_json_round_trip(name):
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (lambda c: c["head"].pop("scale"), "head.scale: missing"),
+        (lambda c: c["data"].pop("root"), "data.root: missing"),
         (lambda c: c["head"].update(temperature=1), "head.temperature: unknown field"),
         (lambda c: c["optimiser"].update(batch_size="256"), "optimiser.batch_size: expected int, got '256'"),
         (lambda c: c["optimiser"].update(batch_size=True), "optimiser.batch_size: expected int, got True"),
@@ -131,3 +131,10 @@ def test_differences_name_what_changes_the_trajectory():
 def test_free_fields_exist():
     fields = dict(configuration._flat(configuration.to_json(RECIPES["orl-demo"]())))
     assert fields.keys() >= configuration.FREE_ON_RESUME
+
+
+def test_a_run_of_before_a_field_was_there_reads_with_its_default():
+    recipe = RECIPES["lfw-small"]()
+    saved = configuration.to_json(recipe)
+    del saved["head"]["form"], saved["angle_images"]
+    assert configuration.from_json(saved) == dataclasses.replace(recipe, angle_images=0)

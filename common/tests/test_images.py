@@ -28,6 +28,16 @@ def test_grey_becomes_three_channels():
     assert (decode_image(encoded, "image", 16) == np.full((3, 16, 16), 7)).all()
 
 
+def test_an_image_without_colour_is_stored_as_grey():
+    grey = np.repeat(coloured()[:1], 3, axis=0)
+    encoded = encode_image(grey)
+    assert (decode_image(encoded, "image", 32) == grey).all()
+    assert len(encoded) < 0.5 * len(encode_image(coloured()))
+    almost = grey.copy()
+    almost[2, 5, 5] ^= 1
+    assert (decode_image(encode_image(almost), "image", 32) == almost).all()
+
+
 @pytest.mark.parametrize("encoded", [b"", b"no image", encode_image(coloured())[:20]])
 def test_garbage_is_named(encoded):
     with pytest.raises(BadImage, match=r"^train.rec key 17: "):

@@ -5,6 +5,7 @@ import html.parser
 import json
 import math
 import re
+import shutil
 import subprocess
 import sys
 import xml.etree.ElementTree as ElementTree
@@ -13,9 +14,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from common import plots
+from common import plots, report, report_comparison
 from common.evaluation import Evaluation, save_evaluation
-from common.report import accuracy_series, comparison_table, main, metric_series, write_report
+from common.hardest import hardest_pairs, pair_picture
+from common.images import encode_image
+from common.pair_set import open_pair_set, write_pair_set
+from common.report import HARDEST, comparison_table, main, write_report
+from common.run_folder import accuracy_series, metric_series
 from common.verification import verify_distances
 
 HOSTILE = "<script>alert('&')</script>\"$\\frac$ \ud800\x07"
@@ -114,10 +119,14 @@ class Page(html.parser.HTMLParser):
             self.rows[-1][-1] += data
 
     def figures(self):
-        """The SVG documents, parsed: a browser shows nothing of one that is not well-formed."""
+        """The SVG documents."""
+        return [content.decode() for content in self.images("svg+xml")]
+
+    def images(self, kind):
+        """Contents of all images of a kind; each is inside the page."""
         sources = [value for name, value in self.attributes if name == "src"]
-        assert all(source.startswith("data:image/svg+xml;base64,") for source in sources)
-        return [base64.b64decode(source.partition(",")[2]).decode() for source in sources]
+        assert all(re.match(r"data:image/(svg\+xml|jpeg);base64,", source) for source in sources)
+        return [base64.b64decode(s.partition(",")[2]) for s in sources if s.startswith(f"data:image/{kind};")]
 
 
 def test_headline(page):
@@ -127,6 +136,7 @@ def test_headline(page):
         "set",
         "step",
         "pairs",
+        "folds",
         "accuracy ± std",
         "AUC",
         "EER",
@@ -138,6 +148,7 @@ def test_headline(page):
         "lfw",
         "100",
         "60",
+        "10",
         f"{100 * result.accuracy:.2f} ± {100 * result.std:.2f} %",
         f"{result.auc:.4f}",
         f"{100 * result.eer:.2f} %",
@@ -155,14 +166,16 @@ def test_settings_cards_and_figures(page):
     assert "-120.5" in page.text  # the last loss
     assert "412" in page.text
     figures = page.figures()
-    assert len(figures) == 3
+    assert len(figures) == 4
     for figure in figures:
         assert ElementTree.fromstring(figure).tag.endswith("svg")
-    training, roc, distances = figures
+    training, roc, det, distances = figures
     for label in ("intra-class", "inter-class", "to the own class", "Learning rate", "optimiser step", "lfw"):
         assert f"<!-- {label} -->" in training
     assert f"<!-- lfw (raw pixels): AUC {evaluation('lfw', 0.2).result.auc:.4f} -->" in roc
     assert "false accept rate" in roc
+    assert f"<!-- lfw (raw pixels): EER {100 * evaluation('lfw', 0.2).result.eer:.2f} % -->" in det
+    assert "false reject rate" in det
     assert f"<!-- threshold {evaluation().result.threshold:.2f} -->" in distances
     assert "<!-- same person (30) -->" in distances
 
@@ -172,7 +185,7 @@ def test_the_page_stands_alone(finished, page):
     assert "link" not in page.tags
     assert not [name for name, _ in page.attributes if name.startswith("on") or name == "href"]
     assert ("content", "default-src 'none'; img-src data:; style-src 'unsafe-inline'") in page.attributes
-    assert all(value for name, value in page.attributes if name == "alt")
+    assert all(value for name, value in page.attributes if name == "alt")  # there are no pictures with captions here
     style = (finished / "report.html").read_text("utf-8").partition("</style>")[0]
     assert "url(" not in style
     assert "@import" not in style
@@ -195,7 +208,7 @@ def test_everything_from_outside_is_escaped(bare):
     assert "b" not in page.tags
     assert "<script>alert('&')" in page.text  # shown, not run
     figures = page.figures()
-    assert [ElementTree.fromstring(figure).tag.rpartition("}")[2] for figure in figures] == ["svg"] * 3
+    assert [ElementTree.fromstring(figure).tag.rpartition("}")[2] for figure in figures] == ["svg"] * 4
     assert "_&lt;script" in figures[0]  # in the legend, in spite of the underscore that hides a name from it
 
 
@@ -236,7 +249,7 @@ def test_pairs_of_one_kind_have_no_roc(tmp_path):
     one_kind = Evaluation("lfw", verify_distances(np.linspace(0.1, 1, 20), np.ones(20, bool)), 1.0)
     save_evaluation(tmp_path / "evaluation", one_kind, 5)
     page = Page(write_report(tmp_path))
-    assert page.rows[1][4:9] == ["–"] * 5
+    assert page.rows[1][5:10] == ["–"] * 5
     assert "No set has both kinds of pair." in page.text
 
 
@@ -267,6 +280,96 @@ def test_command_line(bare):
     result = subprocess.run(command, cwd=Path(__file__).parents[2], capture_output=True, text=True, check=True)
     assert result.stdout == f"{bare / 'report.html'}\n"
     assert result.stderr == ""
+
+
+# ---- the hardest pairs ----
+
+
+SIDE = 24
+
+
+def leave_out_figures(monkeypatch):
+    """Drawing takes half a second a report; for tests of all else."""
+    for module in (report, report_comparison):
+        for name in [name for name in vars(module) if name.endswith("_figure") and not name.startswith("_")]:
+            monkeypatch.setattr(module, name, lambda *_: None)
+
+
+@pytest.fixture
+def with_sets(finished, tmp_path, monkeypatch):
+    """A copy of the finished run whose evaluation sets are where its configuration says."""
+    leave_out_figures(monkeypatch)
+    run = shutil.copytree(finished, tmp_path / "run")
+    for name in ("lfw", "agedb_30"):
+        issame = evaluation(name).result.issame
+        images = np.random.default_rng(0).integers(0, 256, (2 * len(issame), 3, SIDE, SIDE), np.uint8)
+        write_pair_set(tmp_path / "sets" / f"{name}.bin", map(encode_image, images), issame)
+    (run / "config.json").write_text(json.dumps({"name": "orl", "data": {"root": str(tmp_path / "sets")}}))
+    return run
+
+
+def test_the_hardest_pairs_are_shown(with_sets, tmp_path):
+    page = Page(write_report(with_sets))
+    pair_set, result = open_pair_set(tmp_path / "sets" / "lfw.bin"), evaluation("lfw").result
+    impostors, genuine = hardest_pairs(result, HARDEST)
+    pictures = page.images("jpeg")
+    assert len(pictures) == 2 * 2 * HARDEST
+    assert pictures[-2 * HARDEST :] == [pair_picture(pair_set, pair) for pair in [*impostors, *genuine]]
+    nearest = result.distances[impostors[0]]
+    right = "wrong" if nearest < result.threshold else "right"
+    assert f"pair {impostors[0]}, distance {nearest:.2f}, {right}" in page.text
+    assert page.text.index("Most similar different people") < page.text.index("Least similar images of one person")
+    text = (with_sets / "report.md").read_text()
+    for number in range(1, HARDEST + 1):
+        assert f"report_figures/lfw-same-{number}.jpg" in text
+    found = (with_sets / "report_figures" / "lfw-different-1.jpg").read_bytes()
+    assert found == pair_picture(pair_set, impostors[0])
+
+
+def test_right_and_wrong(with_sets):
+    """All of these are errors: the nearest impostors lie below the threshold, the farthest genuine pairs above."""
+    distances = np.where(np.arange(60) % 2 == 0, 0.5, 1.5)
+    distances[:20] = 2 - distances[:20]
+    result = verify_distances(distances, np.arange(60) % 2 == 0)
+    save_evaluation(with_sets / "evaluation", Evaluation("lfw", result, 1.0), 100)
+    (with_sets / "evaluation" / "agedb_30.json").unlink()
+    text = Page(write_report(with_sets)).text
+    assert text.count("distance 0.50, wrong") == text.count("distance 1.50, wrong") == HARDEST
+
+
+def test_sets_that_are_gone_or_others(with_sets, tmp_path):
+    (tmp_path / "sets" / "lfw.bin").unlink()
+    write_pair_set(tmp_path / "sets" / "agedb_30.bin", [encode_image(np.zeros((3, 8, 8), np.uint8))] * 4, [True] * 2)
+    page = Page(write_report(with_sets))
+    assert f"Not shown: {tmp_path / 'sets' / 'lfw.bin'}: expected an evaluation set, found none" in page.text
+    assert f"Not shown: {tmp_path / 'sets' / 'agedb_30'}.bin is another set than the one" in page.text
+    assert page.images("jpeg") == []
+
+
+def test_a_damaged_set_does_not_stop_the_report(with_sets, tmp_path):
+    for name in ("lfw", "agedb_30"):
+        path = tmp_path / "sets" / f"{name}.bin"
+        path.write_bytes(path.read_bytes().replace(b"PNG", b"XXX"))
+    page = Page(write_report(with_sets))
+    assert page.text.count("do not decode as an image") == 2
+    assert page.images("jpeg") == []
+
+
+@pytest.mark.parametrize("data", [None, [], {"root": 7}, {"root": "a\0b"}])
+def test_a_configuration_that_does_not_say_where_the_sets_are(with_sets, data):
+    (with_sets / "config.json").write_text(json.dumps({"data": data}))
+    assert "Not shown: config.json does not say" in Page(write_report(with_sets)).text
+
+
+def test_markdown_says_the_same(finished, page):
+    text = (finished / "report.md").read_text()
+    assert text.startswith("# orl\n\norl-seed0\n\n- optimiser steps: 100\n")
+    lines = [line.replace("\\", "").strip("| ") for line in text.splitlines() if "|" in line]
+    for row in page.rows:
+        assert " | ".join(row).replace("\u00a0", " ") in lines
+    for name in ("training", "roc", "det", "distances"):
+        assert (finished / "report_figures" / f"{name}.svg").read_text() in page.figures()
+        assert f"](report_figures/{name}.svg)" in text
 
 
 # ---- series ----

@@ -281,3 +281,11 @@ def test_an_evaluation_that_fails_loses_nothing(faces, tmp_path):
     run(config, tmp_path / "run")
     run(configured(faces), tmp_path / "unbroken")
     assert losses(tmp_path / "run") == losses(tmp_path / "unbroken")
+
+
+def test_angles_are_logged_at_each_evaluation(faces, tmp_path):
+    run(configured(faces, angle_images=20), tmp_path / "run")
+    found = [r for r in read_log(tmp_path / "run" / "log.jsonl") if r["kind"] == "angles"]
+    assert [r["step"] for r in found] == [10, 20, 30]
+    assert [sum(r["correct"]["own"]) for r in found] == [20] * 3
+    assert found[0]["correct"]["own"] != found[2]["correct"]["own"], "each with the weights of its step"

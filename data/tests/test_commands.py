@@ -118,9 +118,9 @@ def lfw_image(number: int) -> bytes:
 
 @pytest.fixture
 def small_lfw(tmp_path) -> Path:
-    """Ann and Bob are tested; Cyd has 5 images, Dan 4, Eve 45."""
+    """Ann and Bob are tested; Cyd has 5 images, Dan 4, Eve 45, Gus 2, Hal 1."""
     root = tmp_path / "lfw"
-    for person, count in {"Ann": 6, "Bob": 2, "Cyd": 5, "Dan": 4, "Eve": 45}.items():
+    for person, count in {"Ann": 6, "Bob": 2, "Cyd": 5, "Dan": 4, "Eve": 45, "Gus": 2, "Hal": 1}.items():
         (root / person).mkdir(parents=True)
         for number in range(1, count + 1):
             (root / person / f"{person}_{number:04d}.jpg").write_bytes(lfw_image(number))
@@ -148,10 +148,13 @@ def test_lfw(small_lfw, tmp_path, packed):
     source = archive(small_lfw) if packed else small_lfw
     assert run("lfw", "--source", source, "--pairs", tmp_path / "pairs.txt", "--out", tmp_path / "out") == 0
     dataset = open_dataset(tmp_path / "out")
-    assert dataset.num_classes == 2, "Cyd and Eve: Ann is tested, Dan has too few"
+    assert dataset.num_classes == 2, "Cyd and Eve: Ann is tested, Dan and Gus have too few"
     assert [label for _, label in content(tmp_path / "out")] == [0] * 5 + [1] * 40
     pairs = open_pair_set(tmp_path / "out" / "lfw_view2_folds01.bin")
     assert pairs.issame.tolist() == [True, False, True, False]
+    validation = open_pair_set(tmp_path / "out" / "lfw_validation.bin")
+    assert validation.issame.tolist() == [True, False] * 7, "Dan's 6 pairs of two images and Gus's one"
+    assert len({validation.encoded(i) for i in range(28)}) == 4, "images of one number are the same here"
     aligned = decode_image(pairs.encoded(0), "image", 112)
     original = cv2.imdecode(np.frombuffer(lfw_image(1), np.uint8), cv2.IMREAD_COLOR)
     for (x, y), (u, v) in zip(LANDMARKS, TEMPLATE, strict=True):
@@ -179,6 +182,7 @@ def test_the_real_lfw(tmp_path):
     dataset = open_dataset(tmp_path / "out")
     assert (len(dataset), dataset.num_classes) == (3758, 336)
     assert len(open_pair_set(tmp_path / "out" / "lfw_view2_folds01.bin")) == 1200
+    assert len(open_pair_set(tmp_path / "out" / "lfw_validation.bin")) == 4000
 
 
 def test_orl(tmp_path):

@@ -17,7 +17,7 @@ from common.training import latest_checkpoint
 from data.synthetic import make_synthetic
 
 ROOT = Path(__file__).parents[2]
-KILLS = {"pytorch": 20, "mxnet": 7, "jittor": 7}  # the loop is the same; these take longer to start
+KILLS = int(os.environ.get("SFACE_KILLS", "5"))  # each starts a framework; set more for a longer trial
 
 
 @pytest.fixture(scope="module")
@@ -82,7 +82,7 @@ def unbroken(backend, faces, tmp_path_factory) -> Path:
 def test_killed_many_times(backend, faces, unbroken, tmp_path):
     moments = random.Random(2205)
     resumed_at = []
-    for _ in range(KILLS[backend]):
+    for _ in range(KILLS):
         before = steps_logged(tmp_path)
         process = start(backend, faces, tmp_path)
         deadline = time.monotonic() + 120
@@ -94,7 +94,7 @@ def test_killed_many_times(backend, faces, unbroken, tmp_path):
         process.stderr.close()
         latest = latest_checkpoint(tmp_path)
         resumed_at.append(0 if latest is None else load_checkpoint(latest).step)
-    assert len(set(resumed_at)) >= KILLS[backend] // 3, f"the kills must hit different moments, got {resumed_at}"
+    assert len(set(resumed_at)) >= KILLS // 3, f"the kills must hit different moments, got {resumed_at}"
     finish(start(backend, faces, tmp_path))
     assert_same_run(tmp_path, unbroken)
 

@@ -5,6 +5,8 @@ import pytest
 import torch
 from torch import nn
 
+from common.checkpoint import load_checkpoint
+from common.cli import main
 from common.tests.backend_checks.imports import *  # noqa: F403
 from common.tests.backend_checks.imports import embed, imported, pixels
 from pytorch_impl.backbones import create_backbone
@@ -53,7 +55,7 @@ def test_parameters_and_other_precisions(backend, tmp_path, dtype):
     path = tmp_path / "weights.pth"
     torch.save(dict(network.named_parameters()) | dict(network.named_buffers()), path)
     options = ("--backbone", "iresnet_small", "--pixel-scale", "1/128", "--image-size", "16")
-    arrays = load_checkpoint(imported(backend, path, tmp_path / "out", *options)).arrays  # noqa: F405
+    arrays = load_checkpoint(imported(backend, path, tmp_path / "out", *options)).arrays
     for key, tensor in network.state_dict().items():
         if not key.endswith("num_batches_tracked"):
             assert np.array_equal(arrays[f"backbone.{key}"], tensor.float().numpy()), key
@@ -64,7 +66,7 @@ def test_a_pickled_network_is_refused(backend, tmp_path, capsys, legacy):
     path = tmp_path / "network.pth"
     torch.save(create_backbone("iresnet_small", 16, 16), path, _use_new_zipfile_serialization=not legacy)
     options = ["--backbone", "iresnet_small", "--pixel-scale", "1/128", "--out", str(tmp_path / "out")]
-    assert main(backend, ["import", str(path), *options]) == 2  # noqa: F405
+    assert main(backend, ["import", str(path), *options]) == 2
     errors = capsys.readouterr().err
     assert "nothing in it was executed" in errors
     assert "save the state_dict() of the network alone" in errors

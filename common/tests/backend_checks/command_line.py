@@ -9,12 +9,15 @@ import tempfile
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from common.checkpoint import load_checkpoint
+from common.checkpoint import load_checkpoint, save_checkpoint
 from common.cli import Backend, main
+from common.images import encode_image
 from common.recipes import RECIPES
 from common.runlog import read_log
+from common.source import read_arrays
 from common.training import latest_checkpoint
 from data.synthetic import make_synthetic
 
@@ -55,11 +58,13 @@ def small_run(run, faces: Path, out: Path, *options: object, recipe: str = "lfw-
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_every_recipe_runs_two_steps(run, faces, tmp_path, capsys, name):
-    """The recipe's own network, loss, schedule and image size; only batch, steps, rate and the data are small."""
+    """The recipe's own network, loss and schedule; batch, steps, rate and data are small, and most deep networks' input."""
+    deep = RECIPES[name]().model.backbone in ("iresnet100", "ir50") or name == "vggface2-r50"
+    small = ("--data.image-size", 32, "--data.on-wrong-size", "resize") if deep else ()
     arguments = (
         "train", name, "--data.root", faces, "--out", tmp_path / "run", "--data.evaluate-on", "lfw", "agedb_30",
         "--optimiser.batch-size", 4, "--optimiser.max-steps", 2, "--log-every", 1, "--device", "cpu",
-        "--optimiser.learning-rate", 0.001,
+        "--optimiser.learning-rate", 0.001, *small,
     )  # fmt: skip
     assert run(*arguments) == 0
     records = read_log(tmp_path / "run" / "log.jsonl")
@@ -95,8 +100,12 @@ def test_training_ends_with_what_there_is_to_look_at(backend, run, faces, tmp_pa
 
 
 def test_evaluate_a_run_and_a_checkpoint(run, faces, small, tmp_path, capsys):
+    """Also a checkpoint of the backbone alone, as `import` writes it."""
     expected = json.loads((small / "evaluation" / "lfw.json").read_text())
-    for source in (small, latest_checkpoint(small)):
+    saved = load_checkpoint(latest_checkpoint(small))
+    backbone = {name: array for name, array in saved.arrays.items() if name.startswith("backbone.")}
+    headless = save_checkpoint(tmp_path, saved.step, backbone, {"config": saved.state["config"]})
+    for source in (small, latest_checkpoint(small), headless):
         assert run("evaluate", source, "--device", "cpu", "--out", tmp_path / "figures") == 0
         found = json.loads((tmp_path / "figures" / "lfw.json").read_text())
         assert found == expected
@@ -113,6 +122,20 @@ def test_evaluate_reports_a_missing_set(run, faces, small, capsys):
 def test_evaluate_what_is_no_run(run, tmp_path, capsys):
     assert run("evaluate", tmp_path) == 2
     assert capsys.readouterr().err.startswith("error: ")
+
+
+def test_embed(run, small, tmp_path):
+    images = np.random.default_rng(0).integers(0, 256, (3, 3, 32, 32), np.uint8)
+    for number, image in enumerate(images):
+        (tmp_path / f"{number}.png").write_bytes(encode_image(image))
+    for name, options in {"three": ("--mirror",), "one": ("--batch-size", 1)}.items():
+        assert run("embed", small, tmp_path, "--out", tmp_path / f"{name}.npz", "--device", "cpu", *options) == 0
+    three, one = (read_arrays(tmp_path / f"{name}.npz") for name in ("three", "one"))
+    assert three["embeddings"].shape == three["mirrored"].shape == (3, 8)
+    assert three["embeddings"].dtype == np.float32
+    largest = np.abs(three["embeddings"]).max()
+    assert np.abs(three["embeddings"] - one["embeddings"]).max() < 1e-4 * largest
+    assert np.abs(three["embeddings"] - three["mirrored"]).max() > 1e-3 * largest
 
 
 def test_info(run, capsys):

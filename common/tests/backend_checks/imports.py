@@ -5,9 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from common import config as configuration
-from common.checkpoint import load_checkpoint, with_head
 from common.cli import Backend, main
+from common.source import open_source
 from common.tests.foreign_files import weights, write_torch
 from data.synthetic import make_synthetic
 
@@ -18,13 +17,11 @@ def imported(backend: Backend, file: Path, out: Path, *options: str) -> Path:
     return out / "checkpoints" / "step-00000000"
 
 
-def embed(backend: Backend, checkpoint: Path, images: np.ndarray) -> np.ndarray:
-    """What the backend's network of an imported checkpoint computes."""
-    saved = load_checkpoint(checkpoint)
-    config = configuration.from_json(saved.state["config"])
-    trainer = backend.create_trainer(config, 1)
-    trainer.load_weights(with_head(saved.arrays, config.model.embedding_size))
-    return trainer.embed(images)
+def embed(backend: Backend, source: Path, images: np.ndarray) -> np.ndarray:
+    """What the backend's network of an imported checkpoint, or an ONNX model, computes."""
+    run = open_source(source, backend, "cpu").embed
+    assert run is not None
+    return run(images)
 
 
 def pixels(size: int = 16, count: int = 4) -> np.ndarray:
@@ -56,6 +53,8 @@ def test_imported_weights_evaluate_and_export(backend, published, tmp_path, caps
         assert main(backend, arguments) == 0
         assert "synthetic" in capsys.readouterr().out
     assert main(backend, ["export", str(tmp_path / "it is"), "--out", str(tmp_path / "a.onnx")]) == 0
+    found, expected = (embed(backend, source, pixels(32)) for source in (tmp_path / "a.onnx", checkpoint))
+    np.testing.assert_allclose(found, expected, rtol=1e-4)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,78 @@
+"""Five landmarks to the place where face networks expect them: the similarity transform, and the aligned image.
+
+Landmarks are (x, y) in pixels, in the order of the template: the eye that is left in the image, the right one, the tip
+of the nose, and the left and the right corner of the mouth. The centre of the first pixel is (0, 0).
+"""
+
+import cv2
+import numpy as np
+
+TEMPLATE_SIZE = 112
+TEMPLATE = np.array(
+    [[38.2946, 51.6963], [73.5318, 51.5014], [56.0252, 71.7366], [41.5493, 92.3655], [70.7299, 92.2041]]
+)
+"""Where the landmarks of an aligned image of 112x112 lie. Source: the alignment of InsightFace, which the published
+training and evaluation sets were made with; OpenCV's FaceRecognizerSF has the same numbers."""
+
+LARGEST = 32_767
+"""Pixels: OpenCV's warp takes no image that is wider or higher."""
+
+
+def similarity_transform(source: np.ndarray, target: np.ndarray) -> np.ndarray:
+    """The rotation, uniform scale and shift that bring points nearest to others, by least squares; no reflection.
+
+    Args:
+        source: (K, 2) float, K >= 2.
+        target: (K, 2) float.
+
+    Returns:
+        (2, 3) float64 M with target ~ M[:, :2] @ source + M[:, 2].
+
+    Raises:
+        ValueError: shapes differ or are not (K, 2), a coordinate is not finite, or all points of `source` coincide.
+
+    Umeyama, "Least-squares estimation of transformation parameters between two point patterns", IEEE TPAMI 1991. In
+    two dimensions its solution needs no SVD. With points as complex numbers, z and w after subtraction of their means,
+    a rotation with scale is a factor c, and the c that minimises sum |c z - w|^2 is sum(conj(z) w) / sum |z|^2. A
+    factor cannot reflect.
+    """
+    source, target = np.asarray(source, np.float64), np.asarray(target, np.float64)
+    if source.ndim != 2 or source.shape[1] != 2 or len(source) < 2 or source.shape != target.shape:
+        raise ValueError(f"expected two arrays of K >= 2 points, (K, 2), got {source.shape} and {target.shape}")
+    if not (np.isfinite(source).all() and np.isfinite(target).all()):
+        raise ValueError(f"expected finite coordinates, got {source.tolist()} and {target.tolist()}")
+    z, w = source @ (1, 1j), target @ (1, 1j)
+    z_mean, w_mean = z.mean(), w.mean()
+    spread = np.square(np.abs(z - z_mean)).sum()
+    if spread <= (1e-9 * np.abs(z).max()) ** 2:  # what rounding of the mean leaves of points that are all the same
+        raise ValueError(f"expected points that differ, got {len(source)} times {source[0].tolist()}")
+    factor = np.vdot(z - z_mean, w - w_mean) / spread
+    shift = w_mean - factor * z_mean
+    return np.array([[factor.real, -factor.imag, shift.real], [factor.imag, factor.real, shift.imag]])
+
+
+def align(image: np.ndarray, landmarks: np.ndarray, size: int = TEMPLATE_SIZE) -> np.ndarray:
+    """Rotate, scale and crop a face so that its landmarks come to lie on the template.
+
+    Args:
+        image: (H, W, 3) uint8, RGB.
+        landmarks: (5, 2) float, pixels of `image`; they may lie outside of it.
+        size: width and height of the result; the template is scaled with it.
+
+    Returns:
+        (3, size, size) uint8, RGB, contiguous; bilinear, black where it reaches beyond the image.
+
+    Raises:
+        ValueError: another shape or dtype, or landmarks that are not finite, all the same point, or far from any image.
+    """
+    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or not image.size:
+        raise ValueError(f"expected an image of shape (H, W, 3) uint8, got {image.shape} {image.dtype}")
+    if max(image.shape) > LARGEST or not 1 <= size <= LARGEST:
+        raise ValueError(f"expected 1 to {LARGEST} pixels in each direction, got {image.shape} to {size}x{size}")
+    landmarks = np.asarray(landmarks, np.float64)
+    if landmarks.shape != TEMPLATE.shape or not (np.abs(landmarks) <= 2 * LARGEST).all():
+        raise ValueError(f"expected five finite landmarks (x, y) in pixels, got {landmarks.tolist()}")
+    transform = similarity_transform(landmarks, TEMPLATE * (size / TEMPLATE_SIZE))
+    # bilinear with a black border: how InsightFace and OpenCV align too
+    aligned = cv2.warpAffine(image, transform, (size, size), flags=cv2.INTER_LINEAR)
+    return np.ascontiguousarray(aligned.transpose(2, 0, 1))

@@ -1,0 +1,158 @@
+"""Wrong labels on purpose: a copy of a training set, and a record of what is wrong in it."""
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import cv2
+import numpy as np
+
+from common.checkpoint import load_checkpoint
+from common.datasets import Dataset, open_dataset, write_records
+from common.files import write_json
+from common.images import decode_image
+from common.noise import CHANGES, SUMMARY, Change, write_changes
+from data.output import new_folder
+
+Kind = Literal["uniform", "similar", "outsiders"]
+
+
+class _Planned(NamedTuple):
+    sample: int  # of the source
+    label: int
+    outsider: int | None  # index of the image that takes its place
+
+
+def make_noise(
+    source: Path,
+    out: Path,
+    share: float,
+    kind: Kind = "uniform",
+    seed: int = 0,
+    prototypes: Path | None = None,
+    outsiders: Path | None = None,
+    overwrite: bool = False,
+) -> Path:
+    """Copy a training set with a share of its samples made wrong; evaluation sets are copied as they are.
+
+    noise.json says what was asked for, noise.csv lists each changed sample with its place in the copy.
+
+    Args:
+        source: the training set, in any layout that `train` reads.
+        out: folder to write.
+        share: of the samples that are changed, 0 to 1; which ones, the seed decides.
+        kind: uniform gives them any other label; similar that of the class whose prototype is nearest to their own's;
+            outsiders leaves the label and puts the image of a person outside the set there.
+        seed: of all choices.
+        prototypes: similar: a checkpoint trained on `source` (step-...).
+        outsiders: outsiders: a set of other people, in any layout; each of its images is used once at most.
+        overwrite: replace `out`.
+    """
+    if not 0 <= share <= 1:
+        raise ValueError(f"share: expected 0 to 1, got {share}")
+    for name, given, needed_by in (("prototypes", prototypes, "similar"), ("outsiders", outsiders, "outsiders")):
+        if (given is None) == (kind == needed_by):
+            raise ValueError(
+                f"{name}: {'needed by' if given is None else 'only for'} kind {needed_by}, got kind {kind}"
+            )
+    dataset = open_dataset(source)
+    labels = np.array([dataset.sample(i).label for i in range(len(dataset))])
+    strangers = None if outsiders is None else open_dataset(outsiders)
+    nearest = None if prototypes is None else nearest_class(_prototypes(prototypes, dataset.num_classes))
+    changed = plan(labels, dataset.num_classes, share, kind, seed, nearest, 0 if strangers is None else len(strangers))
+    after = [changed.get(i, _Planned(i, int(label), None)) for i, label in enumerate(labels)]
+    after.sort(key=lambda planned: (planned.label, planned.sample))  # record files keep a class together
+
+    with new_folder(out, overwrite) as folder:
+        write_records(folder, _images(after, dataset, strangers), dataset.num_classes, _size(dataset))
+        write_changes(
+            folder / CHANGES,
+            (
+                Change(place, planned.label, int(labels[planned.sample]), planned.sample, planned.outsider)
+                for place, planned in enumerate(after)
+                if planned.sample in changed
+            ),
+        )
+        asked = {"source": str(source), "share": share, "kind": kind, "seed": seed}
+        write_json(folder / SUMMARY, {**asked, "images": len(labels), "changed": len(changed)})
+        for pairs in sorted(source.glob("*.bin")):
+            shutil.copyfile(pairs, folder / pairs.name)
+    print(f"{len(changed)} of {len(labels)} samples changed ({kind})")
+    return out
+
+
+def plan(
+    labels: np.ndarray,
+    num_classes: int,
+    share: float,
+    kind: Kind,
+    seed: int,
+    nearest: np.ndarray | None = None,
+    strangers: int = 0,
+) -> dict[int, _Planned]:
+    """The changed samples by index.
+
+    Args:
+        labels: (M,) int.
+        num_classes: C.
+        share, kind, seed: as for `make_noise`.
+        nearest: (C,) int, the most similar other class of each; for "similar".
+        strangers: number of images to take outsiders from; for "outsiders".
+
+    Raises:
+        ValueError: one class only, or too few outsiders.
+    """
+    if num_classes < 2:
+        raise ValueError(f"expected at least 2 classes to confuse, got {num_classes}")
+    random = np.random.default_rng(seed)
+    chosen = np.sort(random.choice(len(labels), round(share * len(labels)), replace=False))
+    if kind == "outsiders":
+        if strangers < len(chosen):
+            raise ValueError(f"outsiders: expected at least {len(chosen)} images, got {strangers}")
+        taken = random.choice(strangers, len(chosen), replace=False)
+        return {int(i): _Planned(int(i), int(labels[i]), int(t)) for i, t in zip(chosen, taken, strict=True)}
+    if nearest is None:
+        wrong = (labels[chosen] + random.integers(1, num_classes, len(chosen))) % num_classes
+    else:
+        wrong = nearest[labels[chosen]]
+    return {int(i): _Planned(int(i), int(label), None) for i, label in zip(chosen, wrong, strict=True)}
+
+
+def nearest_class(class_weight: np.ndarray, block: int = 1024) -> np.ndarray:
+    """(C,) int: for each class the other one whose prototype is nearest by angle; (C, D) in, blocks of rows."""
+    unit = class_weight / np.maximum(np.linalg.norm(class_weight, axis=1, keepdims=True), 1e-12)
+    nearest = np.empty(len(unit), np.int64)
+    for start in range(0, len(unit), block):
+        cosines = unit[start : start + block] @ unit.T
+        rows = np.arange(len(cosines))
+        cosines[rows, start + rows] = -np.inf
+        nearest[start : start + block] = cosines.argmax(1)
+    return nearest
+
+
+def _prototypes(path: Path, num_classes: int) -> np.ndarray:
+    class_weight = load_checkpoint(path).arrays.get("head.class_weight")
+    if class_weight is None or class_weight.ndim != 2 or len(class_weight) != num_classes:
+        found = "none" if class_weight is None else f"{class_weight.shape}"
+        raise ValueError(f"{path}: expected {num_classes} prototypes, as the set has classes, got {found}")
+    return class_weight
+
+
+def _images(after: list[_Planned], dataset: Dataset, strangers: Dataset | None) -> Iterator[tuple[bytes, int]]:
+    size = _size(dataset)
+    for planned in after:
+        if planned.outsider is None or strangers is None:
+            yield dataset.sample(planned.sample).encoded, planned.label
+        else:
+            outsider = strangers.sample(planned.outsider)
+            decode_image(outsider.encoded, outsider.name, size)  # one of another size would stop the training
+            yield outsider.encoded, planned.label
+
+
+def _size(dataset: Dataset) -> int:
+    first = dataset.sample(0)
+    image = cv2.imdecode(np.frombuffer(first.encoded, np.uint8), cv2.IMREAD_COLOR)
+    if image is None or image.shape[0] != image.shape[1]:
+        raise ValueError(f"{first.name}: expected a square image, got {'none' if image is None else image.shape}")
+    return int(image.shape[0])
