@@ -116,7 +116,8 @@ def open_legacy(path: Path, data: mmap.mmap) -> ForeignFile:
         raise _refusal(path, error) from None
 
 
-_ZIP_ERRORS = (zipfile.BadZipFile, NotImplementedError, EOFError, struct.error)
+# what zipfile raises on damage; OSError: a place before the beginning of the file
+_ZIP_ERRORS = (zipfile.BadZipFile, NotImplementedError, EOFError, OSError, struct.error)
 
 
 def _refusal(path: Path, error: Unexpected) -> ValueError:

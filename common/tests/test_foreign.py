@@ -123,6 +123,14 @@ def test_zips_that_are_not_whole(tmp_path, changes, message):
         converted(write_torch(tmp_path / "a.pth", WEIGHTS, changes=changes.items()))
 
 
+def test_a_zip_that_lost_a_byte(tmp_path):
+    path = write_torch(tmp_path / "a.pth", WEIGHTS)
+    content = path.read_bytes()
+    path.write_bytes(content[:100] + content[101:])
+    with pytest.raises(ValueError, match=r"a\.pth: is a damaged zip file"):
+        converted(path)
+
+
 def test_what_unpacks_to_more_than_it_takes_is_refused(tmp_path):
     path = write_torch(tmp_path / "a.pth", WEIGHTS, compression=zipfile.ZIP_DEFLATED)
     with pytest.raises(ValueError, match="neither compressed nor encrypted"):
