@@ -154,9 +154,9 @@ def write_mxnet(path, arrays, version=2):
     return path
 
 
-def fresnet(arrays):
+def fresnet(arrays, rename=fresnet_name):
     """Canonical names to those of insightface's MXNet networks, with "arg:" and "aux:"."""
-    return {("aux:" if ".running_" in name else "arg:") + fresnet_name(name): a for name, a in arrays.items()}
+    return {("aux:" if ".running_" in name else "arg:") + rename(name): a for name, a in arrays.items()}
 
 
 def write_symbol(path, backbone="iresnet_small", scale="0.0078125", mean="127.5", **changes):

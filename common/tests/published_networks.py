@@ -108,3 +108,12 @@ def fresnet_name(canonical):
     is_norm = re.match("bn|sc|fc1|relu", published)
     parts = {"weight": "gamma" if is_norm else "weight", "bias": "beta" if is_norm else "bias"}
     return f"{unit}{published}_" + parts.get(part, part.replace("running", "moving"))
+
+
+def fmobilefacenet_name(canonical):
+    """The name in insightface's fmobilefacenet."""
+    layer, _, part = canonical.rpartition(".")
+    layer = layer.replace(".model.", "_").replace(".", "_")
+    is_norm = layer.endswith(("batchnorm", "relu")) or layer == "fc1"
+    parts = {"weight": "gamma" if is_norm else "weight", "bias": "beta" if is_norm else "bias"}
+    return f"{layer}_" + parts.get(part, part.replace("running", "moving"))

@@ -1,6 +1,7 @@
 """Published weights of every format are read; hostile, damaged and wrong files are refused, and run nothing."""
 
 import collections
+import json
 import os
 import pickle
 import struct
@@ -25,6 +26,7 @@ from common.tests.foreign_files import (
     write_torch,
     write_torch_legacy,
 )
+from common.tests.published_networks import fmobilefacenet_name
 
 OURS = Fraction(1, 128)
 WEIGHTS = weights()
@@ -231,6 +233,19 @@ def test_params_of_mxnet(tmp_path, version):
     assert "1 BatchNorms have fix_gamma: their weights are 1" in found.notes
     assert any("another eps" in note for note in found.notes)
     assert any("biased" in note for note in found.notes)
+
+
+def test_a_mobilefacenet_of_mxnet(tmp_path):
+    """Its symbol leaves out what is default: eps 1e-3, which is ours, and that gamma is fixed."""
+    arrays = weights("mobilefacenet")
+    path = write_mxnet(tmp_path / "y1-0000.params", fresnet(arrays, fmobilefacenet_name))
+    nodes = [
+        {"op": "BatchNorm", "name": f"{layer}_batchnorm", "attrs": {"fix_gamma": "False"}}
+        for layer in sorted({fmobilefacenet_name(n).rpartition("_batchnorm_")[0] for n in arrays if "batchnorm" in n})
+    ]
+    nodes.append({"op": "BatchNorm", "name": "fc1", "attr": {"eps": "2e-05"}})
+    (tmp_path / "y1-symbol.json").write_text(json.dumps({"nodes": nodes}))
+    assert_is(converted(path, "mobilefacenet"), arrays | {"fc1.weight": np.ones(4, np.float32)})
 
 
 def test_prototypes_and_half_precision_of_mxnet(tmp_path):

@@ -6,7 +6,7 @@ from mxnet import nd
 from mxnet.gluon import nn
 
 from common.initialisation import ParameterSpec
-from common.tests.published_networks import fresnet_name
+from common.tests.published_networks import fmobilefacenet_name, fresnet_name
 from mxnet_impl.backbones import create_backbone
 from mxnet_impl.checkpoint import from_canonical, load_published, parameter_specs, to_canonical
 from mxnet_impl.margin_losses import SoftmaxHead
@@ -113,16 +113,7 @@ def test_published_iresnet():
 def test_published_mobilefacenet():
     block = network("mobilefacenet")
     arrays = random_arrays(block)
-    published = {}
-    for name, array in arrays.items():
-        layer, _, part = (
-            name.replace(".model.", "_")
-            .replace(".", "_")
-            .partition("_running" if "running" in name else "_weight" if name.endswith("weight") else "_bias")
-        )
-        norm = layer.endswith(("batchnorm", "relu")) or layer == "fc1"
-        suffix = {"weight": "gamma" if norm else "weight", "bias": "beta" if norm else "bias"}
-        published[f"{layer}_" + suffix.get(name.rpartition(".")[2], f"moving{part}")] = array.astype(np.float16)
+    published = {fmobilefacenet_name(name): array.astype(np.float16) for name, array in arrays.items()}
     assert {"conv_1_conv2d_weight", "res_3_block0_conv_dw_relu_gamma", "fc1_moving_mean"} <= published.keys()
     load_published(published, block)
     assert same(
