@@ -11,6 +11,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from common.angle_figure import angle_figure
+from common.config import from_json
 from common.evaluation import Evaluation, SavedEvaluation
 from common.formatting import NOTHING, fixed, percent, text_table
 from common.hardest import hardest_pairs, pair_picture
@@ -56,6 +58,7 @@ def write_report(run: Path) -> Path:
             "The log holds no training steps yet.",
         ),
     ]
+    blocks += _angles(folder)
     if folder.saved:
         blocks += _curves(folder.saved)
     for saved in folder.saved:
@@ -125,6 +128,22 @@ def _headline(saved: Sequence[SavedEvaluation]) -> list[Block]:
         f"{NOTHING}."
     )
     return [Table(head, rows, baselines), *map(Paragraph, [about, *notes])]
+
+
+def _angles(folder: RunFolder) -> list[Block]:
+    try:
+        head = from_json(folder.config).head
+    except ValueError:  # no configuration yet, or one of another version: the rest of the report stands
+        return []
+    records = [record for record in folder.records if record["kind"] == "angles"]
+    about = (
+        "The gradient for a unit embedding is r times the tangent of the sphere, whose length is sin θ. Histograms: "
+        "training images in evaluation mode, at the first and the last evaluation."
+    )
+    figure = _figure(
+        "angles", "The two sigmoids of SFace, and angles of training samples", angle_figure(head, records), ""
+    )
+    return [Heading(2, "Angles"), figure, Paragraph(about)] if isinstance(figure, Figure) else []
 
 
 def _curves(saved: Sequence[SavedEvaluation]) -> list[Block]:

@@ -58,7 +58,7 @@ def small_run(run, faces: Path, out: Path, *options: object, recipe: str = "lfw-
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_every_recipe_runs_two_steps(run, faces, tmp_path, capsys, name):
-    """The recipe's own network, loss and schedule; batch, steps, rate and data are small, and most deep networks' input."""
+    """The recipe's own network, loss and schedule; batch, steps, rate and data are small, and most deep nets' input."""
     deep = RECIPES[name]().model.backbone in ("iresnet100", "ir50") or name == "vggface2-r50"
     small = ("--data.image-size", 32, "--data.on-wrong-size", "resize") if deep else ()
     arguments = (
