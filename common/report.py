@@ -1,10 +1,12 @@
 """The report of a run: one HTML file without scripts or links, made from what the run folder holds.
 
 python -m common.report runs/pytorch/orl-seed0
+python -m common.report tables RUN [RUN ...]     # the paper's tables: common/tables.py
 """
 
 import argparse
 import html
+import importlib
 import json
 import math
 import sys
@@ -290,7 +292,10 @@ def _escape(text: str) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Write the report of the run folder named on the command line and print its path."""
+    """Write the report of the run folder named on the command line and print its path; `tables`: common/tables.py."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if list(arguments[:1]) == ["tables"]:
+        return importlib.import_module("common.tables").main(arguments[1:])
     parser = argparse.ArgumentParser("python -m common.report", description="Write RUN/report.html from a run folder.")
     parser.add_argument("run", type=Path, metavar="RUN", help="the run folder, for example runs/pytorch/orl-seed0")
     try:
