@@ -1,4 +1,4 @@
-"""The command line, the same for every backend: python -m BACKEND train | evaluate | info."""
+"""The command line, the same for every backend: python -m BACKEND train | evaluate | reproduce | info."""
 
 import dataclasses
 import importlib
@@ -29,7 +29,12 @@ class Backend:
 
 def main(backend: Backend, arguments: list[str]) -> int:
     """Run one command; returns the exit status. Bad input is one line on stderr and status 2, no traceback."""
-    commands: dict[str, Callable[[Backend, list[str]], int]] = {"train": train, "evaluate": evaluate, "info": info}
+    commands: dict[str, Callable[[Backend, list[str]], int]] = {
+        "train": train,
+        "evaluate": evaluate,
+        "reproduce": reproduce,
+        "info": info,
+    }
     command = arguments[0] if arguments else ""
     if command not in commands:
         asked_for_help = command in ("-h", "--help")
@@ -68,6 +73,18 @@ def evaluate(backend: Backend, arguments: list[str]) -> int:
     from common import commands
 
     return 0 if commands.evaluate(backend, arguments) else 1
+
+
+def reproduce(backend: Backend, arguments: list[str]) -> int:
+    """Train and evaluate a published row, or say what is missing: reproduce ROW [--check] [--field value ...]"""
+    from common.reproduce import reproduce as run
+    from common.training import Stopped
+
+    try:
+        return 0 if run(backend, arguments) else 1
+    except Stopped as stopped:
+        print(stopped, file=sys.stderr)
+        return INTERRUPTED
 
 
 def info(backend: Backend, arguments: list[str]) -> int:
