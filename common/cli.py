@@ -1,4 +1,4 @@
-"""The command line, the same for every backend: python -m BACKEND train | evaluate | embed | info."""
+"""The command line, the same for every backend: python -m BACKEND train | evaluate | embed | reproduce | info."""
 
 import dataclasses
 import importlib
@@ -33,6 +33,7 @@ def main(backend: Backend, arguments: list[str]) -> int:
         "train": train,
         "evaluate": evaluate,
         "embed": embed,
+        "reproduce": reproduce,
         "info": info,
     }
     command = arguments[0] if arguments else ""
@@ -81,6 +82,18 @@ def embed(backend: Backend, arguments: list[str]) -> int:
 
     source_commands.embed(backend, arguments)
     return 0
+
+
+def reproduce(backend: Backend, arguments: list[str]) -> int:
+    """Train and evaluate a published row, or say what is missing: reproduce ROW [--check] [--field value ...]"""
+    from common.reproduce import reproduce as run
+    from common.training import Stopped
+
+    try:
+        return 0 if run(backend, arguments) else 1
+    except Stopped as stopped:
+        print(stopped, file=sys.stderr)
+        return INTERRUPTED
 
 
 def info(backend: Backend, arguments: list[str]) -> int:

@@ -2,9 +2,11 @@
 
 python -m common.report runs/pytorch/orl-seed0                             its report
 python -m common.report runs/pytorch/orl-seed0 runs/mxnet/orl-seed0        both, and a page that compares them
+python -m common.report tables RUN [RUN ...]                               the paper's tables: common/tables.py
 """
 
 import argparse
+import importlib
 import os
 import sys
 from collections.abc import Iterable, Mapping, Sequence
@@ -218,7 +220,10 @@ def _label(saved: SavedEvaluation) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Write the report of each run folder named on the command line, and a comparison of several; print the paths."""
+    """Write the report of each run folder named on the command line, and a comparison of several; print the paths; `tables`: common.tables."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if list(arguments[:1]) == ["tables"]:
+        return importlib.import_module("common.tables").main(arguments[1:])
     parser = argparse.ArgumentParser(
         "python -m common.report",
         description="Write RUN/report.html and .md from a run folder; of several runs also comparison.html and .md.",
