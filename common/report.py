@@ -6,7 +6,6 @@ python -m common.report tables RUN [RUN ...]                               the p
 """
 
 import argparse
-import importlib
 import os
 import sys
 from collections.abc import Iterable, Mapping, Sequence
@@ -220,10 +219,12 @@ def _label(saved: SavedEvaluation) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Write the report of each run folder named on the command line, and a comparison of several; print the paths; `tables`: common.tables."""
+    """Write the report of each run folder named on the command line, and a comparison of several; print the paths."""
     arguments = sys.argv[1:] if arguments is None else arguments
     if list(arguments[:1]) == ["tables"]:
-        return importlib.import_module("common.tables").main(arguments[1:])
+        from common import tables  # which imports this module
+
+        return tables.main(arguments[1:])
     parser = argparse.ArgumentParser(
         "python -m common.report",
         description="Write RUN/report.html and .md from a run folder; of several runs also comparison.html and .md.",

@@ -21,7 +21,7 @@ from common.files import write_json
 from common.probe import measure
 from common.published import EVALUATION_SETS, ROWS, Row
 from common.schedule import total_steps
-from common.tables import markdown
+from common.tables import collect, markdown
 from common.training import refuse_another_run
 
 if TYPE_CHECKING:
@@ -200,7 +200,7 @@ def _evaluate_the_rest(backend: "Backend", config: RunConfig, folder: Path) -> b
         options = ["--root", str(config.data.root), "--device", config.device, "--out", str(folder / "evaluation")]
         cli.evaluate(backend, [str(folder), "--sets", *found, *options])
         run = read_finished(folder)
-    print(f"\n{markdown([run])}")
+    print(f"\n{markdown(collect([run]))}")
     return len(found) == len(wanted)
 
 

@@ -4,7 +4,6 @@ python -m common.report tables runs/*/casia-r50-seed* --out tables.html
 """
 
 import dataclasses
-import html
 import json
 import sys
 from collections.abc import Mapping, Sequence
@@ -16,7 +15,7 @@ import tyro
 
 from common import config as configuration
 from common.comparison import FinishedRun, read_finished
-from common.files import atomic_write
+from common.page import Heading, Paragraph, Table, write_page
 from common.published import (
     ACCURACY,
     EVALUATION_SETS,
@@ -30,7 +29,6 @@ from common.published import (
     tar_at,
 )
 from common.recipes import RECIPES
-from common.report import PAGE
 
 BACKENDS = ("pytorch", "mxnet", "jittor")
 LEGEND = (
@@ -46,7 +44,7 @@ class Options:
     runs: Annotated[tyro.conf.Positional[tuple[Path, ...]], tyro.conf.arg(metavar="RUN [RUN ...]")]
     """Folders of finished runs, of any recipes, backends and seeds."""
     out: Path | None = None
-    """Also write the tables to this file, .html (in one file, without links) or .md."""
+    """Also write the tables to this file, .html, and the same as .md beside it."""
 
 
 class Key(NamedTuple):
@@ -137,43 +135,26 @@ def protocol_figures(run: FinishedRun) -> dict[tuple[str, str], float]:
     return figures
 
 
-def markdown(runs: Sequence[FinishedRun]) -> str:
+def markdown(tables: Tables) -> str:
     """The tables and the notes below as Markdown."""
-    tables = collect(runs)
     head, body, notes = _cells(tables)
     lines = [head, ["---"] * len(head), *body]
     table = ["| " + " | ".join(map(_escape_markdown, line)) + " |" for line in lines]
     return "\n".join([*table, "", *(f"- {_escape_markdown(note)}" for note in notes)])
 
 
-def html_page(runs: Sequence[FinishedRun]) -> str:
-    """The same as one HTML file without scripts or links."""
-    head, body, notes = _cells(collect(runs))
-
-    def line(cells: Sequence[str], tag: str) -> str:
-        return "<tr>" + "".join(f"<{tag}>{html.escape(cell)}</{tag}>" for cell in cells) + "</tr>"
-
-    content = [
-        "<h1>SFace: the paper's tables</h1>",
-        f'<div class="wide"><table><thead>{line(head, "th")}</thead>',
-        f"<tbody>{''.join(line(cells, 'td') for cells in body)}</tbody></table></div>",
-        *(f'<p class="note">{html.escape(note)}</p>' for note in notes),
-    ]
-    return PAGE.format(title="SFace: the paper's tables", body="\n".join(content))
-
-
 def main(arguments: Sequence[str]) -> int:
     """Print the tables of the runs on the command line, and write them if asked; 2 if something is wrong with them."""
     options = tyro.cli(Options, prog="python -m common.report tables", args=arguments)
-    forms = {".html": html_page, ".md": markdown}
     try:
-        if not options.runs or (options.out and options.out.suffix not in forms):
-            raise ValueError("expected run folders, and with --out a file .html or .md")
-        runs = [read_finished(folder) for folder in options.runs]
-        print(markdown(runs))
+        if not options.runs or (options.out and options.out.suffix != ".html"):
+            raise ValueError("expected run folders, and with --out a file .html")
+        tables = collect([read_finished(folder) for folder in options.runs])
+        print(markdown(tables))
         if options.out:
-            with atomic_write(options.out) as file:
-                file.write((forms[options.out.suffix](runs) + "\n").encode("utf-8", "replace"))
+            head, body, notes = _cells(tables)
+            title = "SFace: the paper's tables"
+            write_page(options.out, title, [Heading(1, title), Table(head, body), *map(Paragraph, notes)])
     except (OSError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -221,10 +221,9 @@ class Cells(html.parser.HTMLParser):
 
 def test_html_has_the_cells_of_the_markdown(tmp_path, capsys):
     run = make_run(tmp_path / "run", wrong={"lfw": 0, "<b>|x": 1})
-    page, text = tmp_path / "tables.html", tmp_path / "tables.md"
+    page = tmp_path / "tables.html"
     out = tables(capsys, run, "--out", page)[1]
-    assert tables(capsys, run, "--out", text)[1] == out
-    assert text.read_text("utf-8").splitlines() == out
+    assert "99.82" in page.with_suffix(".md").read_text("utf-8")
 
     found = Cells(page.read_text("utf-8"))
     assert not found.tags & {"script", "link", "img", "a", "b"}
@@ -237,7 +236,7 @@ def test_html_has_the_cells_of_the_markdown(tmp_path, capsys):
 
 def test_other_kinds_of_file(tmp_path, capsys):
     run = make_run(tmp_path / "run")
-    assert "with --out a file .html or .md" in rejected(capsys, run, "--out", tmp_path / "tables.pdf")
+    assert "with --out a file .html" in rejected(capsys, run, "--out", tmp_path / "tables.pdf")
 
 
 def test_command_line(tmp_path, capsys):
