@@ -5,76 +5,80 @@ from typing import Any
 
 import matplotlib as mpl
 import numpy as np
+from matplotlib.axes import Axes
 
 from common.angles import BINS, inter_weight, intra_weight
 from common.config import HeadConfig
-from common.plots import BLUE, GREEN, INK, STYLE, VERMILION, axes, svg
+from common.plots import BLUE, GREEN, INK, STYLE, VERMILION, axes_grid, svg
 
-GROUPS = (
+OWN = (
     ("correct", "own", BLUE, "correct label: to its prototype"),
     ("wrong", "own", VERMILION, "wrong label: to its prototype"),
     ("wrong", "true", GREEN, "wrong label: to the true person's"),
 )
+OTHERS = (("correct", "others", BLUE, "correct label"), ("wrong", "others", VERMILION, "wrong label"))
 
 
-def angle_figure(head: HeadConfig, records: Sequence[Mapping[str, Any]]) -> str | None:
+def angle_figure(head: HeadConfig, records: Sequence[Mapping[str, Any]]) -> bytes | None:
     """r_intra and r_inter, the effective gradient, and the angles that were logged first and last.
 
     Args:
         head: the loss; the two weights are drawn for sface only.
-        records: of kind "angles" in log.jsonl, oldest first.
+        records: of kind "angles" in log.jsonl, oldest first; damaged ones are passed over.
 
     Returns:
-        A data URI, or None when there is nothing to draw.
-
-    The gradient for the unit embedding is r times the tangent of the sphere, whose length is sin theta.
+        An SVG, or None when there is nothing to draw.
     """
     is_sface = head.name == "sface"
-    rows = is_sface + (2 if records else 0)
-    if not rows:
+    whole = [record for record in records if _is_whole(record)]
+    shown = [whole[0], whole[-1]] if len(whole) > 1 else whole
+    if not is_sface and not shown:
         return None
     with mpl.rc_context(STYLE):
-        figure, panels = axes(rows, 2, 2.7)
+        figure, panels = axes_grid(is_sface + len(shown), 2, 2.7)
         if is_sface:
-            theta = np.linspace(0, np.pi, 721)
-            for panel, factor, ylabel in (
-                (panels[0], np.ones_like(theta), "re-scale r"),
-                (panels[1], np.sin(theta), "length of the gradient, r sin θ"),
+            _draw_weights(panels[0], panels[1], head)
+        for row, record in enumerate(shown, is_sface):
+            for panel, histograms, title in (
+                (panels[2 * row], OWN, "Angle to the own prototype"),
+                (panels[2 * row + 1], OTHERS, "Angles to the others"),
             ):
-                panel.plot(np.degrees(theta), factor * intra_weight(theta, head), color=BLUE, label="pull (r intra)")
-                panel.plot(
-                    np.degrees(theta), factor * inter_weight(theta, head), color=VERMILION, label="push (r inter)"
-                )
-                panel.set_ylabel(ylabel)
-                panel.set_xlabel("angle to the prototype, degrees")
-                panel.legend()
-            panels[0].set_title("The two sigmoids")
-            panels[1].set_title("Effective gradient")
-        edges = np.linspace(0, 180, BINS + 1)
-        for record, pair in zip(
-            (records[0], records[-1]) if records else (), _pairs(panels[2 * is_sface :]), strict=True
-        ):
-            for panel, drawn, title in (
-                (pair[0], GROUPS, "Angle to the own prototype"),
-                (
-                    pair[1],
-                    (("correct", "others", BLUE, "correct label"), ("wrong", "others", VERMILION, "wrong label")),
-                    "Angles to the others",
-                ),
-            ):
-                for group, name, colour, label in drawn:
-                    counts = np.array(record[group][name], np.float64)
-                    if counts.sum():
-                        panel.stairs(counts / counts.sum(), edges, color=colour, label=label, linewidth=1.4)
-                if is_sface:
-                    for center in (head.intra_center, head.inter_center):
-                        panel.axvline(np.degrees(center), color=INK, linestyle=(0, (4, 2)), linewidth=1)
+                _draw_angles(panel, record, histograms, head if is_sface else None)
                 panel.set_title(f"{title}, step {record['step']:,}")
-                panel.set_xlabel("angle, degrees" + ("; dashed: a and b" if is_sface else ""))
-                panel.set_ylabel("share")
-                panel.legend()
         return svg(figure)
 
 
-def _pairs(panels: Sequence[Any]) -> list[tuple[Any, Any]]:
-    return list(zip(panels[::2], panels[1::2], strict=True))
+def _draw_weights(weights: Axes, gradients: Axes, head: HeadConfig) -> None:
+    """The gradient for a unit embedding is r times the tangent of the sphere, whose length is sin theta."""
+    theta = np.linspace(0, np.pi, 721)
+    for panel, factor in ((weights, np.ones_like(theta)), (gradients, np.sin(theta))):
+        panel.plot(np.degrees(theta), factor * intra_weight(theta, head), color=BLUE, label="pull, r intra")
+        panel.plot(np.degrees(theta), factor * inter_weight(theta, head), color=VERMILION, label="push, r inter")
+        panel.set_xlabel("angle to the prototype, degrees")
+        panel.legend()
+    weights.set_title("The two sigmoids")
+    weights.set_ylabel("re-scale r")
+    gradients.set_title("Effective gradient")
+    gradients.set_ylabel("r sin θ")
+
+
+def _draw_angles(panel: Axes, record: Mapping[str, Any], histograms: Any, sface: HeadConfig | None) -> None:
+    edges = np.linspace(0, 180, BINS + 1)
+    for group, name, colour, label in histograms:
+        counts = np.array(record[group][name], np.float64)
+        if counts.sum():
+            panel.stairs(counts / counts.sum(), edges, color=colour, label=f"{label} ({int(counts.sum()):,})")
+    for center in (sface.intra_center, sface.inter_center) if sface else ():
+        panel.axvline(np.degrees(center), color=INK, linestyle=(0, (4, 2)), linewidth=1)
+    panel.set_xlabel("angle, degrees" + ("; dashed: a and b" if sface else ""))
+    panel.set_ylabel("share of angles")
+    panel.set_ylim(0, panel.get_ylim()[1] * 1.35)  # room for the legend
+    panel.legend(loc="upper right")
+
+
+def _is_whole(record: Mapping[str, Any]) -> bool:
+    try:
+        counts = [record[group][name] for group, name, _, _ in (*OWN, *OTHERS)]
+        return all(len(c) == BINS and all(type(n) is int and 0 <= n < 2**53 for n in c) for c in counts)
+    except (KeyError, TypeError):
+        return False

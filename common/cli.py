@@ -1,4 +1,4 @@
-"""The command line, the same for every backend: python -m BACKEND train | evaluate | embed | export | import | info."""
+"""The command line, the same for every backend: python -m BACKEND COMMAND [--help]; `main` lists the commands."""
 
 import dataclasses
 import importlib
@@ -35,6 +35,7 @@ def main(backend: Backend, arguments: list[str]) -> int:
         "embed": embed,
         "export": export,
         "import": import_weights,
+        "reproduce": reproduce,
         "info": info,
     }
     command = arguments[0] if arguments else ""
@@ -99,6 +100,18 @@ def import_weights(backend: Backend, arguments: list[str]) -> int:
 
     model_commands.import_weights(backend, arguments)
     return 0
+
+
+def reproduce(backend: Backend, arguments: list[str]) -> int:
+    """Train and evaluate a published row, or say what is missing: reproduce ROW [--check] [--field value ...]"""
+    from common.reproduce import reproduce as run
+    from common.training import Stopped
+
+    try:
+        return 0 if run(backend, arguments) else 1
+    except Stopped as stopped:
+        print(stopped, file=sys.stderr)
+        return INTERRUPTED
 
 
 def info(backend: Backend, arguments: list[str]) -> int:

@@ -1,5 +1,6 @@
 """What `train` does, for any backend."""
 
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,11 +23,29 @@ RAW_PIXELS = "raw_pixels"
 
 def train(backend: "Backend", arguments: list[str]) -> None:
     """Train a recipe to its end, evaluate it, and write the report; raises as `common.training.fit`."""
-    recipes = {name: ((recipe.__doc__ or "").strip(), recipe()) for name, recipe in RECIPES.items()}
-    config = tyro.extras.overridable_config_cli(recipes, prog=f"python -m {backend.package} train", args=arguments)
-    configuration.check(config)
-    folder = config.out or Path("runs") / backend.name / f"{config.name}-seed{config.seed}"
+    train_config(backend, parse_recipe(backend, "train", RECIPES, arguments))
 
+
+def parse_recipe(
+    backend: "Backend", command: str, recipes: Mapping[str, Callable[[], RunConfig]], arguments: list[str]
+) -> RunConfig:
+    """The checked configuration of `COMMAND RECIPE [--field value ...]`."""
+    described = {name: ((recipe.__doc__ or "").strip(), recipe()) for name, recipe in recipes.items()}
+    config = tyro.extras.overridable_config_cli(
+        described, prog=f"python -m {backend.package} {command}", args=arguments
+    )
+    configuration.check(config)
+    return config
+
+
+def run_folder(backend: "Backend", config: RunConfig) -> Path:
+    """Where the run of a configuration lives."""
+    return config.out or Path("runs") / backend.name / f"{config.name}-seed{config.seed}"
+
+
+def train_config(backend: "Backend", config: RunConfig) -> None:
+    """Train a checked configuration, evaluate it, and write the report; raises as `common.training.fit`."""
+    folder = run_folder(backend, config)
     dataset = open_dataset(config.data.root, config.data.kind)
     print(f"{len(dataset)} images of {dataset.num_classes} identities in {config.data.root}; run folder {folder}")
     trainer = backend.create_trainer(config, dataset.num_classes)

@@ -18,9 +18,10 @@ import tyro
 from common import config as configuration
 from common.commands import RAW_PIXELS
 from common.config import RunConfig
-from common.evaluation import load_evaluation
+from common.evaluation import SavedEvaluation, load_evaluation
 from common.files import atomic_write
 from common.plots import Series, comparison_figure
+from common.published import protocol_of
 from common.runlog import LOG, read_log
 
 COLUMNS = ("step", "epoch", "loss", "images_per_second", "seconds")
@@ -58,11 +59,26 @@ Groups = dict[str, dict[int, Run]]
 """Runs by backend, in the order given, and by seed, increasing."""
 
 
-def read_run(folder: Path, set_name: str | None) -> Run:
-    """Read a run folder; `set_name` as `Options.set`.
+@dataclasses.dataclass(frozen=True, eq=False)
+class FinishedRun:
+    """What a run folder says about a run that came to its end."""
+
+    folder: Path
+    config: RunConfig
+    backend: str
+    log: np.ndarray  # (lines, len(COLUMNS)) float64, by step
+    saved: list[SavedEvaluation]  # by file name; those of baselines too
+
+    @property
+    def last_step(self) -> int:
+        return int(self.log[-1, 0])
+
+
+def read_finished(folder: Path) -> FinishedRun:
+    """Read a run folder.
 
     Raises:
-        OSError, ValueError: not a run folder, a damaged file, or a run that is not at its end or not evaluated there.
+        OSError, ValueError: not a run folder, a damaged file, or a run that is not at its end.
     """
     config = _read_json(folder / "config.json", "the settings of a run", configuration.from_json)
     backend = _read_json(folder / "environment.json", "backend.name", lambda value: value["backend"]["name"])
@@ -79,19 +95,33 @@ def read_run(folder: Path, set_name: str | None) -> Run:
     epochs, most = config.optimiser.epochs, config.optimiser.max_steps
     if epoch < epochs and (most is None or last < most):
         raise ValueError(f"{folder}: expected a finished run, its log ends at epoch {epoch:.2f} of {epochs}")
+    paths = sorted((folder / "evaluation").glob("*.json"))
+    saved = [load_evaluation(path) for path in paths if protocol_of(path.stem) is None]
+    return FinishedRun(folder, config, backend, log, saved)
 
-    saved = [load_evaluation(path) for path in sorted((folder / "evaluation").glob("*.json"))]
-    own = {s.evaluation.name: s for s in saved if s.method is None}
+
+def read_run(folder: Path, set_name: str | None) -> Run:
+    """Read a run folder; `set_name` as `Options.set`.
+
+    Raises:
+        OSError, ValueError: as `read_finished`, or the run was not evaluated on the set at its end.
+    """
+    run = read_finished(folder)
+    own = {s.evaluation.name: s for s in run.saved if s.method is None}
     name = next(iter(own)) if set_name is None and len(own) == 1 else set_name
     if name not in own:
         wanted = name or ("one set, chosen by --set" if own else "a set")
         raise ValueError(f"{folder}: expected an evaluation on {wanted}; it has {', '.join(own) or 'none'}")
-    if own[name].step != last:
-        raise ValueError(f"{folder}: training ended at step {last:.0f}, {name} was evaluated at step {own[name].step}")
+    if own[name].step != run.last_step:
+        raise ValueError(
+            f"{folder}: training ended at step {run.last_step}, {name} was evaluated at step {own[name].step}"
+        )
     result = own[name].evaluation.result
-    raw = [s.evaluation.result.accuracy for s in saved if (s.evaluation.name, s.method) == (name, RAW_PIXELS)]
-    steps, _, loss, speeds, seconds = log.T
-    return Run(folder, config, backend, (steps, loss), speeds, seconds[-1], name, result.issame, result.accuracy, raw)
+    raw = [s.evaluation.result.accuracy for s in run.saved if (s.evaluation.name, s.method) == (name, RAW_PIXELS)]
+    steps, _, loss, speeds, seconds = run.log.T
+    return Run(
+        folder, run.config, run.backend, (steps, loss), speeds, seconds[-1], name, result.issame, result.accuracy, raw
+    )
 
 
 def grouped(runs: Sequence[Run]) -> Groups:

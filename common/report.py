@@ -2,6 +2,7 @@
 
 python -m common.report runs/pytorch/orl-seed0                             its report
 python -m common.report runs/pytorch/orl-seed0 runs/mxnet/orl-seed0        both, and a page that compares them
+python -m common.report tables RUN [RUN ...]                               the paper's tables: common/tables.py
 """
 
 import argparse
@@ -11,6 +12,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from common.angle_figure import angle_figure
+from common.config import from_json
 from common.evaluation import Evaluation, SavedEvaluation
 from common.formatting import NOTHING, fixed, percent, text_table
 from common.hardest import hardest_pairs, pair_picture
@@ -56,6 +59,7 @@ def write_report(run: Path) -> Path:
             "The log holds no training steps yet.",
         ),
     ]
+    blocks += _angles(folder)
     if folder.saved:
         blocks += _curves(folder.saved)
     for saved in folder.saved:
@@ -125,6 +129,22 @@ def _headline(saved: Sequence[SavedEvaluation]) -> list[Block]:
         f"{NOTHING}."
     )
     return [Table(head, rows, baselines), *map(Paragraph, [about, *notes])]
+
+
+def _angles(folder: RunFolder) -> list[Block]:
+    try:
+        head = from_json(folder.config).head
+    except ValueError:  # no configuration yet, or one of another version: the rest of the report stands
+        return []
+    records = [record for record in folder.records if record["kind"] == "angles"]
+    about = (
+        "The gradient for a unit embedding is r times the tangent of the sphere, whose length is sin θ. Histograms: "
+        "training images in evaluation mode, at the first and the last evaluation."
+    )
+    figure = _figure(
+        "angles", "The two sigmoids of SFace, and angles of training samples", angle_figure(head, records), ""
+    )
+    return [Heading(2, "Angles"), figure, Paragraph(about)] if isinstance(figure, Figure) else []
 
 
 def _curves(saved: Sequence[SavedEvaluation]) -> list[Block]:
@@ -200,6 +220,11 @@ def _label(saved: SavedEvaluation) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Write the report of each run folder named on the command line, and a comparison of several; print the paths."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if list(arguments[:1]) == ["tables"]:
+        from common import tables  # which imports this module
+
+        return tables.main(arguments[1:])
     parser = argparse.ArgumentParser(
         "python -m common.report",
         description="Write RUN/report.html and .md from a run folder; of several runs also comparison.html and .md.",

@@ -245,18 +245,22 @@ def evaluate_sets(trainer: Trainer, pair_sets: dict[str, Any], config: RunConfig
     ]
 
 
-def _claim(folder: Path, config: RunConfig, trainer: Trainer) -> None:
-    """Make the run folder, or make sure that the run in it is this one."""
+def refuse_another_run(folder: Path, config: RunConfig) -> None:
+    """Raise a ValueError if the run folder holds a run whose results another configuration made; says what differs."""
     path = folder / "config.json"
-    new = configuration.to_json(config)
     if path.exists():
-        changed = configuration.differences(json.loads(path.read_text("utf-8")), new)
+        changed = configuration.differences(json.loads(path.read_text("utf-8")), configuration.to_json(config))
         if changed:
             raise ValueError(
                 f"{folder} holds a run of another configuration ({'; '.join(changed)}); "
                 "choose another folder with --out, or delete this one"
             )
-    write_json(path, new)
+
+
+def _claim(folder: Path, config: RunConfig, trainer: Trainer) -> None:
+    """Make the run folder, or make sure that the run in it is this one."""
+    refuse_another_run(folder, config)
+    write_json(folder / "config.json", configuration.to_json(config))
     write_json(folder / "environment.json", environment(trainer.describe()))
 
 

@@ -52,9 +52,16 @@ def linear_config(root: Path, **options: Any) -> RunConfig:
     return replace(RunConfig(name="test", data=data, seed=5), **options)
 
 
+def trained(config: RunConfig, classes: int = 2) -> LinearTrainer:
+    """A trainer whose weights are no longer the drawn ones."""
+    trainer = LinearTrainer(config, classes)
+    trainer.arrays = {name: array - 0.5 for name, array in trainer.arrays.items()}
+    return trainer
+
+
 def write_checkpoint(folder: Path, config: RunConfig, step: int = 20, classes: int | None = 7) -> Path:
-    """A checkpoint of a `LinearTrainer` under `folder`/checkpoints; without a head for None classes."""
-    arrays = LinearTrainer(config, classes or 1).state()
+    """A checkpoint of a `trained` network under `folder`/checkpoints; without a head for None classes."""
+    arrays = trained(config, classes or 1).state()
     if classes is None:
         del arrays["head.class_weight"]
     return save_checkpoint(folder / "checkpoints", step, arrays, {"config": configuration.to_json(config)})

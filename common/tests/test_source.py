@@ -15,7 +15,15 @@ from common import source as module
 from common.checkpoint import DamagedCheckpoint, save_checkpoint
 from common.config import to_json
 from common.source import open_source, read_arrays
-from common.tests.numpy_backend import DIMENSIONS, SIZE, LinearBackend, LinearTrainer, linear_config, write_checkpoint
+from common.tests.numpy_backend import (
+    DIMENSIONS,
+    SIZE,
+    LinearBackend,
+    LinearTrainer,
+    linear_config,
+    trained,
+    write_checkpoint,
+)
 from common.tests.onnx_models import write_model
 
 BACKEND = LinearBackend()
@@ -38,7 +46,7 @@ def test_a_run_is_its_latest_checkpoint(tmp_path):
     path = write_checkpoint(tmp_path, config, step=20)
     for given in (tmp_path, path):
         source = open_source(given, BACKEND, "cpu")
-        assert np.array_equal(source.embed(images()), LinearTrainer(config, 2).embed(images()))
+        assert np.array_equal(source.embed(images()), trained(config).embed(images()))
         assert (source.image_size, source.step, source.on_wrong_size) == (SIZE, 20, "fail")
         assert (source.root, source.sets, source.arrays) == (tmp_path / "data", ("lfw",), {})
         assert source.description == f"{path}, iresnet50, sface, linear"
@@ -49,7 +57,7 @@ def test_a_checkpoint_without_a_head(tmp_path):
     config = linear_config(tmp_path)
     path = write_checkpoint(tmp_path, config, classes=None)
     source = open_source(path, BACKEND, "cpu")
-    assert np.array_equal(source.embed(images()), LinearTrainer(config, 2).embed(images()))
+    assert np.array_equal(source.embed(images()), trained(config).embed(images()))
     assert "without a head" in source.description
 
 
@@ -145,7 +153,10 @@ def test_inputs_that_nothing_reads_are_left_out(tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"shape": ("N", 1, 48, 16)}, r"expected one input tensor\(float\) \[N, 3, S, S\], .* data tensor\(float\)"),
+        (
+            {"shape": ("N", 1, 16, 16), "weight": weight()[:256]},
+            r"expected one input tensor\(float\) \[N, 3, S, S\], .* data tensor\(float\)",
+        ),
         ({"shape": ("N", 3, 32, 8)}, r"\['N', 3, 32, 8\]"),
         ({"shape": ("N", 3, "H", "W")}, r"\['N', 3, 'H', 'W'\]"),
         ({"shape": ("N", SIZE, SIZE, 3)}, r"\['N', 16, 16, 3\]"),
@@ -157,7 +168,7 @@ def test_inputs_that_nothing_reads_are_left_out(tmp_path):
     ],
 )
 def test_a_model_of_another_kind(tmp_path, options, message):
-    path = write_model(tmp_path / "m.onnx", weight(), **options)
+    path = write_model(tmp_path / "m.onnx", **{"weight": weight(), **options})
     with pytest.raises(ValueError, match=message):
         open_source(path, BACKEND, "cpu")
 

@@ -12,7 +12,7 @@ from common.images import decode_image, encode_image
 from common.pair_set import open_pair_set, write_pair_set
 from common.recipes import PUBLISHED_SETS
 from common.source import read_arrays
-from common.tests.numpy_backend import SIZE, LinearBackend, LinearTrainer, linear_config, write_checkpoint
+from common.tests.numpy_backend import SIZE, LinearBackend, LinearTrainer, linear_config, trained, write_checkpoint
 from common.tests.onnx_models import write_model
 from common.verification import verify
 
@@ -55,7 +55,7 @@ def checkpoint(root, tmp_path):
 
 
 def network(root):
-    return LinearTrainer(linear_config(root), 2)
+    return trained(linear_config(root))
 
 
 def raw(root, name="lfw"):

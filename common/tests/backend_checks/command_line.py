@@ -58,7 +58,7 @@ def small_run(run, faces: Path, out: Path, *options: object, recipe: str = "lfw-
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_every_recipe_runs_two_steps(run, faces, tmp_path, capsys, name):
-    """The recipe's own network, loss and schedule; batch, steps, rate and data are small, and most deep networks' input."""
+    """The recipe's own network, loss and schedule; batch, steps, rate and data are small, and most deep nets' input."""
     deep = RECIPES[name]().model.backbone in ("iresnet100", "ir50") or name == "vggface2-r50"
     small = ("--data.image-size", 32, "--data.on-wrong-size", "resize") if deep else ()
     arguments = (
@@ -117,6 +117,37 @@ def test_evaluate_reports_a_missing_set(run, faces, small, capsys):
     output = capsys.readouterr().out
     assert "cfp_fp" in output
     assert f"calfw: missing, expected {faces / 'calfw.bin'}" in output
+
+
+def test_reproduce(backend, run, faces, tmp_path, capsys):
+    """A row made small: --check says what it costs and which sets are missing, and the same command then trains it."""
+    small = (
+        "reproduce", "casia-mobilefacenet", "--data.root", faces, "--data.evaluate-on", "lfw", "sllfw",
+        "--data.workers", 1, "--data.image-size", 32, "--data.on-wrong-size", "resize", "--model.embedding-size", 8,
+        "--optimiser.batch-size", 4, "--optimiser.accumulate", 2, "--optimiser.max-steps", 2, "--device", "cpu",
+        "--optimiser.learning-rate", 0.001, "--out", tmp_path / "run",
+    )  # fmt: skip
+    assert run(*small, "--check") == 1
+    output = capsys.readouterr().out
+    for text in (
+        "training set  15 images of 5 identities",
+        f"sllfw         missing: expected {faces / 'sllfw.bin'}",
+        "Against the published run in Jittor",
+        "gradient: the mean over the 4 images, added up in 2 parts",
+        "Cost on cpu",
+        "for 4 images, measured, 2 times 2 images",
+        "training    ",
+    ):
+        assert text in output
+    assert re.search(r"memory +[\d.,]+ [MG]iB in a step, measured; [\d.,]+ [MG]iB were free\n", output)
+    assert not (tmp_path / "run").exists()
+
+    assert run(*small) == 1
+    record = json.loads((tmp_path / "run" / "reproduction.json").read_text())
+    assert record["row"] == "casia-mobilefacenet"
+    assert len(read_log(tmp_path / "run" / "log.jsonl")) == 2  # the last step, and the evaluation
+    cells = r"\| casia-mobilefacenet\* \| LFW \| accuracy \|.*\d\d?\.\d\d.*\| 99.60 \[1\] \|"
+    assert re.search(cells, capsys.readouterr().out)
 
 
 def test_evaluate_what_is_no_run(run, tmp_path, capsys):

@@ -1,0 +1,61 @@
+"""How much memory this process has used at most, and how much there is, on the host and on an NVIDIA GPU (Linux)."""
+
+import contextlib
+import re
+import resource
+import subprocess
+from pathlib import Path
+from typing import NamedTuple
+
+_CGROUP_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
+
+
+class GpuMemory(NamedTuple):
+    """Bytes of one GPU."""
+
+    used: int
+    total: int
+
+
+def reset_host_peak() -> None:
+    """Let `host_peak` count from now on; where the kernel does not allow it, it goes on counting from the start."""
+    with contextlib.suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
+
+
+def host_peak() -> int:
+    """Most bytes that were resident at one time, since the start or the last reset."""
+    peak = _kib("/proc/self/status", "VmHWM")
+    return peak if peak is not None else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def host_available() -> int | None:
+    """Bytes that can be had without swapping, inside the container's limit too; None: unknown."""
+    known = [value for value in (_kib("/proc/meminfo", "MemAvailable"), _cgroup_limit()) if value is not None]
+    return min(known, default=None)
+
+
+def gpu_memory() -> list[GpuMemory]:
+    """Of every GPU that nvidia-smi sees, in its order; empty without it, or where it does not say (MIG)."""
+    command = ["nvidia-smi", "--query-gpu=memory.used,memory.total", "--format=csv,noheader,nounits"]
+    try:
+        listed = subprocess.run(command, capture_output=True, text=True, check=True, timeout=20).stdout
+        mebibytes = [[int(number) for number in line.split(",")] for line in listed.splitlines()]
+        return [GpuMemory(used * 2**20, total * 2**20) for used, total in mebibytes]
+    except (OSError, subprocess.SubprocessError, ValueError):
+        return []
+
+
+def _kib(path: str, name: str) -> int | None:
+    try:
+        found = re.search(rf"^{name}:\s+(\d+) kB$", Path(path).read_text("utf-8"), re.MULTILINE)
+    except OSError:
+        return None
+    return int(found[1]) * 1024 if found else None
+
+
+def _cgroup_limit() -> int | None:
+    for path in _CGROUP_LIMITS:
+        with contextlib.suppress(OSError, ValueError):
+            return int(Path(path).read_text("ascii"))
+    return None
