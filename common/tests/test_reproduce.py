@@ -200,6 +200,7 @@ def test_damaged_files_are_missing_too(faces, tmp_path):
     assert f"{root / 'property'}: expected \"classes,height,width\", got 'many'" in found.lines[1]
     assert found.lines[3].startswith(f"  lfw           cannot be read: {root / 'lfw.bin'}")
     assert found.pairs == 6_020
+    assert not looked_at(root, "cfp_fp").complete  # for want of the training set alone
 
 
 def test_an_unknown_set(faces):
