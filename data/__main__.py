@@ -1,4 +1,4 @@
-"""python -m data orl | lfw | convert | pairs | synthetic (each with --help)."""
+"""python -m data orl | lfw | convert | pairs | synthetic | ijb-synthetic | megaface-synthetic (each with --help)."""
 
 import sys
 from collections.abc import Callable
@@ -11,6 +11,7 @@ from data.lfw import make_lfw_small
 from data.orl import make_orl
 from data.pairs import make_pairs
 from data.synthetic import make_synthetic
+from data.synthetic_protocols import make_ijb_synthetic, make_megaface_synthetic
 
 COMMANDS: dict[str, Callable[..., Path]] = {
     "orl": make_orl,
@@ -18,6 +19,8 @@ COMMANDS: dict[str, Callable[..., Path]] = {
     "convert": convert,
     "pairs": make_pairs,
     "synthetic": make_synthetic,
+    "ijb-synthetic": make_ijb_synthetic,
+    "megaface-synthetic": make_megaface_synthetic,
 }
 
 
