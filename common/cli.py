@@ -1,4 +1,4 @@
-"""The command line, the same for every backend: python -m BACKEND train | evaluate | info."""
+"""The command line, the same for every backend: python -m BACKEND train | evaluate | ijb | megaface | info."""
 
 import dataclasses
 import importlib
@@ -29,7 +29,13 @@ class Backend:
 
 def main(backend: Backend, arguments: list[str]) -> int:
     """Run one command; returns the exit status. Bad input is one line on stderr and status 2, no traceback."""
-    commands: dict[str, Callable[[Backend, list[str]], int]] = {"train": train, "evaluate": evaluate, "info": info}
+    commands: dict[str, Callable[[Backend, list[str]], int]] = {
+        "train": train,
+        "evaluate": evaluate,
+        "ijb": ijb,
+        "megaface": megaface,
+        "info": info,
+    }
     command = arguments[0] if arguments else ""
     if command not in commands:
         asked_for_help = command in ("-h", "--help")
@@ -68,6 +74,21 @@ def evaluate(backend: Backend, arguments: list[str]) -> int:
     from common import commands
 
     return 0 if commands.evaluate(backend, arguments) else 1
+
+
+def ijb(backend: Backend, arguments: list[str]) -> int:
+    """Evaluate on IJB-B or IJB-C, 1:1 and 1:N: ijb SOURCE --root FOLDER --name ijbb | ijbc"""
+    from common import protocol_commands
+
+    return 0 if protocol_commands.ijb(backend, arguments) else 1
+
+
+def megaface(backend: Backend, arguments: list[str]) -> int:
+    """Evaluate on MegaFace, up to a million distractors: megaface SOURCE --root FOLDER"""
+    from common import protocol_commands
+
+    protocol_commands.megaface(backend, arguments)
+    return 0
 
 
 def info(backend: Backend, arguments: list[str]) -> int:
