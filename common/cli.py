@@ -33,6 +33,8 @@ def main(backend: Backend, arguments: list[str]) -> int:
         "train": train,
         "evaluate": evaluate,
         "embed": embed,
+        "ijb": ijb,
+        "megaface": megaface,
         "export": export,
         "import": import_weights,
         "reproduce": reproduce,
@@ -112,6 +114,21 @@ def reproduce(backend: Backend, arguments: list[str]) -> int:
     except Stopped as stopped:
         print(stopped, file=sys.stderr)
         return INTERRUPTED
+
+
+def ijb(backend: Backend, arguments: list[str]) -> int:
+    """Evaluate on IJB-B or IJB-C, 1:1 and 1:N: ijb SOURCE --root FOLDER --name ijbb | ijbc"""
+    from common import protocol_commands
+
+    return 0 if protocol_commands.ijb(backend, arguments) else 1
+
+
+def megaface(backend: Backend, arguments: list[str]) -> int:
+    """Evaluate on MegaFace, up to a million distractors: megaface SOURCE --root FOLDER"""
+    from common import protocol_commands
+
+    protocol_commands.megaface(backend, arguments)
+    return 0
 
 
 def info(backend: Backend, arguments: list[str]) -> int:

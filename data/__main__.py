@@ -1,4 +1,4 @@
-"""python -m data orl | lfw | convert | align | noise | pairs | synthetic (each with --help)."""
+"""python -m data NAME (--help lists the names): makes data sets."""
 
 import sys
 from collections.abc import Callable
@@ -13,6 +13,7 @@ from data.noise import make_noise
 from data.orl import make_orl
 from data.pairs import make_pairs
 from data.synthetic import make_synthetic
+from data.synthetic_protocols import make_ijb_synthetic, make_megaface_synthetic
 
 COMMANDS: dict[str, Callable[..., Path]] = {
     "orl": make_orl,
@@ -22,6 +23,8 @@ COMMANDS: dict[str, Callable[..., Path]] = {
     "noise": make_noise,
     "pairs": make_pairs,
     "synthetic": make_synthetic,
+    "ijb-synthetic": make_ijb_synthetic,
+    "megaface-synthetic": make_megaface_synthetic,
 }
 
 

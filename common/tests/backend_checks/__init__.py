@@ -6,6 +6,4 @@ fixture `backend`, a `common.cli.Backend`.
 
 import pytest
 
-pytest.register_assert_rewrite(
-    *(f"{__name__}.{name}" for name in ("backbones", "checkpoint", "command_line", "trainer"))
-)
+pytest.register_assert_rewrite(*(f"{__name__}.{name}" for name in ("command_line", "export", "imports", "trainer")))
