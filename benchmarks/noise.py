@@ -39,8 +39,8 @@ METHODS: dict[str, HeadConfig] = {
     "sface": lfw_small().head,
     "sface-casia": HeadConfig(intra_center=0.87, inter_center=1.20),
     "softmax": HeadConfig(name="softmax"),
-    "normalised-softmax": HeadConfig(name="normalised-softmax", scale=16),
-    "cosface": HeadConfig(name="cosface", scale=16),
+    "normalised-softmax": HeadConfig(name="normalised-softmax", scale=8),
+    "cosface": HeadConfig(name="cosface", scale=8),
     "arcface": HeadConfig(name="arcface", scale=16),
 }
 INTRA_CENTERS, INTER_CENTERS = (0.80, 0.95, 1.10), (1.10, 1.20, 1.25, 1.30)
