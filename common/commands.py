@@ -11,6 +11,7 @@ from common.config import RunConfig
 from common.datasets import open_dataset
 from common.evaluation import evaluate as evaluate_pairs
 from common.evaluation import find_pair_sets, load_evaluation, raw_pixels, save_evaluation
+from common.published import pair_set_files
 from common.recipes import RECIPES
 from common.report import comparison_table, write_report
 from common.training import fit, latest_checkpoint
@@ -55,7 +56,7 @@ def train_config(backend: "Backend", config: RunConfig) -> None:
         _evaluate_raw_pixels(config, folder / "evaluation")
     report = write_report(folder)
     methods = {None: f"{config.head.name} ({backend.name})", RAW_PIXELS: "raw pixels"}
-    saved = [load_evaluation(path) for path in sorted((folder / "evaluation").glob("*.json"))]
+    saved = [load_evaluation(path) for path in pair_set_files(folder / "evaluation")]
 
     print(f"\n{progress.step} steps in {progress.seconds:.0f} s of training", end="")
     print(f"; {progress.skipped} images skipped" if progress.skipped else "")

@@ -21,7 +21,7 @@ from common.config import RunConfig
 from common.evaluation import SavedEvaluation, load_evaluation
 from common.files import atomic_write
 from common.plots import Series, comparison_figure
-from common.published import protocol_of
+from common.published import pair_set_files
 from common.runlog import LOG, read_log
 
 COLUMNS = ("step", "epoch", "loss", "images_per_second", "seconds")
@@ -95,8 +95,7 @@ def read_finished(folder: Path) -> FinishedRun:
     epochs, most = config.optimiser.epochs, config.optimiser.max_steps
     if epoch < epochs and (most is None or last < most):
         raise ValueError(f"{folder}: expected a finished run, its log ends at epoch {epoch:.2f} of {epochs}")
-    paths = sorted((folder / "evaluation").glob("*.json"))
-    saved = [load_evaluation(path) for path in paths if protocol_of(path.stem) is None]
+    saved = [load_evaluation(path) for path in pair_set_files(folder / "evaluation")]
     return FinishedRun(folder, config, backend, log, saved)
 
 

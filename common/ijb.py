@@ -15,10 +15,7 @@ from typing import NamedTuple
 import numpy as np
 
 from common.identification import FPIRS, RANKS, Search, search
-from common.images import BadImage
 from common.templates import Templates
-
-import cv2  # isort: skip  # after common.images, which limits how large an image may be
 
 GALLERIES = {"ijbb": ("S1", "S2"), "ijbc": ("G1", "G2")}
 LANDMARKS = 5
@@ -264,23 +261,6 @@ def search_galleries(
         },
         probes=len(embeddings["probes"]),
     )
-
-
-def read_crop(path: Path) -> np.ndarray:
-    """Decode an image of any size, (H, W, 3) uint8 RGB.
-
-    Raises:
-        FileNotFoundError: no such file.
-        common.images.BadImage: it does not decode.
-    """
-    encoded = np.frombuffer(path.read_bytes(), np.uint8)
-    try:
-        bgr = cv2.imdecode(encoded, cv2.IMREAD_COLOR) if encoded.size else None
-    except cv2.error as error:  # for one, more pixels than are allowed
-        raise BadImage(f"{path}: does not decode as an image ({str(error).strip()})") from None
-    if bgr is None:
-        raise BadImage(f"{path}: {encoded.size} bytes do not decode as an image")
-    return np.ascontiguousarray(bgr[:, :, ::-1])
 
 
 def _find(root: Path, name: str, part: str) -> Path:

@@ -11,11 +11,12 @@ from tqdm import tqdm
 
 from common import ijb as ijb_files
 from common import megaface as megaface_files
+from common.alignment import align
 from common.distractors import search_among_distractors
 from common.embedding_batches import embed_in_batches
 from common.files import write_json
 from common.identification import compare, pair_scores
-from common.images import decode_image
+from common.images import decode_image, decode_photo
 from common.protocol_report import (
     IjbEvaluation,
     MegafaceEvaluation,
@@ -24,6 +25,7 @@ from common.protocol_report import (
     megaface_record,
     megaface_text,
 )
+from common.source import Source, open_source
 from common.templates import Flip, Pooling, pool_templates, template_rows
 from common.verification import flip_sum_normalise
 
@@ -81,7 +83,7 @@ def ijb(backend: "Backend", arguments: list[str]) -> bool:
     if pairs is not None:
         first, second = (template_rows(ids, side, files["pairs"][0].name) for side in pairs[:2])
 
-    source = _open_source(backend, options.source, options.device)
+    source = open_source(options.source, backend, options.device)
     embeddings, mirrored = _face_embeddings(source, options, faces)
     pooling = Pooling(options.flip if mirrored is not None else "none", options.keep_norm, options.detector_score)
     templates = pool_templates(
@@ -172,27 +174,22 @@ def megaface(backend: "Backend", arguments: list[str]) -> None:
         _save(options.out / f"megaface-{options.size}-{options.number}.json", megaface_record(evaluation))
 
 
-def _open_source(backend: "Backend", path: Path, device: str) -> Any:
-    from common.source import open_source
-
-    return open_source(path, backend, device)
-
-
-def _face_embeddings(source: Any, options: IjbOptions, faces: ijb_files.Faces) -> tuple[np.ndarray, np.ndarray | None]:
+def _face_embeddings(
+    source: Source, options: IjbOptions, faces: ijb_files.Faces
+) -> tuple[np.ndarray, np.ndarray | None]:
     """Embeddings of images and of mirror images; None where the latter are not needed or are in the former already."""
     count, mirror = len(faces.names), options.flip != "none"
     if source.embed is None:
         embeddings = _rows(source.arrays, "embeddings", count)
         return embeddings, _rows(source.arrays, "mirrored", count) if mirror else None
 
-    from common.alignment import align
-
     crops = options.root / "loose_crop"
     _check_files([crops / name for name in faces.names], "the loose crops")
     size = source.image_size or IMAGE_SIZE
 
     def load(i: int) -> np.ndarray:
-        return align(ijb_files.read_crop(crops / faces.names[i]), faces.landmarks[i], size)
+        name = faces.names[i]
+        return align(decode_photo((crops / name).read_bytes(), name), faces.landmarks[i], size)
 
     batches = embed_in_batches(source.embed, load, faces.names, batch_size=options.batch_size, mirror=mirror)
     embeddings, done = np.empty((0, 0), np.float32), 0
@@ -229,8 +226,9 @@ def _megaface_source(backend: "Backend", options: MegafaceOptions) -> tuple[str,
 
         return f"feature files of {folder}", stored
 
-    source = _open_source(backend, folder, options.device)
-    if source.embed is None:
+    source = open_source(folder, backend, options.device)
+    embed = source.embed
+    if embed is None:
 
         def given(part: Part, paths: Sequence[str], places: np.ndarray) -> Iterator[np.ndarray]:
             raw = _rows(source.arrays, part, len(paths))
@@ -250,7 +248,7 @@ def _megaface_source(backend: "Backend", options: MegafaceOptions) -> tuple[str,
         def load(i: int) -> np.ndarray:
             return decode_image((images / listed[i]).read_bytes(), listed[i], size)
 
-        batches = embed_in_batches(source.embed, load, listed, batch_size=options.batch_size, mirror=options.flip)
+        batches = embed_in_batches(embed, load, listed, batch_size=options.batch_size, mirror=options.flip)
         for raw, mirrored in batches:
             yield flip_sum_normalise(raw, raw if mirrored is None else mirrored)
 

@@ -1,17 +1,17 @@
 """Evaluations on IJB-B, IJB-C and MegaFace: as text for people and as records for JSON."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from common.distractors import DistractorSearch
+from common.formatting import NOTHING, text_table
 from common.identification import Comparison, OperatingPoint, Search
 from common.ijb import GallerySearches
 from common.templates import Pooling
 
 CMC_RANKS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
-NOTHING = "–"
 
 
 @dataclass(frozen=True, eq=False)
@@ -142,20 +142,18 @@ def megaface_record(evaluation: MegafaceEvaluation) -> dict[str, Any]:
 def _comparison_table(comparison: Comparison) -> str:
     """1:1: a column a false accept rate; rates in percent."""
     points = comparison.tar
-    return _table(
-        [
-            ["FAR", *(f"{far:g}" for far in points)],
-            ["TAR %", *(_percent(point.rate) for point in points.values())],
-            ["FAR reached", *(f"{point.false_rate:.2g}" for point in points.values())],
-        ]
-    )
+    rows = [
+        ["TAR %", *(_percent(point.rate) for point in points.values())],
+        ["FAR reached", *(f"{point.false_rate:.2g}" for point in points.values())],
+    ]
+    return text_table(["FAR", *(f"{far:g}" for far in points)], rows)
 
 
 def _searches_table(searches: GallerySearches) -> str:
     """1:N: a line a gallery; rates in percent."""
     fpirs = list(dict.fromkeys(fpir for found in searches.galleries.values() for fpir in found.tpir))
     head = ["gallery", "templates", "mated", *(f"rank-{k}" for k in searches.ranks), *(f"TPIR@{f:g}" for f in fpirs)]
-    rows = [head]
+    rows = []
     for name, found in searches.galleries.items():
         rates = [found.tpir[fpir].rate if fpir in found.tpir else math.nan for fpir in fpirs]
         rows.append([name, str(found.gallery), str(found.mated), *map(_percent, [*found.ranks.values(), *rates])])
@@ -165,7 +163,7 @@ def _searches_table(searches: GallerySearches) -> str:
     merged = searches.merged
     blank = [NOTHING] * len(fpirs)
     rows.append(["merged", str(merged.gallery), str(merged.mated), *map(_percent, merged.ranks.values()), *blank])
-    return _table(rows)
+    return text_table(head, rows)
 
 
 def _distractor_table(found: DistractorSearch) -> str:
@@ -173,7 +171,7 @@ def _distractor_table(found: DistractorSearch) -> str:
     ranks = {f"rank-{k}": found.rank(k) for k in (1, 10, 100)}
     tar = {f"TAR@{far:g}": point.rate for far, point in found.tar.items()}
     figures = ranks | tar
-    return _table([list(figures), [_percent(rate) for rate in figures.values()]])
+    return text_table(list(figures), [[_percent(rate) for rate in figures.values()]])
 
 
 def _comparison_record(comparison: Comparison) -> dict[str, Any]:
@@ -224,9 +222,3 @@ def _number(value: float) -> float | None:
 
 def _percent(rate: float) -> str:
     return f"{100 * rate:.2f}" if math.isfinite(rate) else NOTHING
-
-
-def _table(rows: Sequence[Sequence[str]]) -> str:
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = [[row[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(row[1:], widths[1:], strict=True))] for row in rows]
-    return "\n".join("  ".join(line).rstrip() for line in lines)

@@ -4,6 +4,7 @@ A figure without a source is not here: a table cell without one stays empty.
 """
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import NamedTuple
 
 from common import recipes
@@ -112,6 +113,11 @@ def protocol_of(stem: str) -> str | None:
     if stem.startswith("megaface-"):
         return MEGAFACE if stem == "megaface-1000000-1" else stem
     return stem if stem in PROTOCOLS else None
+
+
+def pair_set_files(folder: Path) -> list[Path]:
+    """The SET.json files of a run's `evaluation` folder that are of sets of pairs, by name."""
+    return [path for path in sorted(folder.glob("*.json")) if protocol_of(path.stem) is None]
 
 
 def tar_at(far: float) -> str:

@@ -10,6 +10,7 @@ import numpy as np
 
 from common.evaluation import SavedEvaluation, load_evaluation
 from common.plots import Series
+from common.published import pair_set_files
 from common.runlog import LOG, read_log
 
 METRICS = ("loss", "intra_loss", "inter_loss", "target_cosine", "other_cosine", "lr", "accuracy", "images_per_second")
@@ -63,7 +64,7 @@ def read_run_folder(path: Path) -> RunFolder:
     config, environment = _read_settings(path / "config.json"), _read_settings(path / "environment.json")
     records = read_log(path / LOG) if (path / LOG).exists() else []
     saved, problems = [], []
-    for file in sorted((path / "evaluation").glob("*.json")):
+    for file in pair_set_files(path / "evaluation"):
         try:
             saved.append(load_evaluation(file))
         except (OSError, ValueError) as error:

@@ -11,6 +11,7 @@ from typing import Literal
 import numpy as np
 import tqdm
 
+from common.alignment import TEMPLATE, TEMPLATE_SIZE
 from common.ijb import GALLERIES, layout
 from common.images import encode_image
 from common.megaface import PROBE_LIST, distractor_list
@@ -19,10 +20,6 @@ from data.synthetic import face
 
 SUBJECTS, STRANGERS = 2, 3  # people of other numbers than those of data.synthetic
 MARGIN = 0.25  # around a face in its loose crop, as a share of the face
-# Where insightface's 112x112 template has the eyes, the nose and the corners of the mouth, as a share of 112.
-LANDMARKS = (
-    np.array([[38.2946, 51.6963], [73.5318, 51.5014], [56.0252, 71.7366], [41.5493, 92.3655], [70.7299, 92.2041]]) / 112
-)
 
 
 def make_ijb_synthetic(
@@ -134,7 +131,7 @@ def _loose_crop(image: np.ndarray, random: np.random.Generator) -> tuple[np.ndar
     crop = np.full((3, size + 2 * margin, size + 2 * margin), 127, np.uint8)
     left, top = random.integers(0, 2 * margin + 1, 2)
     crop[:, top : top + size, left : left + size] = image
-    return crop, LANDMARKS * size + [left, top]
+    return crop, TEMPLATE * (size / TEMPLATE_SIZE) + [left, top]
 
 
 def _write(path: Path, content: bytes) -> None:

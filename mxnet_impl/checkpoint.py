@@ -80,7 +80,8 @@ def from_canonical(module: gluon.Block, arrays: Mapping[str, np.ndarray]) -> Non
 def load_published(state_dict: Mapping[str, NDArray | np.ndarray], backbone: gluon.Block) -> None:
     """Load a backbone from weights published for MXNet.
 
-        iresnet18 ... 200   deepinsight/insightface and zhongyy/SFace, r18 ... r200 (input 1, unit 3, output E)
+        iresnet18 ... 200   deepinsight/insightface, r18 ... r200, and zhongyy/SFace, r18 ... r100 (input 1, unit 3,
+                            output E); deeper ones of zhongyy/SFace have bottlenecks and are other networks
         mobilefacenet       deepinsight/insightface, y1
 
     Args:

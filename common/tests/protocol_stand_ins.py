@@ -1,12 +1,9 @@
-"""A backend and a source without a network, for the commands of the protocols."""
+"""A source without a network, for the commands of the protocols."""
 
-import sys
-import types
 from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-import cv2
 import numpy as np
 import pytest
 
@@ -32,15 +29,6 @@ def embed(images: np.ndarray) -> np.ndarray:
     return blocks.reshape(len(images), -1) - np.float32(127)
 
 
-def align(image: np.ndarray, landmarks: np.ndarray, size: int) -> np.ndarray:
-    """By the eyes alone, which is enough to see that image and landmarks belong together."""
-    assert image.dtype == np.uint8
-    scale = size * 0.3146 / (landmarks[1, 0] - landmarks[0, 0])
-    shift = np.array([0.342, 0.4616]) * size - scale * landmarks[0]
-    moved = cv2.warpAffine(image, np.array([[scale, 0, shift[0]], [0, scale, shift[1]]]), (size, size))
-    return moved.transpose(2, 0, 1)
-
-
 def open_source(path: Path, backend: Backend, device: str) -> Source:
     assert (backend, device) == (BACKEND, "auto")
     if path.suffix == ".npz":
@@ -51,8 +39,5 @@ def open_source(path: Path, backend: Backend, device: str) -> Source:
 
 @pytest.fixture
 def stand_ins(monkeypatch):
-    """common.source and common.alignment, replaced."""
-    for name, function in (("source", open_source), ("alignment", align)):
-        module = types.ModuleType(f"common.{name}")
-        setattr(module, function.__name__, function)
-        monkeypatch.setitem(sys.modules, module.__name__, module)
+    """`open_source`, replaced."""
+    monkeypatch.setattr("common.protocol_commands.open_source", open_source)

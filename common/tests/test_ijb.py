@@ -4,16 +4,16 @@ import csv
 import json
 import re
 
-import cv2
 import numpy as np
 import pytest
 
 from common import ijb
+from common.alignment import align
 from common.cli import main
 from common.ijb import TemplateSubjects
-from common.images import BadImage
+from common.images import decode_photo
 from common.templates import Pooling, Templates
-from common.tests.protocol_stand_ins import BACKEND, SIZE, align, embed, stand_ins
+from common.tests.protocol_stand_ins import BACKEND, SIZE, embed, stand_ins
 from common.tests.test_identification import slow_compare
 from common.tests.test_templates import slow_pool
 from data.synthetic_protocols import make_ijb_synthetic
@@ -161,17 +161,6 @@ def test_damaged_lists_of_subjects(root, edit, message):
         ijb.read_template_subjects(root, "ijbc", "probes")
 
 
-def test_crops(tmp_path):
-    image = np.zeros((5, 7, 3), np.uint8)
-    image[..., 0] = 200  # red
-    cv2.imwrite(str(tmp_path / "red.png"), image[..., ::-1])
-    assert np.array_equal(ijb.read_crop(tmp_path / "red.png"), image)
-    for content in (b"", b"no image"):
-        (tmp_path / "bad.jpg").write_bytes(content)
-        with pytest.raises(BadImage, match="bad.jpg: .* do not decode"):
-            ijb.read_crop(tmp_path / "bad.jpg")
-
-
 def test_means_over_galleries():
     """G1: one of two mates is first, and none above the alarm of the others; G2: the only mate is first and above."""
     ids = np.arange(1, 8)
@@ -239,7 +228,7 @@ def test_the_command_equals_the_slow_protocol(made, tmp_path, capsys, stand_ins,
     assert run("a/run", "--root", made, "--out", tmp_path, "--batch-size", 7, *switches) == 0
     record = json.loads((tmp_path / "ijbc.json").read_text())
     faces = ijb.read_faces(made, "ijbc")
-    crops = [ijb.read_crop(made / "loose_crop" / name) for name in faces.names]
+    crops = [decode_photo((made / "loose_crop" / name).read_bytes(), name) for name in faces.names]
     images = np.stack([align(*face, SIZE) for face in zip(crops, faces.landmarks, strict=True)])
     tar, ranks = slow_figures(made, embed(images), embed(images[..., ::-1]), pooling)
     for far, point in tar.items():
@@ -267,7 +256,7 @@ def test_the_command_equals_the_slow_protocol(made, tmp_path, capsys, stand_ins,
 
 def test_embeddings_from_a_file_give_the_same_figures(made, tmp_path, stand_ins):
     faces = ijb.read_faces(made, "ijbc")
-    crops = [ijb.read_crop(made / "loose_crop" / name) for name in faces.names]
+    crops = [decode_photo((made / "loose_crop" / name).read_bytes(), name) for name in faces.names]
     images = np.stack([align(*face, SIZE) for face in zip(crops, faces.landmarks, strict=True)])
     np.savez(tmp_path / "all.npz", embeddings=embed(images), mirrored=embed(images[..., ::-1]))
     for flip in ("sum", "concatenate", "none"):

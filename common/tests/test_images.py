@@ -4,7 +4,7 @@ import cv2
 import numpy as np
 import pytest
 
-from common.images import BadImage, decode_image, encode_image
+from common.images import BadImage, decode_image, decode_photo, encode_image
 
 
 def coloured(size: int = 32) -> np.ndarray:
@@ -26,6 +26,14 @@ def test_channels_are_red_green_blue():
 def test_grey_becomes_three_channels():
     encoded = cv2.imencode(".pgm", np.full((16, 16), 7, np.uint8))[1].tobytes()
     assert (decode_image(encoded, "image", 16) == np.full((3, 16, 16), 7)).all()
+
+
+def test_a_photo_has_any_size_and_its_channels_last():
+    image = np.zeros((5, 7, 3), np.uint8)
+    image[..., 0] = 200  # red
+    assert (decode_photo(cv2.imencode(".png", image[..., ::-1])[1].tobytes(), "photo") == image).all()
+    with pytest.raises(BadImage, match="photo: 8 bytes do not decode"):
+        decode_photo(b"no image", "photo")
 
 
 def test_an_image_without_colour_is_stored_as_grey():

@@ -182,7 +182,7 @@ def test_the_command_equals_the_slow_protocol(made, tmp_path, capsys, stand_ins,
     assert (record["noisy"], record["flip"]) == (noisy, flip)
     printed = capsys.readouterr().out
     assert f"{12 - left_out} probes of 3 people, {mates} searches, {30 - left_out} distractors" in printed
-    assert re.search(rf"rank-1 .*\n *{100 * cmc[0]:.2f} ", printed)
+    assert re.search(rf"rank-1 .*\n[- ]+\n *{100 * cmc[0]:.2f} ", printed)
 
 
 def test_features_and_arrays_give_the_figures_of_the_images(made, tmp_path, stand_ins, monkeypatch):

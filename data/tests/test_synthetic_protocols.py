@@ -5,9 +5,10 @@ import json
 import numpy as np
 import pytest
 
-from common.ijb import read_crop, read_faces, read_pairs, read_search_lists
+from common.alignment import TEMPLATE
+from common.ijb import read_faces, read_pairs, read_search_lists
+from common.images import decode_photo
 from data.__main__ import main
-from data.synthetic_protocols import LANDMARKS
 
 
 def run(command, out, *arguments):
@@ -46,9 +47,10 @@ def test_ijb(tmp_path):
     assert lists["S1"].subjects.tolist() + lists["S2"].subjects.tolist() == [0, 1, 2, 3, 4]
     assert lists["probes"].subjects.tolist() == [0, 1, 2, 3, 4] * 3
     assert len(list((tmp_path / "set" / "loose_crop").iterdir())) == len(faces.names)
-    crop, points = read_crop(tmp_path / "set" / "loose_crop" / faces.names[0]), faces.landmarks[0]
+    path, points = tmp_path / "set" / "loose_crop" / faces.names[0], faces.landmarks[0]
+    crop = decode_photo(path.read_bytes(), path.name)
     assert crop.shape == (48, 48, 3)
-    assert points - points[0] == pytest.approx((LANDMARKS - LANDMARKS[0]) * 32, abs=1e-2)
+    assert points - points[0] == pytest.approx((TEMPLATE - TEMPLATE[0]) * 32 / 112, abs=1e-2)
 
 
 def test_megaface(tmp_path):
