@@ -20,7 +20,7 @@ from common.hardest import hardest_pairs, pair_picture
 from common.images import encode_image
 from common.pair_set import open_pair_set, write_pair_set
 from common.report import HARDEST, comparison_table, main, write_report
-from common.run_folder import accuracy_series, metric_series
+from common.run_folder import accuracy_series, metric_series, read_run_folder
 from common.verification import verify_distances
 
 HOSTILE = "<script>alert('&')</script>\"$\\frac$ \ud800\x07"
@@ -380,6 +380,11 @@ def test_of_a_step_logged_twice_the_later_line_counts():
     steps, losses = metric_series(lines)["loss"]
     assert steps.tolist() == [10, 20]
     assert losses.tolist() == [3, 2]
+
+
+def test_an_evaluation_is_no_training_step(bare):
+    write_log(bare, [train_line(10), {"kind": "evaluation", "step": 20, "set": "lfw", "accuracy": 0.5}])
+    assert [record["step"] for record in read_run_folder(bare).train] == [10]
 
 
 def test_accuracy_by_set():
