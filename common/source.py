@@ -119,11 +119,8 @@ def _open_checkpoint(path: Path, backend: "Backend", device: str) -> Source:
 
 def _open_arrays(path: Path) -> Source:
     arrays = read_arrays(path)
-    if "embeddings" not in arrays:
-        found = ", ".join(arrays) or "nothing"
-        raise ValueError(f"{path}: expected an array embeddings (rows, D), found {found}")
-    embeddings = arrays["embeddings"]
-    return Source(f"{path}, embeddings {' x '.join(map(str, embeddings.shape))} {embeddings.dtype}", arrays=arrays)
+    shapes = [f"{name} {' x '.join(map(str, array.shape))} {array.dtype}" for name, array in arrays.items()]
+    return Source(f"{path}, {', '.join(shapes) or 'empty'}", arrays=arrays)
 
 
 def _open_onnx(path: Path, device: str) -> Source:

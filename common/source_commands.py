@@ -141,6 +141,9 @@ def _evaluate_arrays(
     names = (options.source.stem,) if options.sets is None else options.sets
     if len(names) != 1:
         raise ValueError(f"--sets: expected the one set that {options.source} was made from, got {len(names)} names")
+    if "embeddings" not in source.arrays:
+        found = ", ".join(source.arrays) or "nothing"
+        raise ValueError(f"{options.source}: expected an array embeddings (2P, D), found {found}")
     embeddings, mirrored = source.arrays["embeddings"], source.arrays.get("mirrored")
     protocol = PROTOCOL_AS_GIVEN if mirrored is None else PROTOCOL
     name = names[0]

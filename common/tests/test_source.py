@@ -287,9 +287,3 @@ def test_a_bomb_is_not_unpacked(tmp_path):
     assert path.stat().st_size < 100_000
     with pytest.raises(ValueError, match="bytes that unpack to 48000128"):
         read_arrays(path)
-
-
-def test_an_archive_without_embeddings(tmp_path):
-    np.savez(tmp_path / "a.npz", features=np.ones((2, 2)), labels=np.ones(2))
-    with pytest.raises(ValueError, match=r"expected an array embeddings \(rows, D\), found features, labels"):
-        open_source(tmp_path / "a.npz", BACKEND)

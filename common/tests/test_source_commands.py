@@ -188,6 +188,7 @@ def test_the_name_of_the_set_is_that_of_the_file(run, root, tmp_path):
 @pytest.mark.parametrize(
     ("change", "options", "message"),
     [
+        ({"embeddings": None}, (), "expected an array embeddings (2P, D), found issame"),
         ({"issame": None}, (), "expected an array issame in it, or --root"),
         ({"issame": np.full(PAIRS, 2)}, (), r"expected issame (P,) of true and false, got int64 (20,)"),
         ({"issame": np.ones(PAIRS)}, (), "expected issame (P,) of true and false, got float64"),
