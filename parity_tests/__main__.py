@@ -12,7 +12,8 @@ import tyro
 
 from common.files import atomic_write, write_json
 from parity_tests import suite
-from parity_tests.suite import BACKBONES, BACKENDS, LEVELS, BackendFailed, Row
+from parity_tests.comparison import Row
+from parity_tests.suite import BACKBONES, BACKENDS, LEVELS, BackendFailed
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from parity_tests import suite
+from parity_tests.comparison import Row
 from parity_tests.conftest import COVERED
 from parity_tests.faults import FAULTS, Fault, plant
 
@@ -18,7 +19,7 @@ def copied(backend: str, folder: Path) -> Path:
     return shutil.copytree(suite.ROOT / package, folder / package, ignore=ignored)
 
 
-def rows(backend: str, levels: tuple[int, ...], root: Path) -> list[suite.Row]:
+def rows(backend: str, levels: tuple[int, ...], root: Path) -> list[Row]:
     return suite.run([backend], levels, ("iresnet_small",), quick=True, root=root)
 
 

@@ -5,10 +5,11 @@ import numpy as np
 import pytest
 
 from parity_tests import oracle
+from parity_tests.backbone_cases import disturbed
 from parity_tests.cases import on_both_knees, planted
+from parity_tests.head_cases import assert_on_knees
 from parity_tests.margin_oracle import margin_loss
 from parity_tests.networks import Tape, Value, copy_arrays, forward
-from parity_tests.suite import assert_on_knees, disturbed
 
 STEP = 1e-6  # central differences: the error is STEP^2 by theory, 1e-16 / STEP by rounding
 HEADS = ("softmax", "normalised-softmax", "cosface", "arcface", "sphereface")
