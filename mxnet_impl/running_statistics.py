@@ -40,8 +40,8 @@ class RunningStatistics:
                 handles.append(layer.register_forward_pre_hook(remember))
 
         network.apply(prepare)
-        # In inference its convolutions have their weights reordered by the engine, which no reader of a weight waits for
-        # as long as the pass runs: a weight that was copied out meanwhile was wrong in four of five hundred networks.
+        # In inference the engine reorders the weights of convolutions, and who copies a weight out while the pass runs
+        # does not wait for that: a weight was wrong in four of five hundred networks.
         network(images).wait_to_read()
         for handle in handles:
             handle.detach()
