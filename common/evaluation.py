@@ -240,6 +240,7 @@ def evaluation_record(evaluation: Evaluation, step: int) -> dict[str, Any]:
         "auc": _number(result.auc),
         "eer": _number(result.eer),
         "tar": {repr(far): _number(rate) for far, rate in result.tar.items()},
+        "tar_std": {repr(far): _number(std) for far, std in result.tar_std.items()},
         "xnorm": evaluation.xnorm,
     }
 

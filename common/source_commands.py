@@ -1,5 +1,6 @@
 """What `evaluate` and `embed` do with an opened source, for any backend."""
 
+import math
 import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -84,7 +85,7 @@ def evaluate(backend: "Backend", arguments: list[str]) -> bool:
         evaluations, missing = _evaluate_network(source, options)
         protocol = PROTOCOL
     print(f"{source.description}\n\n{_table(evaluations)}\n\nprotocol: {protocol}")
-    print("accuracy: mean ± population std over the folds; TAR: mean over the folds; AUC and EER: over all pairs")
+    print("accuracy and TAR: mean ± population std over the folds; AUC and EER: over all pairs")
     for name, path in missing.items():
         print(f"{name}: missing, expected {path}")
     for evaluation in evaluations.values():
@@ -187,14 +188,18 @@ def _table(evaluations: dict[str, Evaluation | None]) -> str:
                 name,
                 f"{len(result.issame):,}",
                 str(len(result.fold_accuracies)),
-                f"{100 * result.accuracy:.2f} ± {100 * result.std:.2f} %",
-                *(percent(result.tar[far]) for far in fars),
+                _with_std(result.accuracy, result.std),
+                *(_with_std(result.tar[far], result.tar_std[far]) for far in fars),
                 fixed(result.auc, 4),
                 percent(result.eer),
                 f"{one.xnorm:.4g}",
             ]
         )
     return text_table(head, rows)
+
+
+def _with_std(rate: float, std: float) -> str:
+    return f"{100 * rate:.2f} ± {100 * std:.2f} %" if math.isfinite(rate) else NOTHING
 
 
 def _embed_all(

@@ -40,6 +40,7 @@ class VerificationResult:
         std: population standard deviation of the same over the folds.
         threshold: mean of the folds' thresholds, in squared L2 distance.
         tar: true accept rate by false accept rate, mean over the folds that can measure it.
+        tar_std: its population standard deviation over these folds.
         roc: over all pairs at once.
         auc: area under `roc`.
         eer: equal error rate, where the linearly interpolated `roc` crosses fpr = 1 - tpr.
@@ -54,6 +55,7 @@ class VerificationResult:
     std: float
     threshold: float
     tar: dict[float, float]
+    tar_std: dict[float, float]
     roc: Roc
     auc: float
     eer: float
@@ -189,11 +191,13 @@ def verify_distances(
     fold_thresholds = ACCURACY_THRESHOLDS[best]
 
     roc = _roc(distances, issame)
+    tar, tar_std = _tar_at(fars, same, different)
     return VerificationResult(
         accuracy=float(fold_accuracies.mean()),
         std=float(fold_accuracies.std()),
         threshold=float(fold_thresholds.mean()),
-        tar=_tar_at(fars, same, different),
+        tar=tar,
+        tar_std=tar_std,
         roc=roc,
         auc=float(area_under_curve(roc.fpr, roc.tpr)) if roc.fpr.size else float("nan"),
         eer=equal_error_rate(roc),
@@ -247,7 +251,10 @@ def _accepted(sorted_distances: list[np.ndarray], thresholds: np.ndarray) -> np.
     return np.stack([np.searchsorted(fold, thresholds, side="left") for fold in sorted_distances])
 
 
-def _tar_at(fars: Sequence[float], same: list[np.ndarray], different: list[np.ndarray]) -> dict[float, float]:
+def _tar_at(
+    fars: Sequence[float], same: list[np.ndarray], different: list[np.ndarray]
+) -> tuple[dict[float, float], dict[float, float]]:
+    """Mean and standard deviation over the folds by false accept rate; NaN where no fold can measure it."""
     accepted = _accepted(different, FAR_THRESHOLDS)
     totals = np.array([len(fold) for fold in different])
     rates: dict[float, list[float]] = {float(far): [] for far in fars}
@@ -259,7 +266,8 @@ def _tar_at(fars: Sequence[float], same: list[np.ndarray], different: list[np.nd
         for target, measured in rates.items():
             threshold = far_threshold(target, far, FAR_THRESHOLDS)
             measured.append(float(np.searchsorted(held_out, threshold, side="left")) / held_out.size)
-    return {target: float(np.mean(measured)) if measured else float("nan") for target, measured in rates.items()}
+    means = {target: float(np.mean(measured)) if measured else float("nan") for target, measured in rates.items()}
+    return means, {target: float(np.std(measured)) if measured else float("nan") for target, measured in rates.items()}
 
 
 def _roc(distances: np.ndarray, issame: np.ndarray) -> Roc:

@@ -79,7 +79,10 @@ def expected_row(result, xnorm):
         "pairs": str(PAIRS),
         "folds": "10",
         "accuracy ± std": f"{100 * result.accuracy:.2f} ± {100 * result.std:.2f} %",
-        **{f"TAR@FAR={far:g}": f"{100 * rate:.2f} %" for far, rate in result.tar.items()},
+        **{
+            f"TAR@FAR={far:g}": f"{100 * rate:.2f} ± {100 * result.tar_std[far]:.2f} %"
+            for far, rate in result.tar.items()
+        },
         "AUC": f"{result.auc:.4f}",
         "EER": f"{100 * result.eer:.2f} %",
         "xnorm": f"{xnorm:.4g}",

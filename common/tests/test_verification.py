@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import statistics
 import time
 
 import numpy as np
@@ -68,6 +69,7 @@ def slow_verify(distances, issame, folds, fars):
         "std": math.sqrt(sum((a - mean) ** 2 for a in accuracies) / folds),
         "threshold": sum(thresholds) / folds,
         "tar": {far: sum(v) / len(v) if v else math.nan for far, v in tars.items()},
+        "tar_std": {far: statistics.pstdev(v) if v else math.nan for far, v in tars.items()},
         "auc": slow_auc(distances, issame),
         "eer": slow_eer(distances, issame),
     }
@@ -118,6 +120,7 @@ def assert_as_slow(result, folds, fars=FARS):
     for figure in ("accuracy", "std", "threshold", "auc", "eer"):
         assert getattr(result, figure) == pytest.approx(slow[figure], abs=1e-12, nan_ok=True), figure
     assert result.tar == pytest.approx(slow["tar"], abs=1e-12, nan_ok=True)
+    assert result.tar_std == pytest.approx(slow["tar_std"], abs=1e-12, nan_ok=True)
 
 
 # Multiples of 0.01, of 0.001 and arbitrary numbers, so that ties among distances and with thresholds are common.
