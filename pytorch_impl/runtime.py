@@ -10,7 +10,7 @@ REQUIREMENTS = "requirements/pytorch.txt"
 
 
 def resolve_device(name: str) -> torch.device:
-    """The device that a configuration asks for.
+    """The device that a configuration asks for; float32 means float32 from now on, in the whole process.
 
     Args:
         name: "cpu", "cuda", "cuda:N", or "auto": the first CUDA device where there is one, else the CPU.
@@ -18,6 +18,7 @@ def resolve_device(name: str) -> torch.device:
     Raises:
         ValueError: unknown name, or no such device; says how to get it.
     """
+    torch.backends.cudnn.allow_tf32 = False  # cuDNN would round what float32 convolutions take to 10 bits
     if name == "auto":
         return torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
     try:

@@ -22,6 +22,13 @@ def test_reduced_precision_stays_near_fp32(precision):
     assert abs(reduced["target_cosine"] - reference["target_cosine"]) < 0.003
 
 
+def test_fp32_is_float32_in_convolutions_too(monkeypatch):
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)  # PyTorch's default
+    Trainer(configured(), CLASSES)
+    assert not torch.backends.cudnn.allow_tf32
+    assert not torch.backends.cuda.matmul.allow_tf32
+
+
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
 def test_embeddings_of_reduced_precision_are_float32(precision):
     assert trained(BACKEND, configured(precision=precision), 1).embed(batch()[0]).dtype == np.float32
