@@ -249,6 +249,9 @@ def main(arguments: list[str]) -> int:
             print("stopped; start it again to go on", file=sys.stderr)
             return 130
     results = read_results(options.out)
+    if not results:
+        print(f"no results in {options.out} yet")
+        return 0
     for path in noise_figures.write_all(results, options.out):
         print(f"wrote {path}")
     print(noise_figures.table(results))

@@ -163,6 +163,12 @@ def test_the_heat_map_puts_each_setting_in_its_place():
     assert noise_figures.accuracy_figure(scan) is None
 
 
+def test_without_results_there_is_nothing_to_draw(tmp_path, capsys):
+    assert main(["noise", "--part", "none", "--out", str(tmp_path)]) == 0
+    assert "no results" in capsys.readouterr().out
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_damaged_result_is_named(tmp_path):
     (tmp_path / "results").mkdir()
     (tmp_path / "results" / "x.json").write_text("{")
