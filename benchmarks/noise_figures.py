@@ -72,12 +72,12 @@ def write_all(results: Sequence[Result], out: Path) -> list[Path]:
 def accuracy_figure(results: Sequence[Result]) -> Figure | None:
     """Accuracy over the share of wrong labels, a panel a backend: mean, lowest and highest."""
     tests = [r for r in results if r["tested_on"] == TEST]
-    backends = list(dict.fromkeys(r["backend"] for r in tests))
+    backends = sorted({r["backend"] for r in tests}, key=lambda name: (name != "pytorch", name))  # all heads first
     if not tests:
         return None
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(1.2 + 4.2 * len(backends), 4.2), layout="constrained")
-        panels = figure.subplots(1, len(backends), squeeze=False, sharey=True)[0]
+        panels = figure.subplots(1, len(backends), squeeze=False, sharex=True, sharey=True)[0]
         methods = list(dict.fromkeys(r["method"] for r in tests))
         for panel, backend in zip(panels, backends, strict=True):
             for place, method in enumerate(methods):
@@ -103,7 +103,10 @@ def accuracy_figure(results: Sequence[Result]) -> Figure | None:
             panel.set_xlabel("wrong labels, % of the training set")
             panel.yaxis.set_major_formatter(PercentFormatter(1))
         panels[0].set_ylabel("accuracy on 1,200 pairs of other people")
-        panels[0].legend(loc="lower left")
+        shown = {
+            label: line for panel in panels for line, label in zip(*panel.get_legend_handles_labels(), strict=True)
+        }
+        figure.legend(shown.values(), shown.keys(), loc="outside upper center", ncols=3)
     return figure
 
 
