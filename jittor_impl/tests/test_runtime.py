@@ -33,6 +33,10 @@ def test_a_cuda_compiler_without_a_device_is_left_alone():
     assert os.environ["nvcc_path"] == ""
 
 
+def test_operators_are_compiled_in_one_thread():
+    assert jt.flags.use_parallel_op_compiler == 1
+
+
 def test_onednn_comes_from_the_wheel():
     assert runtime.describe("cpu")["onednn"] is True
 
