@@ -25,7 +25,7 @@ from benchmarks import noise_figures
 from benchmarks.noise_figures import TEST, VALIDATION
 from common import config as configuration
 from common.config import HeadConfig, RunConfig
-from common.evaluation import evaluation_record, load_evaluation
+from common.evaluation_files import evaluation_record, load_evaluation
 from common.files import write_json
 from common.recipes import lfw_small
 from common.runlog import LOG, read_log

@@ -18,7 +18,7 @@ import tyro
 from common import config as configuration
 from common.commands import RAW_PIXELS
 from common.config import RunConfig
-from common.evaluation import SavedEvaluation, load_evaluation
+from common.evaluation_files import SavedEvaluation, load_evaluation
 from common.files import atomic_write
 from common.plots import Series, comparison_figure
 from common.published import pair_set_files

@@ -54,6 +54,13 @@ def write_json(path: Path, value: Any) -> None:
         file.write("\n")
 
 
+def file_stem(name: str) -> str:
+    """`name`, after a check that it can be part of a file name; a ValueError says if not."""
+    if not name or name.startswith(".") or any(character in name for character in "/\\\0"):
+        raise ValueError(f"expected a name that can be part of a file name, got {name!r}")
+    return name
+
+
 def sync_folder(folder: Path) -> None:
     """Make a rename inside `folder` survive a power cut."""
     sync_file(folder)

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from common.evaluation import SavedEvaluation, load_evaluation
+from common.evaluation_files import SavedEvaluation, load_evaluation
 from common.plots import Series
 from common.published import pair_set_files
 from common.runlog import LOG, read_log

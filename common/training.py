@@ -22,9 +22,11 @@ from common import config as configuration
 from common.angles import AngleProbe
 from common.config import RunConfig
 from common.datasets import Dataset
-from common.evaluation import Evaluation, evaluate, evaluation_record, find_pair_sets, save_evaluation
+from common.evaluation import Evaluation, evaluate
+from common.evaluation_files import evaluation_record, save_evaluation
 from common.files import write_json
 from common.loader import Loader
+from common.pair_set import find_pair_sets
 from common.runlog import RunLog, environment
 from common.schedule import learning_rate, milestone_steps, total_steps
 from common.trainer import Trainer

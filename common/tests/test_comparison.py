@@ -14,7 +14,8 @@ from matplotlib.colors import to_hex
 from common import plots
 from common.comparison import main
 from common.config import to_json
-from common.evaluation import Evaluation, save_evaluation
+from common.evaluation import Evaluation
+from common.evaluation_files import save_evaluation
 from common.recipes import lfw_small
 from common.tests.test_report import train_line, write_log
 from common.verification import verify_distances

@@ -15,7 +15,8 @@ import numpy as np
 import pytest
 
 from common import plots, report, report_comparison
-from common.evaluation import Evaluation, save_evaluation
+from common.evaluation import Evaluation
+from common.evaluation_files import save_evaluation
 from common.hardest import hardest_pairs, pair_picture
 from common.images import encode_image
 from common.pair_set import open_pair_set, write_pair_set
