@@ -3,7 +3,6 @@
 SET.json holds every figure, for people and scripts. SET.npz holds the distances, `issame` and the ROC.
 """
 
-import json
 import math
 import zipfile
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from common.evaluation import PROTOCOL, Evaluation
-from common.files import atomic_write, file_stem, write_json
+from common.files import atomic_write, file_stem, read_json, write_json
 from common.verification import verify_distances
 
 
@@ -97,13 +96,13 @@ def load_evaluation(path: Path) -> SavedEvaluation:
     The figures are computed again from the distances and compared with those in the JSON file, which finds a kill
     between the two writes as well as an edited file.
     """
+    record = read_json(path, "an evaluation written by save_evaluation")
     try:
-        record = json.loads(path.read_bytes())
         name, step, method = record["set"], record["step"], record["method"]
         pairs, folds, zeros = record["pairs"], record["folds"], record["zero_embeddings"]
         fars = [float(far) for far in record["tar"]]
         xnorm = float(record["xnorm"])
-    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError, OverflowError) as error:
         raise ValueError(f"{path}: expected an evaluation written by save_evaluation ({error!r})") from None
     counts = (step, pairs, folds, zeros)
     if not all(type(count) is int and count >= 0 for count in counts) or not 0 <= xnorm < math.inf:

@@ -217,8 +217,9 @@ def test_not_a_run_folder(runs, capsys):
     ("name", "content", "message"),
     [
         ("config.json", "{", "expected the settings of a run"),
-        ("config.json", "[1]", "expected the settings of a run (configuration: expected an object"),
-        ("environment.json", '{"backend": {}}', "expected backend.name ('name')"),
+        ("config.json", '{"name": "a"}', "expected the settings of a run (data: missing)"),
+        ("config.json", "[1]", "expected the settings of a run, a JSON object, got list"),
+        ("environment.json", '{"backend": {}}', "expected an environment with backend.name ('name')"),
         ("environment.json", '{"backend": {"name": "a | b"}}', "expected the name of a backend, got 'a | b'"),
         ("environment.json", '{"backend": {"name": 3}}', "expected the name of a backend, got 3"),
         ("log.jsonl", '{"kind": "train", "step": 40, "epoch": 4, "loss": 1}\n', "KeyError('images_per_second')"),
