@@ -1,10 +1,10 @@
-"""python -m benchmarks noise | speed (with --help)."""
+"""python -m benchmarks head | noise | speed (with --help)."""
 
 import sys
 
-from benchmarks import noise, speed
+from benchmarks import head, noise, speed
 
-COMMANDS = {"noise": noise.main, "speed": speed.main}
+COMMANDS = {"head": head.main, "noise": noise.main, "speed": speed.main}
 
 
 def main(arguments: list[str]) -> int:
