@@ -19,7 +19,7 @@ from benchmarks.machine import machine
 from common.config import HeadConfig
 from common.files import atomic_write, write_json
 
-FORMS = ("product", "softmax", "plain", "streamed")
+Form = Literal["product", "softmax", "plain", "streamed"]
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Options:
     """Embedding size D."""
     inputs: tuple[Literal["random", "clustered"], ...] = ("random", "clustered")
     """random: as at the first step; clustered: as when trained."""
-    forms: tuple[Literal["product", "softmax", "plain", "streamed"], ...] = FORMS
+    forms: tuple[Form, ...] = ("product", "softmax", "plain", "streamed")
     """What to measure; without the plain form there is no check of the gradients either."""
     turns: int = 7
     """Measurements of each form, after one that does not count."""
@@ -79,7 +79,7 @@ def measure(options: Options) -> list[dict[str, Any]]:
 def markdown(records: Sequence[dict[str, Any]]) -> str:
     """A row a form, in milliseconds; ratios to the forms named in the header."""
     lines = [
-        "| C | inputs | active | form | ms (lowest, highest) | of plain | of softmax | of product | MiB beyond | error |",
+        "| C | inputs | active | form | ms (lowest, highest) | of plain | of softmax | of product | MiB | error |",
         "|---|---|---|---|---|---|---|---|---|---|",
     ]
     for record in records:

@@ -1,7 +1,7 @@
 """python -m benchmarks.head_worker CASE: times the forms of a head in one backend, in turns; prints one JSON line.
 
-CASE is JSON: {"backend", "inputs", "classes", "batch", "dim", "device", "turns", "forms"}. With "memory": FORM it runs that
-form once instead, and says how much memory that took beyond the inputs.
+CASE is JSON: {"backend", "inputs", "classes", "batch", "dim", "device", "turns", "forms"}. With "memory": FORM it runs
+that form once instead, and says how much memory that took beyond the inputs.
 """
 
 import importlib

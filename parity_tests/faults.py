@@ -61,7 +61,7 @@ _RATE_INSIDE_IN_JITTOR = """        for buffer in group["values"]:
                 buffer.update(buffer * (group["lr"] / learning_rate))
         group["lr"] = jt.array(learning_rate,"""
 
-LOSS, TRAINER = "sface_loss.py", "trainer.py"
+LOSS, STREAMED, TRAINER = "sface_loss.py", "streamed.py", "trainer.py"
 
 FAULTS: dict[str, tuple[Fault, ...]] = {
     "pytorch": (
@@ -70,23 +70,13 @@ FAULTS: dict[str, tuple[Fault, ...]] = {
             "a and b swapped",
             1,
             LOSS,
-            "inter_slope, intra_center, inter_center)\n    with torch",
-            "inter_slope, inter_center, intra_center)\n    with torch",
+            "slope=intra_slope, center=intra_center)\n",
+            "slope=intra_slope, center=inter_center)\n",
         ),
         Fault(
-            "slope 64, plain form",
-            1,
-            LOSS,
-            "intra_weight(theta[is_target], scale, intra_slope, intra_center)",
-            "intra_weight(theta[is_target], scale, 64, intra_center)",
+            "slope 64", 1, LOSS, "(intra_weight, scale=scale, slope=intra_slope", "(intra_weight, scale=scale, slope=64"
         ),
-        Fault(
-            "slope 64, streamed form",
-            1,
-            LOSS,
-            "intra_weight(torch.acos(target_cosines), scale, intra_slope, intra_center)",
-            "intra_weight(torch.acos(target_cosines), scale, 64, intra_center)",
-        ),
+        Fault("cosine for angle, streamed form", 1, STREAMED, "r_intra(torch.acos(self.t", "r_intra((self.t"),
         Fault("slope 64, r itself", 2, LOSS, "torch.sigmoid(slope *", "torch.sigmoid(64 *"),
         Fault(
             "degrees for radians",
@@ -100,14 +90,14 @@ FAULTS: dict[str, tuple[Fault, ...]] = {
             1,
             LOSS,
             "torch.acos(cosines.detach())",
-            "torch.acos((scale * cosines.detach()).clamp(-1, 1))",
+            "torch.acos((64 * cosines.detach()).clamp(-1, 1))",
         ),
         Fault(
             "sum for mean",
             1,
             LOSS,
-            "inter_loss = (r_inter * cosines).sum(1).mean()",
-            "inter_loss = (r_inter * cosines).sum()",
+            "inter_loss = (push * cosines).sum(1).mean()",
+            "inter_loss = (push * cosines).sum()",
         ),
         Fault(
             "prototypes not normalised",
@@ -123,14 +113,17 @@ FAULTS: dict[str, tuple[Fault, ...]] = {
             ".masked_fill(is_target, 0)\n\n    intra_loss",
             "\n\n    intra_loss",
         ),
-        Fault("target in the inter sum, streamed form", 1, LOSS, ".masked_fill_(is_target, 0)\n", "\n"),
+        Fault("target in the inter sum, gathered", 1, STREAMED, ".masked_fill_(is_own, 0)\n", "\n"),
         Fault(
-            "gradient without the tangent projection, streamed form",
+            "sign of the pull, dense",
             3,
-            LOSS,
-            "return (grad_unit - radial * unit) /",
-            "return grad_unit /",
+            STREAMED,
+            "_put(g, own, is_own, -self.r_intra",
+            "_put(g, own, is_own, self.r_intra",
         ),
+        Fault("prototypes not normalised, gathered", 3, STREAMED, "g / self.norms[classes]", "g"),
+        Fault("no tangent projection, gathered", 3, STREAMED, "radial[:, None], value=-1", "radial[:, None], value=0"),
+        Fault("no tangent projection, dense", 3, STREAMED, "(grad_unit - radial * unit) /", "grad_unit /"),
         Fault(
             "margin not differentiated",
             3,

@@ -50,7 +50,7 @@ def sface_loss(
     intra_center: float = 0.87,
     inter_center: float = 1.2,
     form: Form = "streamed",
-    block_size: int = 1024,
+    block_size: int = 2048,
     epsilon: float | None = None,
 ) -> SFaceResult:
     """SFace loss, differentiable once with respect to embeddings and class_weight.
@@ -74,8 +74,8 @@ def sface_loss(
             gradient of its embedding x by less than that over ||x||, and that of its prototype w over ||w||.
 
     Raises:
-        ValueError: shapes do not fit, epsilon is not in 0..1, or a label is out of range (checked on the CPU only: on a CUDA device the check
-            would make the host wait at every step; there the indexing fails instead).
+        ValueError: shapes do not fit, epsilon is not in [0, 1), or a label is out of range (checked on the CPU only: on
+            a CUDA device the check would make the host wait at every step; there the indexing fails instead).
     """
     _check(embeddings, class_weight, labels)
     r_intra = partial(intra_weight, scale=scale, slope=intra_slope, center=intra_center)

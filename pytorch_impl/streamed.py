@@ -1,14 +1,14 @@
 """A loss whose classes are independent, with both its gradients, in one pass over blocks of classes (PyTorch).
 
-For unit vectors x^ (N, D) and w^ (C, D), their angles theta, labels y and weights r that are constants for the gradient:
+For unit vectors x^ (N, D) and w^ (C, D), their angles theta, labels y, and weights r, constants for the gradient:
 
     loss = mean_i( -r_intra(theta[i,y_i]) cos[i,y_i]  +  sum_{j != y_i} r_inter(theta[i,j]) cos[i,j] )
     g[i,y_i] = -r_intra / N,    g[i,j] = r_inter / N
     dL/dx_i = (u_i - (u_i . x^_i) x^_i) / ||x_i||   with  u = g w^
     dL/dw_j = (v_j - (v_j . w^_j) w^_j) / ||w_j||   with  v = g' x^
 
-No class needs to know of another one, so no (N, C) matrix is held. And nearly all r_inter are nearly 0: on the CPU those
-of cosines below a given one are left out, and the few entries of g that remain are gathered. Needs PyTorch only.
+No class needs to know of another one, so no (N, C) matrix is held. And nearly all r_inter are nearly 0: on the CPU
+those of cosines below a given one are left out, and the few entries of g that remain are gathered. Needs PyTorch only.
 """
 
 from collections.abc import Callable
@@ -18,7 +18,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 NORM_FLOOR = 1e-12  # a zero vector is divided by this instead of by zero
-DENSE_SHARE = 0.05  # of a block's entries: with more, products of the whole block are faster than gathering
+DENSE_SHARE = 0.08  # of a block's entries: with more, products of the whole block are faster than gathering
+SCREEN_SHARE = 0.003  # of a block's entries: with more, a float32 product is faster than computing them again
+SCREEN_AGAIN = 4  # so much fewer entries than that have to be found in one block for the next to be screened again
+SCREEN_ERROR = 4 * 2**-8  # of a cosine in bfloat16, at most: three roundings of 2**-8, and little more
 WAITING = 4096  # gathered entries that wait until their part of the gradients is computed
 
 Weight = Callable[[Tensor], Tensor]  # r as a function of theta, any shape
@@ -91,13 +94,16 @@ class _Pass:
         self.inter_sum = embeddings.new_zeros(())
         self.cosine_sum = -self.target_cosines.sum()
         self.nearest_other = embeddings.new_full((len(labels),), -1)
+        self.norms = class_weight.new_empty(len(class_weight))
         self.grad_unit_embeddings = torch.zeros_like(embeddings)
         self.grad_class_weight = torch.zeros_like(class_weight)
         self.waiting: list[tuple[Tensor, Tensor, Tensor]] = []  # samples, classes and cosines of gathered entries
 
-        gathers = least_cosine > -1 and embeddings.device.type == "cpu"
+        self.gathers = least_cosine > -1 and embeddings.device.type == "cpu"
+        self.can_screen = self.screens = self.gathers and class_weight.dtype == torch.float32 and has_bfloat16()
+        self.rounded_embeddings, self.embedding_sum = self.unit_embeddings.bfloat16(), self.unit_embeddings.sum(0)
         for first in range(0, len(class_weight), block_size):
-            self._add_block(slice(first, min(first + block_size, len(class_weight))), gathers)
+            self._add_block(slice(first, min(first + block_size, len(class_weight))))
         self._add_waiting()
 
     def values(self) -> tuple[Tensor, ...]:
@@ -117,51 +123,83 @@ class _Pass:
         through = through_normalisation(self.grad_unit_embeddings, self.unit_embeddings, self.embedding_norms)
         return through, self.grad_class_weight
 
-    def _add_block(self, block: slice, gathers: bool) -> None:
+    def _add_block(self, block: slice) -> None:
         weight = self.class_weight[block]
-        norms = torch.linalg.vector_norm(weight, dim=1).clamp_min_(NORM_FLOOR)
-        cosines = (self.unit_embeddings @ weight.T).div_(norms)
-        self.cosine_sum += cosines.sum()
+        norms = torch.linalg.vector_norm(weight, dim=1, out=self.norms[block]).clamp_min_(NORM_FLOOR)
         is_own = (self.labels >= block.start) & (self.labels < block.stop)
         own = torch.where(is_own, self.labels - block.start, 0)
+        if self.screens and self._screen(block, own, is_own):
+            return
+        cosines = (self.unit_embeddings @ weight.T).div_(norms)
+        self.cosine_sum += cosines.sum()
         _put(cosines, own, is_own, -1)
         highest = cosines.amax(1).clamp_max_(1)
         self.nearest_other = torch.maximum(self.nearest_other, highest)
-        if not (gathers and self._gather(block, cosines, highest, is_own)):
+        if not (self.gathers and self._gather(block, cosines, highest, is_own)):
             self._add_dense(block, cosines, norms, own, is_own)
 
+    def _screen(self, block: slice, own: Tensor, is_own: Tensor) -> bool:
+        """Gather the block's entries, found by a product in bfloat16 and its error; False: too many for that."""
+        prototypes = self.class_weight[block] / self.norms[block, None]
+        cosines = self.rounded_embeddings @ prototypes.bfloat16().T
+        _put(cosines, own, is_own, -1)
+        highest = cosines.amax(1).float()
+        # where only the exact cosines tell whether another prototype is nearer than a sample's own, they count too
+        unclear = (highest - self.target_cosines).abs() <= SCREEN_ERROR
+        least = torch.where(unclear, self.target_cosines.clamp_max(self.least_cosine), self.least_cosine) - SCREEN_ERROR
+        samples, columns = _not_below(cosines, highest, least)
+        self.screens = len(samples) <= SCREEN_SHARE * cosines.numel()
+        if self.screens:
+            exact = (self.unit_embeddings.index_select(0, samples) * prototypes.index_select(0, columns)).sum(1)
+            exact.clamp_max_(1)
+            self.nearest_other = torch.maximum(self.nearest_other, highest - SCREEN_ERROR)
+            self.nearest_other.scatter_reduce_(0, samples, exact, "amax")
+            self.cosine_sum += self.embedding_sum @ prototypes.sum(0)
+            active = (~(exact < self.least_cosine)).nonzero()[:, 0]
+            self._wait(block, samples[active], columns[active], exact[active], is_own)
+        return self.screens
+
     def _gather(self, block: slice, cosines: Tensor, highest: Tensor, is_own: Tensor) -> bool:
-        """Keep the block's entries for later; False: there are so many that this does not pay."""
-        limit = DENSE_SHARE * cosines.numel()
-        samples = (~(highest < self.least_cosine)).nonzero()[:, 0]  # not <, so that NaN is kept and seen
-        cosines = cosines[samples]
-        rows, columns = (~(cosines < self.least_cosine)).nonzero().unbind(1)
-        if len(rows) > limit:
-            return False
-        mine = is_own.nonzero()[:, 0]
+        """Gather the block's entries; False: too many for that."""
+        samples, columns = _not_below(cosines, highest, torch.full_like(highest, self.least_cosine))
+        self.screens = self.can_screen and SCREEN_AGAIN * len(samples) <= SCREEN_SHARE * cosines.numel()
+        few = len(samples) <= DENSE_SHARE * cosines.numel()
+        if few:
+            self._wait(block, samples, columns, cosines[samples, columns], is_own)
+        return few
+
+    def _wait(self, block: slice, samples: Tensor, columns: Tensor, cosines: Tensor, is_own: Tensor) -> None:
+        own = is_own.nonzero()[:, 0]
         self.waiting += [
-            (samples[rows], columns + block.start, cosines[rows, columns]),
-            (mine, self.labels[mine], self.target_cosines[mine]),
+            (samples, columns + block.start, cosines),
+            (own, self.labels[own], self.target_cosines[own]),
         ]
         if sum(len(part[0]) for part in self.waiting) > WAITING:
             self._add_waiting()
-        return True
 
     def _add_waiting(self) -> None:
         if not self.waiting:
             return
         samples, classes, cosines = map(torch.cat, zip(*self.waiting, strict=True))
         self.waiting = []
+        order = classes.argsort(stable=True)
+        samples, classes, cosines = samples[order], classes[order], cosines[order].clamp_(-1, 1)
         is_own = classes == self.labels[samples]
-        r_inter = self.r_inter(torch.acos(cosines.clamp(-1, 1))).masked_fill_(is_own, 0)
+        r_inter = self.r_inter(torch.acos(cosines)).masked_fill_(is_own, 0)
         self.inter_sum += (r_inter * cosines).sum()
         g = torch.where(is_own, -self.r_intra[samples], r_inter) / len(self.labels)
+        g_by_norm = g / self.norms[classes]
 
-        classes, columns = torch.unique(classes, return_inverse=True)
-        prototypes, norms = normalise(self.class_weight[classes])
-        self.grad_unit_embeddings += _weighted_sums(samples, len(self.labels), g, columns, prototypes)
-        sums = _weighted_sums(columns, len(classes), g, samples, self.unit_embeddings)
-        self.grad_class_weight[classes] = through_normalisation(sums, prototypes, norms)
+        order = samples.argsort(stable=True)
+        counts = samples.bincount(minlength=len(self.labels))
+        self.grad_unit_embeddings += _weighted_sums(g_by_norm[order], classes[order], self.class_weight, counts)
+
+        rows, columns, counts = classes.unique_consecutive(return_inverse=True, return_counts=True)
+        norms = self.norms[rows]
+        radial = columns.bincount(g_by_norm * cosines) / norms * (norms > NORM_FLOOR)
+        sums = _weighted_sums(g_by_norm, samples, self.unit_embeddings, counts)
+        sums.addcmul_(self.class_weight.index_select(0, rows), radial[:, None], value=-1)
+        self.grad_class_weight.index_copy_(0, rows, sums)
 
     def _add_dense(self, block: slice, cosines: Tensor, norms: Tensor, own: Tensor, is_own: Tensor) -> None:
         cosines.clamp_(-1, 1)
@@ -174,6 +212,12 @@ class _Pass:
         prototypes = self.class_weight[block] / norms[:, None]
         self.grad_unit_embeddings += g @ prototypes
         self.grad_class_weight[block] = through_normalisation(g.T @ self.unit_embeddings, prototypes, norms[:, None])
+
+
+def has_bfloat16() -> bool:
+    """Whether this processor multiplies matrices in bfloat16 faster than in float32."""
+    found = torch.cpu.get_capabilities()
+    return bool(found.get("avx512_bf16") or found.get("amx_bf16"))
 
 
 def normalise(vectors: Tensor) -> tuple[Tensor, Tensor]:
@@ -200,9 +244,13 @@ def _put(matrix: Tensor, columns: Tensor, where: Tensor, values: Tensor | float)
     matrix.scatter_(1, index, torch.where(where, values, kept)[:, None])
 
 
-def _weighted_sums(group: Tensor, num_groups: int, weight: Tensor, member: Tensor, table: Tensor) -> Tensor:
-    """Sums of weight[e] * table[member[e]] over the entries e of each group, (num_groups, D)."""
-    order = group.argsort(stable=True)
-    counts = group.bincount(minlength=num_groups)
-    first = counts.cumsum(0) - counts
-    return F.embedding_bag(member[order], table, first, mode="sum", per_sample_weights=weight[order])
+def _not_below(cosines: Tensor, highest: Tensor, least: Tensor) -> tuple[Tensor, ...]:
+    """Rows and columns of the cosines that are not below `least` of their row; NaN, which is not, shows in the loss."""
+    rows = (~(highest < least)).nonzero()[:, 0]
+    found, columns = (~(cosines.index_select(0, rows) < least[rows, None])).nonzero().unbind(1)
+    return rows[found], columns
+
+
+def _weighted_sums(weight: Tensor, member: Tensor, table: Tensor, counts: Tensor) -> Tensor:
+    """Sums of weight[e] * table[member[e]] over groups of entries e, which lie one behind the other, (groups, D)."""
+    return F.embedding_bag(member, table, counts.cumsum(0) - counts, mode="sum", per_sample_weights=weight)
