@@ -186,3 +186,42 @@ def test_without_a_falling_weight_nothing_is_left_out(slope):
     plain = run(x, w, labels, form="plain", inter_slope=slope)
     found = run(x, w, labels, epsilon=0.5, inter_slope=slope)
     torch.testing.assert_close(found, plain)
+
+
+@every_way
+def test_a_prototype_below_the_floor_of_norms(way):
+    """It is divided by the floor, not by its norm, so the gradient keeps its radial part."""
+    dtype = torch.float32 if way == "screened" else torch.float64
+    x, w, labels = problem(dtype=dtype)
+    small = (labels.max() + 1) % len(w)
+    with torch.no_grad():
+        w[small] = 0.5e-12 * x[0] / x[0].norm()
+    truth = run(x, w, labels, form="plain")[2][small]
+    found = run(x, w, labels)[2][small]
+    assert truth.norm() > 1e9
+    torch.testing.assert_close(found, truth, rtol=1e-4 if dtype == torch.float32 else 1e-9, atol=0)
+
+
+@every_way
+def test_a_rival_as_near_as_can_be_does_not_win_by_rounding(way):
+    generator = torch.Generator().manual_seed(0)
+    on_the_spot = 0
+    for _ in range(60):
+        x = torch.randn(1, 100, generator=generator)
+        result = sface_loss(x, torch.cat([2 * x, 3 * x]), torch.tensor([0]))
+        if result.target_cosine == 1:
+            on_the_spot += 1
+            assert result.accuracy == 1
+    assert on_the_spot > 10
+
+
+def test_entries_do_not_wait_for_long(monkeypatch):
+    monkeypatch.setattr(streamed, "DENSE_SHARE", 1)
+    x, w, labels = problem()
+    expected = run(x, w, labels)
+    monkeypatch.setattr(streamed, "WAITING", 5)
+    done = []
+    original = streamed._Pass._add_waiting
+    monkeypatch.setattr(streamed._Pass, "_add_waiting", lambda self: done.append(1) or original(self))
+    torch.testing.assert_close(run(x, w, labels), expected)
+    assert len(done) > 3
