@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from pytorch_impl.runtime import resolve_device
 from pytorch_impl.sface_loss import sface_loss
 
 
@@ -23,7 +24,7 @@ def head_forms(
         labels: int64 (N,).
         device: "cpu" or "cuda:N".
     """
-    x, w, y = (torch.from_numpy(array).to(device) for array in (embeddings, class_weight, labels))
+    x, w, y = (torch.from_numpy(array).to(resolve_device(device)) for array in (embeddings, class_weight, labels))
 
     def done(*results: Tensor) -> tuple[Tensor, ...]:
         if x.is_cuda:
