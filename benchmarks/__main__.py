@@ -1,10 +1,10 @@
-"""python -m benchmarks noise | speed (with --help)."""
+"""python -m benchmarks NAME (with --help); a NAME that is none lists them."""
 
 import sys
 
-from benchmarks import noise, speed
+from benchmarks import noise, speed, step, verify
 
-COMMANDS = {"noise": noise.main, "speed": speed.main}
+COMMANDS = {"noise": noise.main, "speed": speed.main, "step": step.main, "verify": verify.main}
 
 
 def main(arguments: list[str]) -> int:
