@@ -1,10 +1,10 @@
-"""python -m benchmarks head | noise | speed (with --help)."""
+"""python -m benchmarks NAME (with --help); a NAME that is none lists them."""
 
 import sys
 
-from benchmarks import head, noise, speed
+from benchmarks import head, noise, speed, step, verify
 
-COMMANDS = {"head": head.main, "noise": noise.main, "speed": speed.main}
+COMMANDS = {"head": head.main, "noise": noise.main, "speed": speed.main, "step": step.main, "verify": verify.main}
 
 
 def main(arguments: list[str]) -> int:

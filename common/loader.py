@@ -133,12 +133,18 @@ class Loader:
         for skipped in range(len(order)):
             sample = self._dataset.sample(int(order[(position + skipped) % len(order)]))
             try:
-                image = decode_image(sample.encoded, sample.name, self._image_size, self._on_wrong_size)
+                decode_image(
+                    sample.encoded,
+                    sample.name,
+                    self._image_size,
+                    self._on_wrong_size,
+                    mirror=self._flip and bool(flips[position]),
+                    out=images[row],
+                )
             except BadImage as error:
                 if not self._skip:
                     raise BadImage(f"{error} (--data.on-bad-image skip goes on without such images)") from None
                 continue
-            images[row] = image[:, :, ::-1] if flips[position] and self._flip else image
             labels[row] = sample.label
             return skipped
         raise BadImage(f"none of the {len(order)} images of the set decodes")
