@@ -26,7 +26,8 @@ Record = dict[str, Any]
 
 METHOD = (
     "Forward and backward to the gradients of embeddings and class_weight, float32; the forms of a case in turns in "
-    "one process, after one run that does not count; memory in a process of its own, beyond inputs and gradients."
+    "one process, two runs a turn, of which the second counts; memory in a process of its own, beyond what the inputs "
+    "and the gradients take."
 )
 
 
@@ -52,7 +53,7 @@ class Options:
     forms: tuple[Form, ...] = ("product", "softmax", "plain", "streamed")
     """What to measure; without the plain form there is no check of the gradients either."""
     turns: int = 7
-    """Measurements of each form, after one that does not count."""
+    """Measurements of each form."""
     device: str = "cpu"
     """cpu or cuda:N; memory is measured on the CPU."""
     out: Path | None = None
