@@ -23,7 +23,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pytorch_impl.streamed import NORM_FLOOR, Weight, accuracy, streamed
+from pytorch_impl.streamed import NORM_FLOOR, _Weight, _accuracy, streamed
 
 Form = Literal["plain", "streamed"]
 
@@ -116,8 +116,8 @@ def _plain(
     embeddings: Tensor,
     class_weight: Tensor,
     labels: Tensor,
-    r_intra: Weight,
-    r_inter: Weight,
+    r_intra: _Weight,
+    r_inter: _Weight,
 ) -> SFaceResult:
     unit_embeddings = F.normalize(embeddings, eps=NORM_FLOOR)
     unit_prototypes = F.normalize(class_weight, eps=NORM_FLOOR)
@@ -139,7 +139,7 @@ def _plain(
         inter_loss=inter_loss.detach(),
         target_cosine=target_cosines.detach().mean(),
         other_cosine=other_cosines.mean(),
-        accuracy=accuracy(target_cosines.detach(), other_cosines.amax(1)),
+        accuracy=_accuracy(target_cosines.detach(), other_cosines.amax(1)),
     )
 
 

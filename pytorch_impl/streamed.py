@@ -18,21 +18,21 @@ import torch.nn.functional as F
 from torch import Tensor
 
 NORM_FLOOR = 1e-12  # a zero vector is divided by this instead of by zero
-DENSE_SHARE = 0.08  # of a block's entries: with more, products of the whole block are faster than gathering
-SCREEN_SHARE = 0.003  # of a block's entries: with more, a float32 product is faster than computing them again
-SCREEN_AGAIN = 4  # so much fewer entries than that have to be found in one block for the next to be screened again
-SCREEN_ERROR = 4 * 2**-8  # of a cosine in bfloat16, at most: three roundings of 2**-8, and little more
-WAITING = 4096  # gathered entries that wait until their part of the gradients is computed
+_DENSE_SHARE = 0.08  # of a block's entries: with more, products of the whole block are faster than gathering
+_SCREEN_SHARE = 0.003  # of a block's entries: with more, a float32 product is faster than computing them again
+_SCREEN_AGAIN = 4  # so much fewer entries than that have to be found in one block for the next to be screened again
+_SCREEN_ERROR = 4 * 2**-8  # of a cosine in bfloat16, at most: three roundings of 2**-8, and little more
+_WAITING = 4096  # gathered entries that wait until their part of the gradients is computed
 
-Weight = Callable[[Tensor], Tensor]  # r as a function of theta, any shape
+_Weight = Callable[[Tensor], Tensor]  # r as a function of theta, any shape
 
 
 def streamed(
     embeddings: Tensor,
     class_weight: Tensor,
     labels: Tensor,
-    r_intra: Weight,
-    r_inter: Weight,
+    r_intra: _Weight,
+    r_inter: _Weight,
     *,
     least_cosine: float,
     block_size: int,
@@ -80,14 +80,14 @@ class _Pass:
         embeddings: Tensor,
         class_weight: Tensor,
         labels: Tensor,
-        r_intra: Weight,
-        r_inter: Weight,
+        r_intra: _Weight,
+        r_inter: _Weight,
         least_cosine: float,
         block_size: int,
     ) -> None:
         self.class_weight, self.labels, self.r_inter, self.least_cosine = class_weight, labels, r_inter, least_cosine
-        self.unit_embeddings, self.embedding_norms = normalise(embeddings)
-        own_prototypes, _ = normalise(class_weight[labels])
+        self.unit_embeddings, self.embedding_norms = _normalise(embeddings)
+        own_prototypes, _ = _normalise(class_weight[labels])
         self.target_cosines = (self.unit_embeddings * own_prototypes).sum(1).clamp(-1, 1)
         self.r_intra = r_intra(torch.acos(self.target_cosines))
 
@@ -100,7 +100,7 @@ class _Pass:
         self.waiting: list[tuple[Tensor, Tensor, Tensor]] = []  # samples, classes and cosines of gathered entries
 
         self.gathers = least_cosine > -1 and embeddings.device.type == "cpu"
-        self.can_screen = self.screens = self.gathers and class_weight.dtype == torch.float32 and has_bfloat16()
+        self.can_screen = self.screens = self.gathers and class_weight.dtype == torch.float32 and _has_bfloat16()
         self.rounded_embeddings, self.embedding_sum = self.unit_embeddings.bfloat16(), self.unit_embeddings.sum(0)
         for first in range(0, len(class_weight), block_size):
             self._add_block(slice(first, min(first + block_size, len(class_weight))))
@@ -116,11 +116,11 @@ class _Pass:
             inter_loss,
             self.target_cosines.mean(),
             self.cosine_sum / (batch_size * (num_classes - 1)),
-            accuracy(self.target_cosines, self.nearest_other),
+            _accuracy(self.target_cosines, self.nearest_other),
         )
 
     def gradients(self) -> tuple[Tensor, Tensor]:
-        through = through_normalisation(self.grad_unit_embeddings, self.unit_embeddings, self.embedding_norms)
+        through = _through_normalisation(self.grad_unit_embeddings, self.unit_embeddings, self.embedding_norms)
         return through, self.grad_class_weight
 
     def _add_block(self, block: slice) -> None:
@@ -145,14 +145,16 @@ class _Pass:
         _put(cosines, own, is_own, -1)
         highest = cosines.amax(1).float()
         # where only the exact cosines tell whether another prototype is nearer than a sample's own, they count too
-        unclear = (highest - self.target_cosines).abs() <= SCREEN_ERROR
-        least = torch.where(unclear, self.target_cosines.clamp_max(self.least_cosine), self.least_cosine) - SCREEN_ERROR
+        unclear = (highest - self.target_cosines).abs() <= _SCREEN_ERROR
+        least = (
+            torch.where(unclear, self.target_cosines.clamp_max(self.least_cosine), self.least_cosine) - _SCREEN_ERROR
+        )
         samples, columns = _not_below(cosines, highest, least)
-        self.screens = len(samples) <= SCREEN_SHARE * cosines.numel()
+        self.screens = len(samples) <= _SCREEN_SHARE * cosines.numel()
         if self.screens:
             exact = (self.unit_embeddings.index_select(0, samples) * prototypes.index_select(0, columns)).sum(1)
             exact.clamp_max_(1)
-            self.nearest_other = torch.maximum(self.nearest_other, highest - SCREEN_ERROR)
+            self.nearest_other = torch.maximum(self.nearest_other, highest - _SCREEN_ERROR)
             self.nearest_other.scatter_reduce_(0, samples, exact, "amax")
             self.cosine_sum += self.embedding_sum @ prototypes.sum(0)
             active = (~(exact < self.least_cosine)).nonzero()[:, 0]
@@ -162,8 +164,8 @@ class _Pass:
     def _gather(self, block: slice, cosines: Tensor, highest: Tensor, is_own: Tensor) -> bool:
         """Gather the block's entries; False: too many for that."""
         samples, columns = _not_below(cosines, highest, torch.full_like(highest, self.least_cosine))
-        self.screens = self.can_screen and SCREEN_AGAIN * len(samples) <= SCREEN_SHARE * cosines.numel()
-        few = len(samples) <= DENSE_SHARE * cosines.numel()
+        self.screens = self.can_screen and _SCREEN_AGAIN * len(samples) <= _SCREEN_SHARE * cosines.numel()
+        few = len(samples) <= _DENSE_SHARE * cosines.numel()
         if few:
             self._wait(block, samples, columns, cosines[samples, columns], is_own)
         return few
@@ -174,7 +176,7 @@ class _Pass:
             (samples, columns + block.start, cosines),
             (own, self.labels[own], self.target_cosines[own]),
         ]
-        if sum(len(part[0]) for part in self.waiting) > WAITING:
+        if sum(len(part[0]) for part in self.waiting) > _WAITING:
             self._add_waiting()
 
     def _add_waiting(self) -> None:
@@ -211,28 +213,28 @@ class _Pass:
 
         prototypes = self.class_weight[block] / norms[:, None]
         self.grad_unit_embeddings += g @ prototypes
-        self.grad_class_weight[block] = through_normalisation(g.T @ self.unit_embeddings, prototypes, norms[:, None])
+        self.grad_class_weight[block] = _through_normalisation(g.T @ self.unit_embeddings, prototypes, norms[:, None])
 
 
-def has_bfloat16() -> bool:
+def _has_bfloat16() -> bool:
     """Whether this processor multiplies matrices in bfloat16 faster than in float32."""
     found = torch.cpu.get_capabilities()
     return bool(found.get("avx512_bf16") or found.get("amx_bf16"))
 
 
-def normalise(vectors: Tensor) -> tuple[Tensor, Tensor]:
+def _normalise(vectors: Tensor) -> tuple[Tensor, Tensor]:
     """Unit vectors (N, D) and norms (N, 1), which are at least NORM_FLOOR."""
     norms = torch.linalg.vector_norm(vectors, dim=1, keepdim=True).clamp_min(NORM_FLOOR)
     return vectors / norms, norms
 
 
-def through_normalisation(grad_unit: Tensor, unit: Tensor, norms: Tensor) -> Tensor:
+def _through_normalisation(grad_unit: Tensor, unit: Tensor, norms: Tensor) -> Tensor:
     """Gradient for v, given the gradient for v / max(||v||, floor): at the floor that is a plain division."""
     radial = (grad_unit * unit).sum(1, keepdim=True) * (norms > NORM_FLOOR)
     return (grad_unit - radial * unit) / norms
 
 
-def accuracy(target_cosines: Tensor, nearest_other: Tensor) -> Tensor:
+def _accuracy(target_cosines: Tensor, nearest_other: Tensor) -> Tensor:
     """Share of samples to which no other prototype is nearer than their own."""
     return (target_cosines >= nearest_other).to(target_cosines.dtype).mean()
 

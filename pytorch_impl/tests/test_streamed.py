@@ -18,9 +18,9 @@ WAYS = ("dense", "gathered", "screened")
 @pytest.fixture
 def way(request, monkeypatch):
     """Every block in one way, whatever its counts and this processor."""
-    monkeypatch.setattr(streamed, "DENSE_SHARE", -1 if request.param == "dense" else 1)
-    monkeypatch.setattr(streamed, "SCREEN_SHARE", 1)
-    monkeypatch.setattr(streamed, "has_bfloat16", lambda: request.param == "screened")
+    monkeypatch.setattr(streamed, "_DENSE_SHARE", -1 if request.param == "dense" else 1)
+    monkeypatch.setattr(streamed, "_SCREEN_SHARE", 1)
+    monkeypatch.setattr(streamed, "_has_bfloat16", lambda: request.param == "screened")
     return request.param
 
 
@@ -87,10 +87,10 @@ def test_ways_agree(seed, num_classes, embedding_size, epsilon):
     x, w, labels = problem(seed, 9, num_classes, embedding_size)
     results = []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(streamed, "DENSE_SHARE", 1)
-        patch.setattr(streamed, "SCREEN_SHARE", 1)
+        patch.setattr(streamed, "_DENSE_SHARE", 1)
+        patch.setattr(streamed, "_SCREEN_SHARE", 1)
         for bfloat16 in (False, True):
-            patch.setattr(streamed, "has_bfloat16", lambda bfloat16=bfloat16: bfloat16)
+            patch.setattr(streamed, "_has_bfloat16", lambda bfloat16=bfloat16: bfloat16)
             results.append(run(x, w, labels, epsilon=epsilon))
     (gathered, *gradients), (screened, *others) = results
     for name, value in gathered._asdict().items():
@@ -102,8 +102,8 @@ def test_ways_agree(seed, num_classes, embedding_size, epsilon):
 
 def test_screening_decides_near_ties_exactly(monkeypatch):
     """Own and others' cosines closer together than bfloat16 can tell, and below the cosine that matters to a push."""
-    monkeypatch.setattr(streamed, "SCREEN_SHARE", 1)
-    monkeypatch.setattr(streamed, "has_bfloat16", lambda: True)
+    monkeypatch.setattr(streamed, "_SCREEN_SHARE", 1)
+    monkeypatch.setattr(streamed, "_has_bfloat16", lambda: True)
     own = torch.linspace(1.45, 1.55, 200)
     for closer in (-1e-4, 1e-4):
         angles = torch.cat([own, own - closer])
@@ -119,11 +119,11 @@ def test_the_error_of_screening_is_within_its_bound():
     worst = torch.full((1, 64), entry) / 8
     rounded = worst.bfloat16() @ worst.bfloat16().T
     error = abs(rounded.item() / (worst @ worst.T).item() - 1)
-    assert 1.9 * 2**-8 < error < streamed.SCREEN_ERROR
+    assert 1.9 * 2**-8 < error < streamed._SCREEN_ERROR
 
 
 def test_a_block_with_many_entries_ends_screening_and_one_with_few_starts_it_again(monkeypatch):
-    monkeypatch.setattr(streamed, "has_bfloat16", lambda: True)
+    monkeypatch.setattr(streamed, "_has_bfloat16", lambda: True)
     screened = []
     original = streamed._Pass._screen
 
@@ -216,10 +216,10 @@ def test_a_rival_as_near_as_can_be_does_not_win_by_rounding(way):
 
 
 def test_entries_do_not_wait_for_long(monkeypatch):
-    monkeypatch.setattr(streamed, "DENSE_SHARE", 1)
+    monkeypatch.setattr(streamed, "_DENSE_SHARE", 1)
     x, w, labels = problem()
     expected = run(x, w, labels)
-    monkeypatch.setattr(streamed, "WAITING", 5)
+    monkeypatch.setattr(streamed, "_WAITING", 5)
     done = []
     original = streamed._Pass._add_waiting
     monkeypatch.setattr(streamed._Pass, "_add_waiting", lambda self: done.append(1) or original(self))
