@@ -23,7 +23,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pytorch_impl.streamed import NORM_FLOOR, _Weight, _accuracy, streamed
+from pytorch_impl.streamed import NORM_FLOOR, _accuracy, _Weight, streamed
 
 Form = Literal["plain", "streamed"]
 
