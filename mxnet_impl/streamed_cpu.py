@@ -12,7 +12,7 @@ Each block of prototypes is read once forward, while it lies in the cache of the
 
 from collections.abc import Callable, Iterator
 from types import SimpleNamespace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from weakref import WeakValueDictionary
 
 import mxnet as mx
@@ -37,12 +37,13 @@ def streamed_on_cpu(
 ) -> tuple[NDArray, ...]:
     """See `streamed.streamed`."""
     with autograd.pause():
-        one_pass = _Pass(_memory(embeddings), labels.asnumpy(), r_inter, least_cosine, block_size)
-        metrics = [
-            nd.array([value], embeddings.context, embeddings.dtype)
-            for value in one_pass.run(_memory(class_weight), r_intra)
+        operator = _Operator(labels.asnumpy(), r_intra, r_inter, least_cosine, block_size)
+        loss, *metrics = [
+            nd.array([value], embeddings.context, embeddings.dtype) for value in operator.run(embeddings, class_weight)
         ]
-    _passes[key := str(id(one_pass))] = one_pass
+    if not autograd.is_recording():
+        return loss, *metrics
+    _operators[key := str(id(operator))] = operator
     return nd.Custom(embeddings, class_weight, op_type="sface_streamed", key=key), *metrics
 
 
@@ -55,39 +56,34 @@ class _Group(NamedTuple):
     radial: np.ndarray  # (classes,)
 
 
-class _Pass(mx.operator.CustomOp):
-    """`run` gives the results and keeps what `backward` needs, which writes the gradients where MXNet holds them.
-
-    Not an autograd.Function, which would hold a second gradient of class_weight; and that of MXNet 1.9.1 drops the
-    gradients of all inputs after one that needs none, and those of grad_req "add".
-    """
+class _Pass:
+    """`run` gives the results and keeps what `gradients` needs."""
 
     def __init__(
         self,
-        embeddings: np.ndarray,
         labels: np.ndarray,
+        r_intra: Callable[[NDArray], NDArray],
         r_inter: Callable[[NDArray], NDArray],
         least_cosine: float,
         block_size: int,
     ) -> None:
-        super().__init__()
-        self.embedding_norms = _norms(embeddings)[:, None]
-        self.unit_embeddings = embeddings / self.embedding_norms
         self.labels = labels
-        self.r_inter = r_inter
+        self.r_intra, self.r_inter = r_intra, r_inter
         self.least_cosine = least_cosine
         self.block_size = block_size
         self.groups: list[_Group] = []
         self.dense_blocks: set[int] = set()  # first class of each
         self.inter_sum = 0.0
 
-    def run(self, class_weight: np.ndarray, r_intra: Callable[[NDArray], NDArray]) -> tuple[float, ...]:
-        """intra_loss, inter_loss, target_cosine, other_cosine, accuracy."""
-        batch_size, num_classes = len(self.labels), len(class_weight)
+    def run(self, embeddings: np.ndarray, class_weight: np.ndarray) -> tuple[float, ...]:
+        """loss, intra_loss, inter_loss, target_cosine, other_cosine, accuracy."""
+        batch_size, num_classes = len(embeddings), len(class_weight)
+        self.embedding_norms = _norms(embeddings)[:, None]
+        self.unit_embeddings = embeddings / self.embedding_norms
         own_prototypes = class_weight[self.labels]
         own_prototypes /= _norms(own_prototypes)[:, None]
         self.target_cosines = np.einsum("ij,ij->i", self.unit_embeddings, own_prototypes).clip(-1, 1)
-        pull = _weights(r_intra, self.target_cosines)
+        pull = _weights(self.r_intra, self.target_cosines)
         self.target_g = -pull / batch_size
 
         cosine_sum = 0.0
@@ -120,8 +116,8 @@ class _Pass(mx.operator.CustomOp):
 
         intra_loss = float(np.mean(-pull * self.target_cosines))
         inter_loss = self.inter_sum / batch_size
-        self.loss = intra_loss + inter_loss
         return (
+            intra_loss + inter_loss,
             intra_loss,
             inter_loss,
             float(self.target_cosines.mean()),
@@ -129,20 +125,10 @@ class _Pass(mx.operator.CustomOp):
             float(np.mean(self.target_cosines >= nearest_other.clip(-1, 1))),
         )
 
-    def forward(self, is_train, req, in_data, out_data, aux) -> None:
-        self.assign(out_data[0], req[0], self.loss)
-
-    def backward(self, req, out_grad, in_data, out_data, in_grad, aux) -> None:
-        factor = out_grad[0].asscalar()
-        grad_class_weight = None if req[1] == "null" else _memory(in_grad[1])
-        grad_unit = self._gradients(_memory(in_data[1]), grad_class_weight, factor, add=req[1] == "add")
-        grad = factor * _through_normalisation(grad_unit, self.unit_embeddings, self.embedding_norms)
-        self.assign(in_grad[0], req[0], nd.array(grad, in_grad[0].context, grad.dtype))
-
-    def _gradients(
+    def gradients(
         self, class_weight: np.ndarray, grad_class_weight: np.ndarray | None, factor: np.floating, *, add: bool
     ) -> np.ndarray:
-        """Write or add that of class_weight, times the factor; return that of the unit embeddings."""
+        """Write or add that of class_weight; return that of the embeddings; both times the factor."""
         grad_unit = np.zeros_like(self.unit_embeddings)
         scaled_embeddings = factor * self.unit_embeddings
         scratch = np.empty((min(self.block_size, len(class_weight)), class_weight.shape[1]), class_weight.dtype)
@@ -160,7 +146,7 @@ class _Pass(mx.operator.CustomOp):
                 if len(result) < len(grad):
                     grad[:] = 0
                 grad[rows] = result
-        return grad_unit
+        return factor * _through_normalisation(grad_unit, self.unit_embeddings, self.embedding_norms)
 
     def _factors(self, class_weight: np.ndarray) -> Iterator[tuple]:
         """Each block with the rows in which something is active, and their h and radial."""
@@ -240,15 +226,45 @@ def _rows_in_use(matrix: csr_matrix, rows: slice) -> tuple[np.ndarray | slice, c
     return used, csr_matrix((matrix.data[here], matrix.indices[here], starts), (len(starts) - 1, matrix.shape[1]))
 
 
-# MXNet hands strings to an operator: the number of the pass stands for the pass
-_passes: WeakValueDictionary[str, _Pass] = WeakValueDictionary()
+class _Operator(mx.operator.CustomOp):
+    """A pass, whose gradients it writes where MXNet holds them.
+
+    Not an autograd.Function, which would hold a second gradient of class_weight; and that of MXNet 1.9.1 drops the
+    gradients of all inputs after one that needs none, and those of grad_req "add".
+    """
+
+    def __init__(self, *parameters: Any) -> None:
+        super().__init__()
+        self.parameters = parameters
+
+    def run(self, embeddings: NDArray, class_weight: NDArray) -> tuple[float, ...]:
+        self.current: _Pass | None = _Pass(*self.parameters)
+        self.results = self.current.run(_memory(embeddings), _memory(class_weight))
+        return self.results
+
+    def forward(self, is_train, req, in_data, out_data, aux) -> None:
+        self.assign(out_data[0], req[0], self.results[0])
+
+    def backward(self, req, out_grad, in_data, out_data, in_grad, aux) -> None:
+        if self.current is None:  # not the first time
+            self.run(*in_data)
+        grad_class_weight = None if req[1] == "null" else _memory(in_grad[1])
+        grad_embeddings = self.current.gradients(
+            _memory(in_data[1]), grad_class_weight, out_grad[0].asscalar(), add=req[1] == "add"
+        )
+        self.assign(in_grad[0], req[0], nd.array(grad_embeddings, in_grad[0].context, grad_embeddings.dtype))
+        self.current = None  # MXNet's operators are in reference cycles: this one may stay until they are collected
+
+
+# MXNet hands strings to an operator
+_operators: WeakValueDictionary[str, _Operator] = WeakValueDictionary()
 
 
 @mx.operator.register("sface_streamed")
-class _PassProp(mx.operator.CustomOpProp):
+class _OperatorProp(mx.operator.CustomOpProp):
     def __init__(self, key: str) -> None:
         super().__init__(need_top_grad=True)
-        self.one_pass = _passes[key]
+        self.operator = _operators[key]
 
     def list_arguments(self) -> list[str]:
         return ["embeddings", "class_weight"]
@@ -256,8 +272,8 @@ class _PassProp(mx.operator.CustomOpProp):
     def infer_shape(self, in_shape):
         return in_shape, [(1,)], []
 
-    def create_operator(self, ctx, in_shapes, in_dtypes) -> _Pass:
-        return self.one_pass
+    def create_operator(self, ctx, in_shapes, in_dtypes) -> _Operator:
+        return self.operator
 
 
 class _Exporter:
