@@ -89,7 +89,7 @@ class _Pass:
         cosine_sum = 0.0
         nearest_other = np.full_like(self.target_cosines, -1)
         norms = np.empty(num_classes, class_weight.dtype)
-        buffer = self._buffer()
+        buffer = self._buffer(num_classes)
         nothing = (np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0, class_weight.dtype))
         found, found_from = [nothing], 0
         for first, last in self._blocks(0, num_classes):
@@ -150,7 +150,7 @@ class _Pass:
 
     def _factors(self, class_weight: np.ndarray) -> Iterator[tuple]:
         """Each block with the rows in which something is active, and their h and radial."""
-        buffer = self._buffer() if self.dense_blocks else np.empty(0)
+        buffer = self._buffer(len(class_weight)) if self.dense_blocks else np.empty(0)
         for group in self.groups:
             for first, last in self._blocks(group.first, group.last):
                 if first in self.dense_blocks:
@@ -168,8 +168,8 @@ class _Pass:
     def _blocks(self, first: int, last: int) -> Iterator[tuple[int, int]]:
         return ((start, min(start + self.block_size, last)) for start in range(first, last, self.block_size))
 
-    def _buffer(self) -> np.ndarray:
-        return np.empty(len(self.labels) * self.block_size, self.unit_embeddings.dtype)
+    def _buffer(self, num_classes: int) -> np.ndarray:
+        return np.empty(len(self.labels) * min(self.block_size, num_classes), self.unit_embeddings.dtype)
 
     def _cosines(self, prototypes: np.ndarray, buffer: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Cosines, not clipped, and norms; a normalised copy of the prototypes is not needed."""

@@ -80,6 +80,16 @@ def test_results_and_gradients_are_those_of_the_truth(dtype, kind, group_size, m
     assert result.loss.dtype == np.dtype(dtype)
 
 
+def test_below_the_floor_of_a_norm_the_gradient_is_a_plain_division(kind):
+    embeddings, class_weight, labels = sparse_case()
+    embeddings[2] *= 5e-13 / np.linalg.norm(embeddings[2])
+    class_weight[labels[3]] *= 5e-13 / np.linalg.norm(class_weight[labels[3]])
+    _, *gradients = run((embeddings, class_weight, labels), block_size=32)
+    truth = oracle.sface(embeddings, class_weight, labels)
+    assert error(gradients[0], truth.grad_embeddings) < 1e-10
+    assert error(gradients[1], truth.grad_class_weight) < 1e-10
+
+
 def test_blocks_are_sparse_or_dense_by_the_count_of_their_entries():
     embeddings, class_weight, labels = sparse_case()
     class_weight[64:96] = embeddings[0] + class_weight[64:96] / 16
@@ -235,7 +245,7 @@ def test_one_input_may_need_no_gradient(kind):
 
 def test_without_recording_there_is_a_result():
     case = sparse_case()
-    result = sface_loss(*(nd.array(array, dtype="float64") for array in case[:2]), labels_of(case[2]))
+    result = sface_loss(*(nd.array(array, dtype="float64") for array in case[:2]), labels_of(case[2]), block_size=2**40)
     assert result.loss.asscalar() == pytest.approx(oracle.sface(*case).loss, rel=1e-12)
 
 
