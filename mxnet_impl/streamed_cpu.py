@@ -3,7 +3,7 @@
 Written in NumPy and SciPy, on the memory of the MXNet arrays: to sum (256, 1024) numbers, to find their maxima or to
 compare them takes MXNet 1.9.1 ten to forty times as long, together as long as the product that gave them.
 
-Each block of prototypes is read once forward, while it lies in the cache of the processor, and once backward:
+Each block of prototypes is read once forward and, where something in it matters, once backward:
 
     cos[i,j] = (x^_i . w_j) / ||w_j||                       needs no normalised copy of the prototypes
     dL/dw_j  = sum_i h[i,j] x^_i - radial_j w_j             h[i,j] = g[i,j] / ||w_j||
