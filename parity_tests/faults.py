@@ -177,8 +177,8 @@ FAULTS: dict[str, tuple[Fault, ...]] = {
             "slope 64, streamed form",
             1,
             LOSS,
-            "intra_weight(nd.arccos(target_cosines), scale, intra_slope, intra_center)",
-            "intra_weight(nd.arccos(target_cosines), scale, 64, intra_center)",
+            "partial(intra_weight, scale=scale, slope=intra_slope,",
+            "partial(intra_weight, scale=scale, slope=64,",
         ),
         Fault("slope 64, r itself", 2, LOSS, "nd.sigmoid(slope *", "nd.sigmoid(64 *"),
         Fault("degrees for radians", 1, LOSS, "nd.arccos(cosines.detach())", "nd.degrees(nd.arccos(cosines.detach()))"),
@@ -204,13 +204,11 @@ FAULTS: dict[str, tuple[Fault, ...]] = {
             "inter_weight(theta, scale, inter_slope, inter_center) * (1 - is_target)",
             "inter_weight(theta, scale, inter_slope, inter_center)",
         ),
-        Fault(
-            "target in the inter sum, streamed form", 1, LOSS, "            r_inter = r_inter * (1 - is_target)\n", ""
-        ),
+        Fault("target in the inter sum, streamed form", 1, "streamed_cpu.py", "        push[targets] = 0\n", ""),
         Fault(
             "gradient without the tangent projection, streamed form",
             3,
-            LOSS,
+            "streamed_cpu.py",
             "return (grad_unit - radial * unit) / norms",
             "return grad_unit / norms",
         ),
