@@ -61,7 +61,7 @@ _RATE_INSIDE_IN_JITTOR = """        for buffer in group["values"]:
                 buffer.update(buffer * (group["lr"] / learning_rate))
         group["lr"] = jt.array(learning_rate,"""
 
-LOSS, TRAINER = "sface_loss.py", "trainer.py"
+LOSS, STREAMED, TRAINER = "sface_loss.py", "streamed.py", "trainer.py"
 
 FAULTS: dict[str, tuple[Fault, ...]] = {
     "pytorch": (
@@ -254,22 +254,22 @@ FAULTS: dict[str, tuple[Fault, ...]] = {
             "a and b swapped",
             1,
             LOSS,
-            "inter_slope, intra_center, inter_center)\n    embeddings =",
-            "inter_slope, inter_center, intra_center)\n    embeddings =",
+            "intra_center)\n    r_inter = partial(inter_weight, scale=scale, slope=inter_slope, center=inter_center)",
+            "inter_center)\n    r_inter = partial(inter_weight, scale=scale, slope=inter_slope, center=intra_center)",
         ),
         Fault(
             "slope 64, plain form",
             1,
             LOSS,
-            "intra_weight((is_target * theta).sum(1), scale, intra_slope,",
-            "intra_weight((is_target * theta).sum(1), scale, 64,",
+            "r_intra((is_target * theta).sum(1))",
+            "r_intra((is_target * theta).sum(1), slope=64)",
         ),
         Fault(
             "slope 64, streamed form",
             1,
-            LOSS,
-            "intra_weight(jt.arccos(target_cosines), scale, intra_slope, intra_center)",
-            "intra_weight(jt.arccos(target_cosines), scale, 64, intra_center)",
+            STREAMED,
+            "r_intra(jt.arccos(target_cosines))",
+            "r_intra(jt.arccos(target_cosines), slope=64)",
         ),
         Fault("slope 64, r itself", 2, LOSS, "jt.sigmoid(_number(slope,", "jt.sigmoid(_number(64,"),
         Fault(
@@ -284,9 +284,9 @@ FAULTS: dict[str, tuple[Fault, ...]] = {
             1,
             LOSS,
             "jt.arccos(cosines.detach())",
-            "jt.arccos((_number(scale, cosines) * cosines.detach()).clamp(-1, 1))",
+            "jt.arccos((_number(64, cosines) * cosines.detach()).clamp(-1, 1))",
         ),
-        Fault("sum for mean", 1, LOSS, "_mean((r_inter * cosines).sum(1))", "(r_inter * cosines).sum()"),
+        Fault("sum for mean", 1, LOSS, "_mean((pushes * cosines).sum(1))", "(pushes * cosines).sum()"),
         Fault(
             "prototypes not normalised",
             1,
@@ -298,20 +298,20 @@ FAULTS: dict[str, tuple[Fault, ...]] = {
             "target in the inter sum, plain form",
             1,
             LOSS,
-            "inter_weight(theta, scale, inter_slope, inter_center) * (1 - is_target)",
-            "inter_weight(theta, scale, inter_slope, inter_center)",
+            "r_inter(theta) * (1 - is_target)",
+            "r_inter(theta)",
         ),
         Fault(
             "target in the inter sum, streamed form",
             1,
-            LOSS,
-            "inter_weight(jt.arccos(cosines), scale, inter_slope, inter_center) * (1 - is_target)",
-            "inter_weight(jt.arccos(cosines), scale, inter_slope, inter_center)",
+            STREAMED,
+            "if (begin <= j && j < end) cosines[j * n + i] = TARGET;",
+            "",
         ),
         Fault(
             "gradient without the tangent projection, streamed form",
             3,
-            LOSS,
+            STREAMED,
             "return (grad_unit - radial * unit) / norms",
             "return grad_unit / norms",
         ),
