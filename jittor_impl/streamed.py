@@ -24,7 +24,8 @@ from jittor import Var, nn
 
 NORM_FLOOR = 1e-12  # a zero vector is divided by this instead of by zero
 
-# Measured on 2 cores, N 256, D 512: above this share of active entries the dense products take less time.
+# Above this share of active entries a block is multiplied densely. An estimate from timings with one thread, N 256, D
+# 512: an active entry of a list took 0.6 to 1.9 us, any entry of a dense block 0.09 us.
 _DENSE_SHARE = 0.06
 
 _Weight = Callable[[Var], Var]
@@ -302,7 +303,10 @@ class _Sums:
 def _listed_blocks(
     sums: _Sums, class_weight: Var, labels: Var, pulls: Var, r_inter: _Weight, block_size: int, least_cosine: float
 ) -> Var:
-    """Adds to `sums`, in place, and returns the gradient for class_weight."""
+    """Adds to `sums`, in place, and returns the gradient for class_weight.
+
+    The operators write to some of their inputs, which is safe as each has run before the next is noted down.
+    """
     batch_size, num_classes = len(labels), class_weight.shape[0]
     dtype, block_size = class_weight.dtype, min(block_size, num_classes)
     header = f"#define ONEDNN {int(jt.compile_extern.use_mkl)}\n#define NORM_FLOOR {NORM_FLOOR!r}\n{_LOOPS}"
