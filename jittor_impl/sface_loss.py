@@ -52,7 +52,7 @@ def sface_loss(
     intra_center: float = 0.87,
     inter_center: float = 1.2,
     form: Form = "streamed",
-    block_size: int = 4096,
+    block_size: int = 2048,
     epsilon: float | None = None,
 ) -> SFaceResult:
     """SFace loss, differentiable once with respect to embeddings and class_weight.

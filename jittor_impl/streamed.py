@@ -225,7 +225,7 @@ def streamed(
     *,
     least_cosine: float,
     block_size: int,
-) -> tuple[Var, Var, Var, Var, Var, Var]:
+) -> tuple[Var, ...]:
     """Loss, differentiable once with respect to embeddings and class_weight, and what to log of a step.
 
     Args:

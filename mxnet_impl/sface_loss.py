@@ -51,7 +51,7 @@ def sface_loss(
     intra_center: float = 0.87,
     inter_center: float = 1.2,
     form: Form = "streamed",
-    block_size: int = 1024,
+    block_size: int = 2048,
     epsilon: float | None = None,
 ) -> SFaceResult:
     """SFace loss, differentiable once, under `autograd.record()`, with respect to embeddings and class_weight.

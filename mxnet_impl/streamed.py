@@ -21,13 +21,15 @@ from mxnet_impl.streamed_cpu import streamed_on_cpu
 
 NORM_FLOOR = 1e-12  # a zero vector is divided by this instead of by zero
 
+_Weight = Callable[[NDArray], NDArray]
+
 
 def streamed(
     embeddings: NDArray,
     class_weight: NDArray,
     labels: NDArray,
-    r_intra: Callable[[NDArray], NDArray],
-    r_inter: Callable[[NDArray], NDArray],
+    r_intra: _Weight,
+    r_inter: _Weight,
     *,
     least_cosine: float,
     block_size: int,
@@ -56,8 +58,8 @@ def _on_device(
     embeddings: NDArray,
     class_weight: NDArray,
     labels: NDArray,
-    r_intra: Callable[[NDArray], NDArray],
-    r_inter: Callable[[NDArray], NDArray],
+    r_intra: _Weight,
+    r_inter: _Weight,
     block_size: int,
 ) -> tuple[NDArray, ...]:
     """Every entry, without a wait of the host."""
