@@ -184,4 +184,5 @@ def create_head(config: HeadConfig, embedding_size: int, num_classes: int) -> nn
         intra_center=config.intra_center,
         inter_center=config.inter_center,
         form=config.form,
+        epsilon=config.epsilon,
     )

@@ -194,4 +194,5 @@ def create_head(config: HeadConfig, embedding_size: int, num_classes: int) -> gl
         intra_center=config.intra_center,
         inter_center=config.inter_center,
         form=config.form,
+        epsilon=config.epsilon,
     )
