@@ -2,9 +2,17 @@
 
 import sys
 
-from benchmarks import noise, speed, step, verify
+from benchmarks import all as everything
+from benchmarks import loader, noise, speed, step, verify
 
-COMMANDS = {"noise": noise.main, "speed": speed.main, "step": step.main, "verify": verify.main}
+COMMANDS = {
+    "noise": noise.main,
+    "speed": speed.main,
+    "step": step.main,
+    "loader": loader.main,
+    "verify": verify.main,
+    "all": everything.main,
+}
 
 
 def main(arguments: list[str]) -> int:

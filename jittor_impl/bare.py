@@ -48,6 +48,10 @@ class Bare:
         with jt.no_grad():
             self._backbone(self._images).sync()
 
+    def weights(self) -> list[np.ndarray]:
+        """Copies of all that is trained."""
+        return [p.numpy().copy() for p in self._optimizer.param_groups[0]["params"] if not p.is_stop_grad()]
+
     def wait(self) -> None:
         """For the device."""
         jt.sync_all(True)

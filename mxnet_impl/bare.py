@@ -42,6 +42,7 @@ class Bare:
         parameters.update(self._backbone.collect_params())
         parameters.update(self._head.collect_params())
         settings = {"learning_rate": 0.01, "momentum": 0.9, "wd": 5e-4}
+        self._parameters = list(parameters.values())
         self._trainer = gluon.Trainer(parameters, "sgd", settings)
 
     def step(self) -> None:
@@ -54,6 +55,10 @@ class Bare:
     def forward(self) -> None:
         """Embeddings, in evaluation mode."""
         self._backbone(self._images)
+
+    def weights(self) -> list[np.ndarray]:
+        """Copies of all that is trained."""
+        return [parameter.data().asnumpy() for parameter in self._parameters if parameter.grad_req != "null"]
 
     def wait(self) -> None:
         """For the device."""

@@ -52,6 +52,11 @@ class Bare:
         with torch.inference_mode():
             self._backbone(self._images)
 
+    def weights(self) -> list[np.ndarray]:
+        """Copies of all that is trained."""
+        groups = self._optimizer.param_groups
+        return [p.detach().cpu().numpy().copy() for group in groups for p in group["params"] if p.requires_grad]
+
     def wait(self) -> None:
         """For the device."""
         if self._device.type == "cuda":

@@ -254,3 +254,33 @@ def test_describe_counts_parameters(backend):
 def test_a_device_that_is_not_there(backend, name, message):
     with pytest.raises(ValueError, match=message):
         backend.module("runtime").resolve_device(name)
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_a_step_does_not_wait_for_the_device(backend, head, monkeypatch):
+    """Between logged lines the host must run ahead. Of SFace the plain form, as on a device: on the CPU, where nothing
+    waits in PyTorch and Jittor, the head may look at values, and it checks the labels there."""
+    monkeypatch.setattr(backend.module("sface_loss"), "_check", lambda *arguments: None)
+    trainer = backend.create_trainer(configured(head=HeadConfig(name=head, form="plain"), clip_norm=1.0), CLASSES)
+    trainer.train_step(*batch(), 0.01)
+    waits = backend.module("bare").waits
+    with waits() as seen:
+        for step in range(1, 4):
+            trainer.train_step(*batch(step), 0.01)
+    assert seen == []
+    with waits() as seen:
+        trainer.metrics()
+    assert len(seen) == len(trainer.metrics()), "the count itself sees a look at a value"
+
+
+def test_the_bare_loop_trains(backend):
+    """It is what the trainer is measured against: it must do the same work."""
+    bare = backend.module("bare").Bare(configured(model=WITHOUT_DROPOUT), CLASSES, *batch())
+    bare.forward()
+    before = bare.weights()
+    bare.step()
+    bare.wait()
+    changed = [not np.array_equal(old, new) for old, new in zip(before, bare.weights(), strict=True)]
+    trained_arrays = momentum(backend.create_trainer(configured(), CLASSES))
+    assert len(changed) == len(trained_arrays)
+    assert all(changed)
