@@ -25,8 +25,8 @@ from benchmarks import noise_figures
 from benchmarks.noise_figures import TEST, VALIDATION
 from common import config as configuration
 from common.config import HeadConfig, RunConfig
-from common.evaluation import evaluation_record, load_evaluation
-from common.files import write_json
+from common.evaluation_files import evaluation_record, load_evaluation
+from common.files import read_json, write_json
 from common.recipes import lfw_small
 from common.runlog import LOG, read_log
 from data.noise import make_noise
@@ -162,7 +162,7 @@ def result(case: Case, folder: Path) -> dict[str, Any]:
     """What is kept of a finished run: the case, the figures of its set, its angles, and on what it ran."""
     saved = load_evaluation(folder / "evaluation" / f"{case.tested_on}.json")
     records = read_log(folder / LOG)
-    environment = json.loads((folder / "environment.json").read_text("utf-8"))
+    environment = read_json(folder / "environment.json", "the environment of a run")
     figures = evaluation_record(saved.evaluation, saved.step)
     return {
         **dataclasses.asdict(case),
@@ -192,9 +192,9 @@ def read_results(out: Path) -> list[dict[str, Any]]:
     found = []
     for path in sorted((out / "results").glob("*.json")):
         try:
-            found.append(json.loads(path.read_text("utf-8")))
+            found.append(read_json(path, "the result of a case"))
         except ValueError as error:
-            raise ValueError(f"{path}: is not JSON ({error}); delete it, and its case is run again") from None
+            raise ValueError(f"{error}; delete it, and its case is run again") from None
     return found
 
 

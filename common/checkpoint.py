@@ -9,7 +9,6 @@ older checkpoints as they were. safetensors hold no code; sizes and hashes are c
 """
 
 import hashlib
-import json
 import re
 import shutil
 from collections.abc import Mapping
@@ -21,7 +20,7 @@ import numpy as np
 import safetensors
 from safetensors.numpy import load_file, save_file
 
-from common.files import sync_file, sync_folder, write_json
+from common.files import read_json, sync_file, sync_folder, write_json
 
 FORMAT_VERSION = 1
 WEIGHTS, TRAINING, STATE = "weights.safetensors", "training.safetensors", "state.json"
@@ -112,11 +111,10 @@ def read_state(path: Path) -> dict[str, Any]:
     if not path.is_dir():
         raise FileNotFoundError(f"{path}: expected a checkpoint folder (step-...), found none")
     try:
-        state = json.loads((path / STATE).read_text("utf-8"))
+        state = read_json(path / STATE, "the state of a checkpoint")
     except (OSError, ValueError) as error:
-        raise DamagedCheckpoint(f"{path / STATE}: cannot be read ({error}); {_ADVICE}") from None
-    if not isinstance(state, dict) or state.get("format") != FORMAT_VERSION:
-        found = state.get("format") if isinstance(state, dict) else state
+        raise DamagedCheckpoint(f"{error}; {_ADVICE}") from None
+    if (found := state.get("format")) != FORMAT_VERSION:
         raise DamagedCheckpoint(f"{path / STATE}: expected format {FORMAT_VERSION}, got {found!r}; {_ADVICE}")
     if not isinstance(state.get("step"), int) or not isinstance(state.get("files"), dict):
         raise DamagedCheckpoint(f"{path / STATE}: expected the fields step and files; {_ADVICE}")

@@ -10,7 +10,9 @@ from common import config as configuration
 from common.config import RunConfig
 from common.datasets import open_dataset
 from common.evaluation import evaluate as evaluate_pairs
-from common.evaluation import find_pair_sets, load_evaluation, raw_pixels, save_evaluation
+from common.evaluation import raw_pixels
+from common.evaluation_files import load_evaluation, save_evaluation
+from common.pair_set import find_pair_sets
 from common.published import pair_set_files
 from common.recipes import RECIPES
 from common.report import comparison_table, write_report

@@ -5,7 +5,6 @@ python -m common.comparison runs/*/lfw-small-seed* --figure comparison.png
 
 import dataclasses
 import itertools
-import json
 import re
 import sys
 from collections.abc import Callable, Sequence
@@ -18,8 +17,8 @@ import tyro
 from common import config as configuration
 from common.commands import RAW_PIXELS
 from common.config import RunConfig
-from common.evaluation import SavedEvaluation, load_evaluation
-from common.files import atomic_write
+from common.evaluation_files import SavedEvaluation, load_evaluation
+from common.files import atomic_write, read_json
 from common.plots import Series, comparison_figure
 from common.published import pair_set_files
 from common.runlog import LOG, read_log
@@ -80,8 +79,10 @@ def read_finished(folder: Path) -> FinishedRun:
     Raises:
         OSError, ValueError: not a run folder, a damaged file, or a run that is not at its end.
     """
-    config = _read_json(folder / "config.json", "the settings of a run", configuration.from_json)
-    backend = _read_json(folder / "environment.json", "backend.name", lambda value: value["backend"]["name"])
+    config = _read(folder / "config.json", "the settings of a run", configuration.from_json)
+    backend = _read(
+        folder / "environment.json", "an environment with backend.name", lambda value: value["backend"]["name"]
+    )
     if not isinstance(backend, str) or not re.fullmatch(
         r"[a-zA-Z][\w.-]*", backend
     ):  # it becomes a cell of a Markdown table
@@ -192,13 +193,15 @@ def main(arguments: Sequence[str]) -> int:
     return 0
 
 
-def _read_json(path: Path, expected: str, read: Callable[[Any], Any]) -> Any:
+def _read(path: Path, what: str, read: Callable[[dict[str, Any]], Any]) -> Any:
     try:
-        return read(json.loads(path.read_bytes()))
-    except (FileNotFoundError, NotADirectoryError):
+        value = read_json(path, what)
+    except FileNotFoundError:
         raise ValueError(f"{path.parent}: expected a run folder, found no {path.name} in it") from None
-    except (ValueError, LookupError, TypeError, RecursionError) as error:
-        raise ValueError(f"{path}: expected {expected} ({error})") from None
+    try:
+        return read(value)
+    except (ValueError, LookupError, TypeError) as error:
+        raise ValueError(f"{path}: expected {what} ({error})") from None
 
 
 def _range(values: list[float], form: str) -> str:

@@ -1,26 +1,17 @@
-"""Evaluating an embedding on a set of image pairs, and the two files that an evaluation leaves behind.
-
-SET.json holds every figure, for people and scripts. SET.npz holds the distances, `issame` and the ROC.
-"""
+"""Evaluating an embedding on a set of image pairs."""
 
 import hashlib
-import json
-import math
 import os
-import zipfile
 from collections import Counter
 from collections.abc import Callable, Container, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from tqdm import tqdm
 
-from common.files import atomic_write, write_json
 from common.images import OnWrongSize, decode_image
-from common.pair_set import PairSet, open_pair_set
 from common.verification import VerificationResult, flip_sum_normalise, pair_distances, verify, verify_distances
 
 _PROTOCOL = (
@@ -61,14 +52,6 @@ class Evaluation:
     name: str
     result: VerificationResult
     xnorm: float
-
-
-class SavedEvaluation(NamedTuple):
-    """An evaluation read back; `method` is None for the run's own network, else what was evaluated in its place."""
-
-    evaluation: Evaluation
-    step: int
-    method: str | None
 
 
 def evaluate(
@@ -206,132 +189,6 @@ def raw_pixels(images: np.ndarray) -> np.ndarray:
     return pixels
 
 
-def find_pair_sets(root: Path, names: Sequence[str]) -> tuple[dict[str, PairSet], list[str]]:
-    """Open the evaluation sets root/NAME.bin.
-
-    Returns:
-        The opened sets by name, and the names without a file, both in the order of `names`. The caller says which are
-        missing.
-
-    Raises:
-        ValueError: a name that is a path, or a file that is there but is not a pair set.
-    """
-    found: dict[str, PairSet] = {}
-    missing: list[str] = []
-    for name in dict.fromkeys(names):
-        path = Path(root) / f"{_file_stem(name)}.bin"
-        if path.is_file():
-            found[name] = open_pair_set(path)
-        else:
-            missing.append(name)
-    return found, missing
-
-
-def evaluation_record(evaluation: Evaluation, step: int) -> dict[str, Any]:
-    """The line of log.jsonl. A figure that no pair could measure (NaN) becomes null: JSON has no NaN."""
-    result = evaluation.result
-    return {
-        "kind": "evaluation",
-        "step": step,
-        "set": evaluation.name,
-        "accuracy": result.accuracy,
-        "std": result.std,
-        "threshold": result.threshold,
-        "auc": _number(result.auc),
-        "eer": _number(result.eer),
-        "tar": {repr(far): _number(rate) for far, rate in result.tar.items()},
-        "tar_std": {repr(far): _number(std) for far, std in result.tar_std.items()},
-        "xnorm": evaluation.xnorm,
-    }
-
-
-def save_evaluation(
-    folder: Path, evaluation: Evaluation, step: int, *, method: str | None = None, protocol: str = PROTOCOL
-) -> Path:
-    """Write folder/SET.json and folder/SET.npz, each atomically; an older evaluation of the set is replaced.
-
-    Args:
-        folder: the run's `evaluation` folder; made when missing.
-        evaluation: what to write.
-        step: optimiser steps done.
-        method: None for the run's network; for a baseline its name, as in "raw_pixels": SET.raw_pixels.json.
-        protocol: in words, for people.
-
-    Returns:
-        The path of the JSON file.
-
-    Raises:
-        ValueError: the name of the set or of the method cannot be part of a file name.
-    """
-    stem = _file_stem(evaluation.name) + (f".{_file_stem(method)}" if method else "")
-    result = evaluation.result
-    with atomic_write(Path(folder) / f"{stem}.npz") as file:
-        np.savez(file, distances=result.distances, issame=result.issame, fpr=result.roc.fpr, tpr=result.roc.tpr)
-    record = evaluation_record(evaluation, step)
-    del record["kind"]
-    path = Path(folder) / f"{stem}.json"
-    write_json(
-        path,
-        {
-            **record,
-            "method": method,
-            "protocol": protocol,
-            "pairs": len(result.issame),
-            "same_pairs": int(result.issame.sum()),
-            "folds": len(result.fold_accuracies),
-            "fold_accuracies": result.fold_accuracies.tolist(),
-            "fold_thresholds": result.fold_thresholds.tolist(),
-            "zero_embeddings": result.zero_embeddings,
-        },
-    )
-    return path
-
-
-def load_evaluation(path: Path) -> SavedEvaluation:
-    """Read what `save_evaluation` wrote.
-
-    Args:
-        path: SET.json; SET.npz lies beside it.
-
-    Raises:
-        FileNotFoundError: one of the two files is missing.
-        ValueError: a file is damaged, or the two do not belong together.
-
-    The figures are computed again from the distances and compared with those in the JSON file, which finds a kill
-    between the two writes as well as an edited file.
-    """
-    try:
-        record = json.loads(path.read_bytes())
-        name, step, method = record["set"], record["step"], record["method"]
-        pairs, folds, zeros = record["pairs"], record["folds"], record["zero_embeddings"]
-        fars = [float(far) for far in record["tar"]]
-        xnorm = float(record["xnorm"])
-    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
-        raise ValueError(f"{path}: expected an evaluation written by save_evaluation ({error!r})") from None
-    counts = (step, pairs, folds, zeros)
-    if not all(type(count) is int and count >= 0 for count in counts) or not 0 <= xnorm < math.inf:
-        raise ValueError(f"{path}: expected counts and a finite norm, got {counts} and {xnorm}")
-    if not isinstance(name, str) or not isinstance(method, str | None):
-        raise ValueError(f"{path}: expected the names of a set and of a method, got {name!r} and {method!r}")
-
-    arrays = path.with_suffix(".npz")
-    distances = _read_array(arrays, "distances", np.dtype(np.float64), pairs)
-    issame = _read_array(arrays, "issame", np.dtype(np.bool_), pairs)
-    try:
-        result = verify_distances(distances, issame, folds=folds, fars=fars, zero_embeddings=zeros)
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from None
-    evaluation = Evaluation(name, result, xnorm)
-    again = evaluation_record(evaluation, step)
-    for figure in ("accuracy", "std", "threshold", "auc", "eer"):
-        if not _agree(record.get(figure), again[figure]):
-            raise ValueError(
-                f"{path}: {figure} is {record.get(figure)!r} here and {again[figure]!r} by the distances in "
-                f"{arrays.name}; the two files are not of one evaluation: evaluate again"
-            )
-    return SavedEvaluation(evaluation, step, method)
-
-
 def _distinct_images(pairs: Pairs) -> tuple[list[int], dict[int, int]]:
     """For each image the first one with the same bytes, and how often each of these is used."""
     firsts: dict[bytes, int] = {}
@@ -373,36 +230,3 @@ def _decoded_batches(
 
 def _norms(embeddings: np.ndarray) -> np.ndarray:
     return np.sqrt(np.einsum("nd,nd->n", embeddings, embeddings, dtype=np.float64))
-
-
-def _read_array(path: Path, name: str, dtype: np.dtype, length: int) -> np.ndarray:
-    """One array of a .npz, (length,) of `dtype`; its header is believed only when it says just that."""
-    if length * dtype.itemsize > path.stat().st_size:
-        raise ValueError(f"{path}: too short for {length} pairs")
-    try:
-        with zipfile.ZipFile(path) as archive, archive.open(f"{name}.npy") as file:
-            if np.lib.format.read_magic(file) != (1, 0):
-                raise ValueError("not in version 1.0 of the .npy format")
-            shape, _, found = np.lib.format.read_array_header_1_0(file)
-            if shape != (length,) or found != dtype:
-                raise ValueError(f"expected {dtype} of shape ({length},), got {found} of shape {shape}")
-            data = file.read(length * dtype.itemsize)
-        return np.frombuffer(data, dtype, length)
-    except (ValueError, KeyError, zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError) as error:
-        raise ValueError(f"{path}: cannot read {name} ({error})") from None
-
-
-def _agree(stored: Any, computed: float | None) -> bool:
-    if computed is None or not isinstance(stored, float):
-        return stored is None and computed is None
-    return math.isclose(stored, computed, abs_tol=1e-9)
-
-
-def _number(value: float) -> float | None:
-    return value if math.isfinite(value) else None
-
-
-def _file_stem(name: str) -> str:
-    if not name or name.startswith(".") or any(character in name for character in "/\\\0"):
-        raise ValueError(f"expected a name that can be part of a file name, got {name!r}")
-    return name

@@ -1,4 +1,7 @@
-"""Writing files so that a crash, a full disk or a kill at any moment never leaves half a file under its real name."""
+"""Writing files so that a crash, a full disk or a kill at any moment never leaves half a file under its real name.
+
+And reading JSON, from anywhere, so that what is wrong with a file is said in one way.
+"""
 
 import contextlib
 import json
@@ -7,6 +10,8 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
+
+MOST_JSON_BYTES = 2**24  # the objects of a hostile one take thirty times as much memory
 
 
 @contextlib.contextmanager
@@ -52,6 +57,40 @@ def write_json(path: Path, value: Any) -> None:
     with atomic_write(path, "w") as file:
         json.dump(value, file, indent=2, allow_nan=False)
         file.write("\n")
+
+
+def read_json(path: Path, what: str, limit: int = MOST_JSON_BYTES) -> dict[str, Any]:
+    """Read a file that holds one JSON object.
+
+    Args:
+        path: the file; it may have come from anywhere.
+        what: the object should be, for the message of an error, as in "the settings of a run".
+        limit: bytes; a longer file is not read.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: it is longer, is not JSON, is nested too deeply, or holds something other than an object.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: is missing; it should hold {what}, a JSON object")
+    expected = f"{path}: expected {what}, a JSON object"
+    size = path.stat().st_size
+    if size > limit:
+        raise ValueError(f"{expected} of at most {limit} bytes, got {size}")
+    try:
+        value = json.loads(path.read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{expected} ({error})") from None
+    if not isinstance(value, dict):
+        raise ValueError(f"{expected}, got {type(value).__name__}")
+    return value
+
+
+def file_stem(name: str) -> str:
+    """`name`, after a check that it can be part of a file name; a ValueError says if not."""
+    if not name or name.startswith(".") or any(character in name for character in "/\\\0"):
+        raise ValueError(f"expected a name that can be part of a file name, got {name!r}")
+    return name
 
 
 def sync_folder(folder: Path) -> None:

@@ -1,6 +1,5 @@
 """MegaFace's files: the devkit's lists and feature files, and the lists of noisy faces (docs/protocols.md)."""
 
-import json
 import struct
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -9,13 +8,14 @@ from typing import Any
 
 import numpy as np
 
-from common.files import atomic_write
+from common.files import atomic_write, read_json
 
 PROBE_LIST = "facescrub_features_list.json"
 FEATURES_AT_ONCE = 8192
 _HEADER = struct.Struct("<4i")  # of an OpenCV matrix: rows, columns, bytes of a row, type
 _FLOAT = 5  # CV_32FC1
 _LARGEST = 2**20  # dimensions
+_MOST_LIST_BYTES = 2**28  # 268 for each path of the largest list, a million
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ def read_probe_list(path: Path) -> ProbeList:
         FileNotFoundError: no such file.
         ValueError: not such JSON, an empty list, lists of different length, a path twice, or one out of the folder.
     """
-    record = _read_list(path, '{"id": [...], "path": [...]}')
+    record = read_json(path, '{"id": [...], "path": [...]}', _MOST_LIST_BYTES)
     paths, ids = _paths(path, record), record.get("id")
     if len(set(paths)) < len(paths):
         raise ValueError(f"{path}: expected different photos, got {len(paths) - len(set(paths))} of them twice")
@@ -55,7 +55,7 @@ def read_probe_list(path: Path) -> ProbeList:
 
 def read_distractor_list(path: Path) -> tuple[str, ...]:
     """Read `{"path": [...]}`: paths as in "363/36395777@N00/2457198_0.jpg". Raises as `read_probe_list`."""
-    return _paths(path, _read_list(path, '{"path": [...]}'))
+    return _paths(path, read_json(path, '{"path": [...]}', _MOST_LIST_BYTES))
 
 
 def read_noisy(path: Path) -> frozenset[str]:
@@ -177,18 +177,6 @@ def unit_rows(embeddings: np.ndarray) -> np.ndarray:
     embeddings = np.asarray(embeddings, np.float32)
     norms = np.sqrt(np.einsum("nd,nd->n", embeddings, embeddings, dtype=np.float64))
     return (embeddings / np.where(norms > 0, norms, 1)[:, None]).astype(np.float32)
-
-
-def _read_list(path: Path, form: str) -> dict[str, Any]:
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: is missing; it should hold {form}")
-    try:
-        record = json.loads(path.read_bytes())
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path}: expected JSON, {form} ({error})") from None
-    if not isinstance(record, dict):
-        raise ValueError(f"{path}: expected {form}, got {type(record).__name__}")
-    return record
 
 
 def _paths(path: Path, record: dict[str, Any]) -> tuple[str, ...]:

@@ -7,13 +7,13 @@ the memory-mapped file, so that a set of any size takes next to no memory.
 import mmap
 import pickle
 import struct
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from common.files import atomic_write
+from common.files import atomic_write, file_stem
 from common.pickled import Built, Call, Slice, Unexpected, content, follow, text
 
 
@@ -62,6 +62,27 @@ def open_pair_set(path: Path) -> PairSet:
     if len(images) != 2 * len(issame) or not issame:
         raise ValueError(f"{path}: expected 2 images a pair, got {len(images)} images for {len(issame)} pairs")
     return PairSet(path.stem, data, images, np.array(issame, bool))
+
+
+def find_pair_sets(root: Path, names: Sequence[str]) -> tuple[dict[str, PairSet], list[str]]:
+    """Open the evaluation sets root/NAME.bin.
+
+    Returns:
+        The opened sets by name, and the names without a file, both in the order of `names`. The caller says which are
+        missing.
+
+    Raises:
+        ValueError: a name that is a path, or a file that is there but is not a pair set.
+    """
+    found: dict[str, PairSet] = {}
+    missing: list[str] = []
+    for name in dict.fromkeys(names):
+        path = Path(root) / f"{file_stem(name)}.bin"
+        if path.is_file():
+            found[name] = open_pair_set(path)
+        else:
+            missing.append(name)
+    return found, missing
 
 
 def write_pair_set(path: Path, images: Iterable[bytes], issame: Iterable[bool]) -> None:

@@ -14,7 +14,8 @@ from typing import Any
 
 from common.angle_figure import angle_figure
 from common.config import from_json
-from common.evaluation import Evaluation, SavedEvaluation
+from common.evaluation import Evaluation
+from common.evaluation_files import SavedEvaluation
 from common.formatting import NOTHING, fixed, percent, text_table
 from common.hardest import hardest_pairs, pair_picture
 from common.page import Block, Cards, Figure, Gallery, Heading, Paragraph, Picture, Table, write_page

@@ -4,7 +4,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from common.evaluation import SavedEvaluation
+from common.evaluation_files import SavedEvaluation
 from common.formatting import NOTHING, fixed, percent
 from common.page import Block, Figure, Heading, Paragraph, Table, write_page
 from common.plots import runs_figure

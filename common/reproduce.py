@@ -16,8 +16,8 @@ from common.comparison import read_finished
 from common.config import RunConfig
 from common.datasets import open_dataset
 from common.estimate import cost_lines
-from common.evaluation import find_pair_sets
 from common.files import write_json
+from common.pair_set import find_pair_sets
 from common.probe import measure
 from common.published import EVALUATION_SETS, ROWS, Row
 from common.schedule import total_steps

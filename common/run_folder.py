@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from common.evaluation import SavedEvaluation, load_evaluation
+from common.evaluation_files import SavedEvaluation, load_evaluation
+from common.files import read_json
 from common.plots import Series
 from common.published import pair_set_files
 from common.runlog import LOG, read_log
@@ -61,7 +62,8 @@ def read_run_folder(path: Path) -> RunFolder:
     path = Path(path)
     if not path.is_dir():
         raise FileNotFoundError(f"{path}: expected the folder of a run, found none")
-    config, environment = _read_settings(path / "config.json"), _read_settings(path / "environment.json")
+    config = _read_if_there(path / "config.json", "the settings of a run")
+    environment = _read_if_there(path / "environment.json", "the environment of a run")
     records = read_log(path / LOG) if (path / LOG).exists() else []
     saved, problems = [], []
     for file in pair_set_files(path / "evaluation"):
@@ -111,13 +113,5 @@ def is_number(value: Any) -> bool:
     return type(value) in (int, float) and abs(value) < 1e300
 
 
-def _read_settings(path: Path) -> dict[str, Any]:
-    if not path.exists():
-        return {}
-    try:
-        settings = json.loads(path.read_bytes())
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path}: is not JSON ({error})") from None
-    if not isinstance(settings, dict):
-        raise ValueError(f"{path}: expected an object, got {type(settings).__name__}")
-    return settings
+def _read_if_there(path: Path, what: str) -> dict[str, Any]:
+    return read_json(path, what) if path.exists() else {}

@@ -13,19 +13,13 @@ import tyro
 from tqdm import tqdm
 
 from common.datasets import image_files
-from common.evaluation import (
-    PROTOCOL,
-    PROTOCOL_AS_GIVEN,
-    Evaluation,
-    embedded,
-    evaluate_embeddings,
-    find_pair_sets,
-    save_evaluation,
-)
+from common.evaluation import PROTOCOL, PROTOCOL_AS_GIVEN, Evaluation, embedded, evaluate_embeddings
 from common.evaluation import evaluate as evaluate_pairs
+from common.evaluation_files import save_evaluation
 from common.files import atomic_write
 from common.formatting import NOTHING, fixed, percent, text_table
 from common.images import BadImage, OnWrongSize, decode_image
+from common.pair_set import find_pair_sets
 from common.recipes import PUBLISHED_SETS
 from common.source import Source, open_source
 

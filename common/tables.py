@@ -4,7 +4,6 @@ python -m common.report tables runs/*/casia-r50-seed* --out tables.html
 """
 
 import dataclasses
-import json
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,6 +14,7 @@ import tyro
 
 from common import config as configuration
 from common.comparison import FinishedRun, read_finished
+from common.files import read_json
 from common.page import Heading, Paragraph, Table, write_page
 from common.published import (
     ACCURACY,
@@ -121,13 +121,13 @@ def protocol_figures(run: FinishedRun) -> dict[tuple[str, str], float]:
         name = protocol_of(path.stem)
         if name is None:
             continue
+        record = read_json(path, "the figures of a protocol")
         try:
-            record = json.loads(path.read_bytes())
             found = record if path.stem.startswith(MEGAFACE) else record["one_to_one"]
             points = found["tar"] if found is not None else {}
             rates = {float(far): float(point["rate"]) for far, point in points.items() if point["rate"] is not None}
             is_last = record.get("step", run.last_step) == run.last_step
-        except (ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
+        except (ValueError, TypeError, LookupError, AttributeError) as error:
             raise ValueError(f"{path}: expected true accept rates by false accept rate ({error!r})") from None
         if not all(0 < far < 1 and 0 <= rate <= 1 for far, rate in rates.items()):
             raise ValueError(f"{path}: expected rates from 0 to 1, got {rates}")

@@ -5,7 +5,6 @@ computes then is, to the bit on a CPU, what an unbroken run computes.
 """
 
 import dataclasses
-import json
 import signal
 import threading
 import time
@@ -22,9 +21,11 @@ from common import config as configuration
 from common.angles import AngleProbe
 from common.config import RunConfig
 from common.datasets import Dataset
-from common.evaluation import Evaluation, evaluate, evaluation_record, find_pair_sets, save_evaluation
-from common.files import write_json
+from common.evaluation import Evaluation, evaluate
+from common.evaluation_files import evaluation_record, save_evaluation
+from common.files import read_json, write_json
 from common.loader import Loader
+from common.pair_set import find_pair_sets
 from common.runlog import RunLog, environment
 from common.schedule import learning_rate, milestone_steps, total_steps
 from common.trainer import Trainer
@@ -249,7 +250,8 @@ def refuse_another_run(folder: Path, config: RunConfig) -> None:
     """Raise a ValueError if the run folder holds a run whose results another configuration made; says what differs."""
     path = folder / "config.json"
     if path.exists():
-        changed = configuration.differences(json.loads(path.read_text("utf-8")), configuration.to_json(config))
+        before = read_json(path, "the settings of a run")
+        changed = configuration.differences(before, configuration.to_json(config))
         if changed:
             raise ValueError(
                 f"{folder} holds a run of another configuration ({'; '.join(changed)}); "

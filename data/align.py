@@ -1,7 +1,6 @@
 """Faces of a folder aligned to the template of `common.alignment`, by landmarks from a file or from a detector."""
 
 import hashlib
-import json
 import math
 import re
 from collections.abc import Callable, Mapping
@@ -14,7 +13,7 @@ import tqdm
 
 from common.alignment import TEMPLATE_SIZE, align
 from common.datasets import image_files
-from common.files import atomic_write, write_json
+from common.files import atomic_write, read_json, write_json
 from common.images import decode_photo, encode_image
 
 SETTINGS, LEFT_OUT = "align.json", "left_out.txt"
@@ -209,9 +208,9 @@ def _claim(out: Path, settings: Mapping[str, object], overwrite: bool) -> None:
     path = out / SETTINGS
     if path.exists():
         try:
-            before = json.loads(path.read_bytes())
-        except (ValueError, RecursionError) as error:
-            raise ValueError(f"{path}: is not JSON ({error}); pass --overwrite to make all images again") from None
+            before = read_json(path, "the settings of aligned images")
+        except ValueError as error:
+            raise ValueError(f"{error}; pass --overwrite to make all images again") from None
         if before != settings:
             raise ValueError(
                 f"{out} holds images that were aligned with {before}, not with {dict(settings)}; "

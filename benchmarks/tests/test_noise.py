@@ -172,5 +172,5 @@ def test_without_results_there_is_nothing_to_draw(tmp_path, capsys):
 def test_a_damaged_result_is_named(tmp_path):
     (tmp_path / "results").mkdir()
     (tmp_path / "results" / "x.json").write_text("{")
-    with pytest.raises(ValueError, match=r"x.json: is not JSON .*; delete it"):
+    with pytest.raises(ValueError, match=r"x.json: expected the result of a case, .*; delete it"):
         noise.read_results(tmp_path)

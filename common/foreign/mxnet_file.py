@@ -9,7 +9,6 @@
 Facts: NDArray::Save and NDArray::Load in src/ndarray/ndarray.cc of MXNet.
 """
 
-import json
 import math
 import mmap
 import struct
@@ -20,12 +19,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from common.files import read_json
 from common.foreign.arrays import ITEM_BYTES, MOST_DIMENSIONS, ForeignArray, ForeignFile, decode, is_shape, item_count
 
 LIST_MAGIC = 0x112
 V1, V2, V3 = 0xF993FAC8, 0xF993FAC9, 0xF993FACA
 DTYPES = {0: "float32", 1: "float64", 2: "float16", 3: "uint8", 4: "int32", 5: "int8", 6: "int64", 12: "bfloat16"}
-MOST_SYMBOL_BYTES = 2**26
 DEFAULT_EPS = 1e-3  # of MXNet's symbol BatchNorm, where the file does not say
 
 
@@ -85,11 +84,9 @@ def open_symbol(path: Path) -> Symbol:
     """
     if not path.is_file():
         raise FileNotFoundError(f"{path}: expected the network's symbol beside its .params; name another with --symbol")
-    if path.stat().st_size > MOST_SYMBOL_BYTES:
-        raise ValueError(f"{path}: expected at most {MOST_SYMBOL_BYTES} bytes of JSON, got {path.stat().st_size}")
+    graph = read_json(path, "a network of MXNet")
     try:
-        nodes = json.loads(path.read_text("utf-8"))["nodes"]
-        named = [(node["op"], str(node["name"]), _attributes(node)) for node in nodes]
+        named = [(node["op"], str(node["name"]), _attributes(node)) for node in graph["nodes"]]
         batch_norms = {
             name: BatchNormFacts(_number(a.get("eps", DEFAULT_EPS)), a.get("fix_gamma", "True") in ("True", "1"))
             for operator, name, a in named
@@ -99,7 +96,7 @@ def open_symbol(path: Path) -> Symbol:
             operator: [_number(a["scalar"]) for found, _, a in named if found == operator]
             for operator in ("_minus_scalar", "_mul_scalar")
         }
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{path}: expected a network of MXNet in JSON ({type(error).__name__}: {error})") from None
     if any(len(values) > 1 for values in scalars.values()):
         raise ValueError(f"{path}: expected one subtraction and one multiplication of the pixels, got {scalars}")

@@ -14,7 +14,8 @@ from matplotlib.colors import to_hex
 from common import plots
 from common.comparison import main
 from common.config import to_json
-from common.evaluation import Evaluation, save_evaluation
+from common.evaluation import Evaluation
+from common.evaluation_files import save_evaluation
 from common.recipes import lfw_small
 from common.tests.test_report import train_line, write_log
 from common.verification import verify_distances
@@ -216,8 +217,9 @@ def test_not_a_run_folder(runs, capsys):
     ("name", "content", "message"),
     [
         ("config.json", "{", "expected the settings of a run"),
-        ("config.json", "[1]", "expected the settings of a run (configuration: expected an object"),
-        ("environment.json", '{"backend": {}}', "expected backend.name ('name')"),
+        ("config.json", '{"name": "a"}', "expected the settings of a run (data: missing)"),
+        ("config.json", "[1]", "expected the settings of a run, a JSON object, got list"),
+        ("environment.json", '{"backend": {}}', "expected an environment with backend.name ('name')"),
         ("environment.json", '{"backend": {"name": "a | b"}}', "expected the name of a backend, got 'a | b'"),
         ("environment.json", '{"backend": {"name": 3}}', "expected the name of a backend, got 3"),
         ("log.jsonl", '{"kind": "train", "step": 40, "epoch": 4, "loss": 1}\n', "KeyError('images_per_second')"),

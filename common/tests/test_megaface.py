@@ -108,8 +108,8 @@ def test_lists(made):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("{", "expected JSON"),
-        ("[" * 100_000, "expected JSON"),
+        ("{", "a JSON object [(]Expecting"),
+        ("[" * 100_000, "a JSON object [(]maximum recursion"),
         ("[]", "got list"),
         ("{}", '"path", a list of paths'),
         ('{"path": []}', "not empty"),

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from common.pair_set import open_pair_set, write_pair_set
+from common.pair_set import find_pair_sets, open_pair_set, write_pair_set
 
 IMAGES = [b"\xff\xd8 first", b"second \x00\xfe\xff" * 40, b"3", b"x" * 70_000]
 ISSAME = [True, False]
@@ -161,3 +161,17 @@ def test_memory_does_not_grow_with_the_images(tmp_path):
         tracemalloc.stop()
     assert read == 3000 * 20_000
     assert peak < 5e6, f"{peak} bytes for a file of {path.stat().st_size}"
+
+
+def test_a_missing_set_is_reported(tmp_path):
+    write_pair_set(tmp_path / "mine.bin", IMAGES, ISSAME)
+    found, missing = find_pair_sets(tmp_path, ["lfw", "mine", "cfp_fp", "lfw"])
+    assert list(found) == ["mine"]
+    assert_is_the_set(found["mine"])
+    assert missing == ["lfw", "cfp_fp"]
+    assert find_pair_sets(tmp_path / "absent", ["lfw"]) == ({}, ["lfw"])
+
+
+def test_the_name_of_a_set_is_no_path(tmp_path):
+    with pytest.raises(ValueError, match="part of a file name, got '../mine'"):
+        find_pair_sets(tmp_path, ["../mine"])

@@ -15,7 +15,8 @@ import numpy as np
 import pytest
 
 from common import plots, report, report_comparison
-from common.evaluation import Evaluation, save_evaluation
+from common.evaluation import Evaluation
+from common.evaluation_files import save_evaluation
 from common.hardest import hardest_pairs, pair_picture
 from common.images import encode_image
 from common.pair_set import open_pair_set, write_pair_set
@@ -256,8 +257,8 @@ def test_pairs_of_one_kind_have_no_roc(tmp_path):
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("config.json", "{", "config.json: is not JSON"),
-        ("environment.json", "[1]", "environment.json: expected an object, got list"),
+        ("config.json", "{", "config.json: expected the settings of a run, a JSON object"),
+        ("environment.json", "[1]", "environment.json: expected the environment of a run, a JSON object, got list"),
         ("log.jsonl", "nonsense\n{}\n", "log.jsonl line 1"),
     ],
 )

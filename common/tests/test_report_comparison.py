@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from common.evaluation import save_evaluation
+from common.evaluation_files import save_evaluation
 from common.report import main
 from common.report_comparison import write_comparison
 from common.tests.test_report import (

@@ -8,7 +8,7 @@ import pytest
 
 from common import published, reproduce
 from common.cli import Backend, main
-from common.evaluation import load_evaluation, save_evaluation
+from common.evaluation_files import load_evaluation, save_evaluation
 from common.published import ACCURACY, EVALUATION_SETS, RESULTS, ROWS, published_result
 from common.recipes import PUBLISHED_SETS, RECIPES
 from common.reproduce import compare_with_published, look_at_data

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from common.cli import main
-from common.evaluation import PROTOCOL, PROTOCOL_AS_GIVEN, evaluate, load_evaluation
+from common.evaluation import PROTOCOL, PROTOCOL_AS_GIVEN, evaluate
+from common.evaluation_files import load_evaluation
 from common.images import decode_image, encode_image
 from common.pair_set import open_pair_set, write_pair_set
 from common.recipes import PUBLISHED_SETS

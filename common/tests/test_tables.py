@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from common.config import to_json
-from common.evaluation import save_evaluation
+from common.evaluation_files import save_evaluation
 from common.recipes import RECIPES
 from common.report import main as report_main
 from common.tables import main

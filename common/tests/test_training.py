@@ -187,6 +187,9 @@ def test_a_folder_holds_one_run(faces, tmp_path):
     with pytest.raises(ValueError, match=r"another configuration \(head.scale: 64.0 -> 32.0\)"):
         run(other, tmp_path)
     run(dataclasses.replace(config, log_every=5), tmp_path)
+    (tmp_path / "config.json").write_text("{")
+    with pytest.raises(ValueError, match=r"config.json: expected the settings of a run"):
+        run(config, tmp_path)
 
 
 @pytest.mark.parametrize("break_at", [1, 9, 30])

@@ -130,6 +130,15 @@ def test_other_settings_do_not_mix(source, points, tmp_path, capsys):
     assert "top.png" not in files(tmp_path / "out")
 
 
+def test_damaged_settings_are_named(source, points, tmp_path, capsys):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "align.json").write_text("{")
+    assert run("align", "--source", source, "--out", tmp_path / "out", "--landmarks", points) == 2
+    error = capsys.readouterr().err
+    assert "align.json: expected the settings of aligned images" in error
+    assert "pass --overwrite to make all images again" in error
+
+
 def test_folders_that_cannot_be_written_to(source, points, tmp_path, capsys):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.tex").write_text("x")
