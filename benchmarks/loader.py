@@ -25,13 +25,12 @@ from common.loader import Loader, epoch_flips, epoch_order
 TARGET, FIRST_BATCH_TARGET = 0.9, 2.0
 SIZE = 112
 SMALL = 16  # width of the images of the large file
-AHEAD_MIB = 5  # of them: about as many images as the default holds of 112x112 pixels
 MARKS = (0.1, 0.5, 1.0)  # of an epoch
 METHOD = (
     "An epoch of a record file through the loader (reading, checks, decoding, flips, RGB planes, batches), over two "
-    "bare loops with as many threads on the same bytes, in memory, in the same order: cv2.imdecode alone, and the same, "
-    "flips and RGB planes into batches, which is the least that gives the same arrays. In turns, in one process. The "
-    "first batch is that of a file of small images: open it, read its index, shuffle, decode."
+    "bare loops with as many threads on the same bytes, in memory, in the same order: cv2.imdecode alone, without "
+    "flips; and with flips and RGB planes into batches, the least that gives the same arrays. In turns, in one "
+    "process. The first batch is that of a file of small images: open it, read its index, shuffle, decode."
 )
 
 
@@ -115,7 +114,7 @@ def large_file(options: Options, root: Path) -> Large:
 
     def opened() -> Loader:
         dataset = open_dataset(root)
-        return Loader(dataset, 256, seed=0, image_size=SMALL, workers=options.workers, prefetch_mib=AHEAD_MIB)
+        return Loader(dataset, 256, seed=0, image_size=SMALL, workers=options.workers)
 
     seconds = []
     for _ in range(options.turns):

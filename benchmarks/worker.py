@@ -90,7 +90,8 @@ def training(backend: str, config: RunConfig, settings: dict[str, Any]) -> tuple
 
     def work(steps: int) -> dict[str, Any]:
         if steps < 0:  # count what makes the host wait in as many steps, none of them logged
-            with waits() as seen:
+            seen: list[str] = []
+            with waits(seen):
                 for _ in range(-steps):
                     batch = next(batches)
                     trainer.train_step(batch.images, batch.labels, RATE)

@@ -1,4 +1,4 @@
-"""Jittor's own training loop, which `python -m benchmarks` measures the trainer against, and a count of its waits."""
+"""Jittor's own training loop, which `python -m benchmarks` measures the trainer against, and a count of waits."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -58,9 +58,8 @@ class Bare:
 
 
 @contextmanager
-def waits() -> Iterator[list[str]]:
-    """Names, as they happen, of what makes the host wait for a CUDA device; on a CPU these calls wait for nothing."""
-    seen: list[str] = []
+def waits(seen: list[str]) -> Iterator[None]:
+    """Append to `seen`, as it happens, the name of whatever makes the host wait for a CUDA device (no CPU waits)."""
     values = ("numpy", "fetch_sync", "item", "tolist", "data")  # bool, int and float go through item
     originals = {name: jt.Var.__dict__[name] for name in values}
     sync_all, sync = jt.sync_all, jt.sync
@@ -82,7 +81,7 @@ def waits() -> Iterator[list[str]]:
         setattr(jt.Var, name, watched(name))
     jt.sync_all, jt.sync = device_sync("sync_all", sync_all, 0), device_sync("sync", sync, 1)
     try:
-        yield seen
+        yield
     finally:
         for name, original in originals.items():
             setattr(jt.Var, name, original)

@@ -1,4 +1,4 @@
-"""MXNet's own training loop, which `python -m benchmarks` measures the trainer against, and a count of its waits."""
+"""MXNet's own training loop, which `python -m benchmarks` measures the trainer against, and a count of waits."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -66,9 +66,8 @@ class Bare:
 
 
 @contextmanager
-def waits() -> Iterator[list[str]]:
-    """Names, as they happen, of what makes the host wait for a device. In MXNet that is so on a CPU too."""
-    seen: list[str] = []
+def waits(seen: list[str]) -> Iterator[None]:
+    """Append to `seen`, as it happens, the name of whatever makes the host wait for a device, which is a CPU too."""
     # asscalar, item, bool and float all go through asnumpy
     watched = [(NDArray, "asnumpy"), (NDArray, "wait_to_read"), (nd, "waitall")]
     originals = [getattr(owner, name) for owner, name in watched]
@@ -83,7 +82,7 @@ def waits() -> Iterator[list[str]]:
     for (owner, name), original in zip(watched, originals, strict=True):
         setattr(owner, name, counted(name, original))
     try:
-        yield seen
+        yield
     finally:
         for (owner, name), original in zip(watched, originals, strict=True):
             setattr(owner, name, original)

@@ -1,4 +1,4 @@
-"""PyTorch's own training loop, which `python -m benchmarks` measures the trainer against, and a count of its waits."""
+"""PyTorch's own training loop, which `python -m benchmarks` measures the trainer against, and a count of waits."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -64,13 +64,12 @@ class Bare:
 
 
 @contextmanager
-def waits() -> Iterator[list[str]]:
-    """Names, as they happen, of what makes the host wait for a device.
+def waits(seen: list[str]) -> Iterator[None]:
+    """Append to `seen`, as it happens, the name of whatever makes the host wait for a device.
 
-    On a CPU, where nothing waits, they are the calls that would on a CUDA device: a look at a value, a copy to the
-    host, an operator whose result has a size that depends on values.
+    On a CPU, where nothing waits, it is what would on a CUDA device: a look at a value, a copy to the host, an operator
+    whose result has a size that depends on values.
     """
-    seen: list[str] = []
     copies = ("cpu", "numpy", "tolist")
     originals = {name: getattr(torch.Tensor, name) for name in copies}
 
@@ -85,7 +84,7 @@ def waits() -> Iterator[list[str]]:
         setattr(torch.Tensor, name, watched(name))
     try:
         with _Watch(seen):
-            yield seen
+            yield
     finally:
         for name, original in originals.items():
             setattr(torch.Tensor, name, original)
@@ -104,4 +103,10 @@ class _Watch(TorchDispatchMode):
         name = operator.overloadpacket.__name__
         if name in self._WAITING:
             self._seen.append(name)
+        if name in ("index", "index_put", "index_put_") and any(_is_mask(index) for index in arguments[1]):
+            self._seen.append("index by a mask")
         return operator(*arguments, **(options or {}))
+
+
+def _is_mask(index: torch.Tensor | None) -> bool:
+    return index is not None and index.dtype in (torch.bool, torch.uint8)
