@@ -84,7 +84,8 @@ def test_verification_is_measured(tmp_path, capsys):
     assert len(row["evaluation"]) == len(row["forward"]) == 2
 
 
-def test_the_loader_is_measured(tmp_path, capsys):
+def test_the_loader_is_measured(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(loader.memory, "keep_freed_memory", lambda: True)  # it would last for the other tests
     arguments = ["--images", "64", "--batch-size", "16", "--turns", "2", "--large", "1000"]
     assert main(["loader", *arguments, "--out", str(tmp_path)]) == 0
     assert capsys.readouterr().out == (tmp_path / "loader.md").read_text()
