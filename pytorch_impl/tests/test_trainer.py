@@ -50,6 +50,23 @@ def test_the_gradient_is_clipped_after_the_loss_scale_is_taken_out():
     assert norms[1] == pytest.approx(0.01, rel=1e-4)
 
 
+def test_a_compiled_backbone_trains_the_same_weights(monkeypatch):
+    """The compiler is a stand-in that calls what it was given: its own code is PyTorch's to test, and slow to make."""
+    compiled = []
+
+    def compiler(module):
+        return lambda images: compiled.append(len(images)) or module(images)
+
+    monkeypatch.setattr(torch, "compile", compiler)
+    trainer = trained(BACKEND, configured(compile=True, accumulate=2))
+    assert compiled == [4] * 6
+    trainer.embed(batch()[0])
+    assert len(compiled) == 6, "evaluation has batches of any size, each of which it would compile again"
+    reference = trained(BACKEND, configured(accumulate=2))
+    assert compiled == [4] * 6
+    assert_same_state(trainer.state(), reference.state())
+
+
 def test_pixels_are_normalised_as_the_specification_says():
     trainer = Trainer(configured(), CLASSES)
     seen = []
