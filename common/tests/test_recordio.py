@@ -252,3 +252,16 @@ def test_the_file_is_closed_with_its_reader(tmp_path):
     assert len(list(Path("/proc/self/fd").iterdir())) == before + 5
     readers.clear()
     assert len(list(Path("/proc/self/fd").iterdir())) == before
+
+
+@pytest.mark.parametrize("byte", range(4))
+def test_a_usual_record_without_its_magic(tmp_path, byte):
+    path = tmp_path / "a.rec"
+    write(path, [bytes(100), bytes(100)])
+    content = bytearray(path.read_bytes())
+    second = 8 + 24 + 100
+    content[second + byte] ^= 1
+    path.write_bytes(content)
+    assert RecordReader(path).read(0).image == bytes(100)
+    with pytest.raises(ValueError, match=rf"key 1, byte {second}: expected the magic"):
+        RecordReader(path).read(1)
