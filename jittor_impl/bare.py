@@ -23,16 +23,19 @@ class Bare:
         num_classes: identities.
         images: (N, 3, S, S) uint8.
         labels: (N,) int64.
+        learning_rate: of all steps.
     """
 
-    def __init__(self, config: RunConfig, num_classes: int, images: np.ndarray, labels: np.ndarray) -> None:
+    def __init__(
+        self, config: RunConfig, num_classes: int, images: np.ndarray, labels: np.ndarray, learning_rate: float
+    ) -> None:
         runtime.resolve_device(config.device)
         self._backbone = create_backbone(
             config.model.backbone, config.model.embedding_size, config.data.image_size, config.model.dropout
         )
         self._head = create_head(config.head, config.model.embedding_size, num_classes)
         parameters = [*self._backbone.parameters(), *self._head.parameters()]
-        self._optimizer = jt.optim.SGD(parameters, lr=0.01, momentum=0.9, weight_decay=5e-4)
+        self._optimizer = jt.optim.SGD(parameters, lr=learning_rate, momentum=0.9, weight_decay=5e-4)
         self._images = (jt.array(images).float32() - 127.5) / 128
         self._labels = jt.array(labels, "int64")
 

@@ -24,9 +24,12 @@ class Bare:
         num_classes: identities.
         images: (N, 3, S, S) uint8.
         labels: (N,) int64.
+        learning_rate: of all steps.
     """
 
-    def __init__(self, config: RunConfig, num_classes: int, images: np.ndarray, labels: np.ndarray) -> None:
+    def __init__(
+        self, config: RunConfig, num_classes: int, images: np.ndarray, labels: np.ndarray, learning_rate: float
+    ) -> None:
         device = runtime.resolve_device(config.device)
         self._backbone = create_backbone(
             config.model.backbone, config.model.embedding_size, config.data.image_size, config.model.dropout
@@ -41,7 +44,7 @@ class Bare:
         parameters = gluon.ParameterDict()
         parameters.update(self._backbone.collect_params())
         parameters.update(self._head.collect_params())
-        settings = {"learning_rate": 0.01, "momentum": 0.9, "wd": 5e-4}
+        settings = {"learning_rate": learning_rate, "momentum": 0.9, "wd": 5e-4}
         self._parameters = list(parameters.values())
         self._trainer = gluon.Trainer(parameters, "sgd", settings)
 

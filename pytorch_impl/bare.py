@@ -24,9 +24,12 @@ class Bare:
         num_classes: identities.
         images: (N, 3, S, S) uint8.
         labels: (N,) int64.
+        learning_rate: of all steps.
     """
 
-    def __init__(self, config: RunConfig, num_classes: int, images: np.ndarray, labels: np.ndarray) -> None:
+    def __init__(
+        self, config: RunConfig, num_classes: int, images: np.ndarray, labels: np.ndarray, learning_rate: float
+    ) -> None:
         self._device = runtime.resolve_device(config.device)
         self._backbone = create_backbone(
             config.model.backbone, config.model.embedding_size, config.data.image_size, config.model.dropout
@@ -34,7 +37,7 @@ class Bare:
         self._head = create_head(config.head, config.model.embedding_size, num_classes).to(self._device)
         self._backbone.to(self._device, memory_format=torch.channels_last)
         parameters = [*self._backbone.parameters(), *self._head.parameters()]
-        self._optimizer = torch.optim.SGD(parameters, lr=0.01, momentum=0.9, weight_decay=5e-4)
+        self._optimizer = torch.optim.SGD(parameters, lr=learning_rate, momentum=0.9, weight_decay=5e-4)
         pixels = (torch.from_numpy(images).float() - 127.5) / 128
         self._images = pixels.to(self._device, memory_format=torch.channels_last)
         self._labels = torch.from_numpy(labels).to(self._device)

@@ -283,7 +283,7 @@ def test_a_step_does_not_wait_for_the_device(backend, head, monkeypatch):
 
 def test_the_bare_loop_trains(backend):
     """It is what the trainer is measured against: it must do the same work."""
-    bare = backend.module("bare").Bare(configured(model=WITHOUT_DROPOUT), CLASSES, *batch())
+    bare = backend.module("bare").Bare(configured(model=WITHOUT_DROPOUT), CLASSES, *batch(), 0.01)
     bare.forward()
     before = bare.weights()
     bare.step()
