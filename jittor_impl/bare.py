@@ -35,6 +35,7 @@ class Bare:
         )
         self._head = create_head(config.head, config.model.embedding_size, num_classes)
         parameters = [*self._backbone.parameters(), *self._head.parameters()]
+        parameters = [p for p in parameters if not p.is_stop_grad()]  # not running statistics
         self._optimizer = jt.optim.SGD(parameters, lr=learning_rate, momentum=0.9, weight_decay=5e-4)
         self._images = (jt.array(images).float32() - 127.5) / 128
         self._labels = jt.array(labels, "int64")
@@ -53,7 +54,7 @@ class Bare:
 
     def weights(self) -> list[np.ndarray]:
         """Copies of all that is trained."""
-        return [p.numpy().copy() for p in self._optimizer.param_groups[0]["params"] if not p.is_stop_grad()]
+        return [parameter.numpy().copy() for parameter in self._optimizer.param_groups[0]["params"]]
 
     def wait(self) -> None:
         """For the device."""
