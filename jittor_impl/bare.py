@@ -7,9 +7,10 @@ import jittor as jt
 import numpy as np
 
 from common.config import RunConfig
-from jittor_impl import runtime
+from common.initialisation import draw_parameters
+from jittor_impl import checkpoint, runtime
 from jittor_impl.backbones import create_backbone
-from jittor_impl.trainer import create_head
+from jittor_impl.trainer import _Modules, create_head
 
 
 class Bare:
@@ -34,6 +35,9 @@ class Bare:
             config.model.backbone, config.model.embedding_size, config.data.image_size, config.model.dropout
         )
         self._head = create_head(config.head, config.model.embedding_size, num_classes)
+        # the trainer's first weights: with those of the framework activations may fade, which slows a processor down
+        modules = _Modules(self._backbone, self._head)
+        checkpoint.from_canonical(modules, draw_parameters(checkpoint.parameter_specs(modules), config.seed))
         parameters = [*self._backbone.parameters(), *self._head.parameters()]
         parameters = [p for p in parameters if not p.is_stop_grad()]  # not running statistics
         self._optimizer = jt.optim.SGD(parameters, lr=learning_rate, momentum=0.9, weight_decay=5e-4)

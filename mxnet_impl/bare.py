@@ -8,9 +8,10 @@ from mxnet import autograd, gluon, nd
 from mxnet.ndarray import NDArray
 
 from common.config import RunConfig
-from mxnet_impl import runtime
+from common.initialisation import draw_parameters
+from mxnet_impl import checkpoint, runtime
 from mxnet_impl.backbones import create_backbone
-from mxnet_impl.trainer import create_head
+from mxnet_impl.trainer import _Modules, create_head
 
 
 class Bare:
@@ -35,8 +36,10 @@ class Bare:
             config.model.backbone, config.model.embedding_size, config.data.image_size, config.model.dropout
         )
         self._head = create_head(config.head, config.model.embedding_size, num_classes)
-        self._backbone.initialize(ctx=device)
-        self._head.initialize(ctx=device)
+        # the trainer's first weights: with those of the framework activations may fade, which slows a processor down
+        modules = _Modules(self._backbone, self._head)
+        modules.initialize(ctx=device)
+        checkpoint.from_canonical(modules, draw_parameters(checkpoint.parameter_specs(modules), config.seed))
         self._backbone.hybridize(static_alloc=True)
         self._images = (nd.array(images, device, np.float32) - 127.5) / 128
         self._labels = nd.array(labels, device, np.int64)

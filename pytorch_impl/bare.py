@@ -5,10 +5,12 @@ from contextlib import contextmanager
 
 import numpy as np
 import torch
+from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from common.config import RunConfig
-from pytorch_impl import runtime
+from common.initialisation import draw_parameters
+from pytorch_impl import checkpoint, runtime
 from pytorch_impl.backbones import create_backbone
 from pytorch_impl.trainer import create_head
 
@@ -35,6 +37,9 @@ class Bare:
             config.model.backbone, config.model.embedding_size, config.data.image_size, config.model.dropout
         )
         self._head = create_head(config.head, config.model.embedding_size, num_classes).to(self._device)
+        # the trainer's first weights: with those of the framework activations may fade, which slows a processor down
+        modules = nn.ModuleDict({"backbone": self._backbone, "head": self._head})
+        checkpoint.from_canonical(modules, draw_parameters(checkpoint.parameter_specs(modules), config.seed))
         self._backbone.to(self._device, memory_format=torch.channels_last)
         parameters = [*self._backbone.parameters(), *self._head.parameters()]
         self._optimizer = torch.optim.SGD(parameters, lr=learning_rate, momentum=0.9, weight_decay=5e-4)
