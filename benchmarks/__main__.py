@@ -2,9 +2,18 @@
 
 import sys
 
-from benchmarks import head, noise, speed, step, verify
+from benchmarks import all as everything
+from benchmarks import head, loader, noise, speed, step, verify
 
-COMMANDS = {"head": head.main, "noise": noise.main, "speed": speed.main, "step": step.main, "verify": verify.main}
+COMMANDS = {
+    "head": head.main,
+    "noise": noise.main,
+    "speed": speed.main,
+    "step": step.main,
+    "loader": loader.main,
+    "verify": verify.main,
+    "all": everything.main,
+}
 
 
 def main(arguments: list[str]) -> int:

@@ -40,7 +40,7 @@ def keep_freed_memory() -> bool:
         mallopt = library.mallopt
     except (OSError, AttributeError, TypeError):
         return False
-    return all([mallopt(option, value) == 1 for option, value in _MALLOC_OPTIONS])
+    return all(mallopt(option, value) == 1 for option, value in _MALLOC_OPTIONS)
 
 
 def reset_host_peak() -> None:

@@ -1,4 +1,4 @@
-"""Jittor's own training loop, which `python -m benchmarks` measures the trainer against, and a count of its waits."""
+"""Jittor's own training loop, which `python -m benchmarks` measures the trainer against, and a count of waits."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -7,9 +7,10 @@ import jittor as jt
 import numpy as np
 
 from common.config import RunConfig
-from jittor_impl import runtime
+from common.initialisation import draw_parameters
+from jittor_impl import checkpoint, runtime
 from jittor_impl.backbones import create_backbone
-from jittor_impl.trainer import create_head
+from jittor_impl.trainer import _Modules, create_head
 
 
 class Bare:
@@ -23,16 +24,23 @@ class Bare:
         num_classes: identities.
         images: (N, 3, S, S) uint8.
         labels: (N,) int64.
+        learning_rate: of all steps.
     """
 
-    def __init__(self, config: RunConfig, num_classes: int, images: np.ndarray, labels: np.ndarray) -> None:
+    def __init__(
+        self, config: RunConfig, num_classes: int, images: np.ndarray, labels: np.ndarray, learning_rate: float
+    ) -> None:
         runtime.resolve_device(config.device)
         self._backbone = create_backbone(
             config.model.backbone, config.model.embedding_size, config.data.image_size, config.model.dropout
         )
         self._head = create_head(config.head, config.model.embedding_size, num_classes)
+        # the trainer's first weights: with those of the framework activations may fade, which slows a processor down
+        modules = _Modules(self._backbone, self._head)
+        checkpoint.from_canonical(modules, draw_parameters(checkpoint.parameter_specs(modules), config.seed))
         parameters = [*self._backbone.parameters(), *self._head.parameters()]
-        self._optimizer = jt.optim.SGD(parameters, lr=0.01, momentum=0.9, weight_decay=5e-4)
+        parameters = [p for p in parameters if not p.is_stop_grad()]  # not running statistics
+        self._optimizer = jt.optim.SGD(parameters, lr=learning_rate, momentum=0.9, weight_decay=5e-4)
         self._images = (jt.array(images).float32() - 127.5) / 128
         self._labels = jt.array(labels, "int64")
 
@@ -48,15 +56,18 @@ class Bare:
         with jt.no_grad():
             self._backbone(self._images).sync()
 
+    def weights(self) -> list[np.ndarray]:
+        """Copies of all that is trained."""
+        return [parameter.numpy().copy() for parameter in self._optimizer.param_groups[0]["params"]]
+
     def wait(self) -> None:
         """For the device."""
         jt.sync_all(True)
 
 
 @contextmanager
-def waits() -> Iterator[list[str]]:
-    """Names, as they happen, of what makes the host wait for a CUDA device; on a CPU these calls wait for nothing."""
-    seen: list[str] = []
+def waits(seen: list[str]) -> Iterator[None]:
+    """Append to `seen`, as it happens, the name of whatever makes the host wait for a CUDA device (no CPU waits)."""
     values = ("numpy", "fetch_sync", "item", "tolist", "data")  # bool, int and float go through item
     originals = {name: jt.Var.__dict__[name] for name in values}
     sync_all, sync = jt.sync_all, jt.sync
@@ -78,7 +89,7 @@ def waits() -> Iterator[list[str]]:
         setattr(jt.Var, name, watched(name))
     jt.sync_all, jt.sync = device_sync("sync_all", sync_all, 0), device_sync("sync", sync, 1)
     try:
-        yield seen
+        yield
     finally:
         for name, original in originals.items():
             setattr(jt.Var, name, original)
