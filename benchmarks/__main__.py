@@ -1,10 +1,19 @@
-"""python -m benchmarks noise | speed (with --help)."""
+"""python -m benchmarks NAME (with --help); a NAME that is none lists them."""
 
 import sys
 
-from benchmarks import noise, speed
+from benchmarks import all as everything
+from benchmarks import head, loader, noise, speed, step, verify
 
-COMMANDS = {"noise": noise.main, "speed": speed.main}
+COMMANDS = {
+    "head": head.main,
+    "noise": noise.main,
+    "speed": speed.main,
+    "step": step.main,
+    "loader": loader.main,
+    "verify": verify.main,
+    "all": everything.main,
+}
 
 
 def main(arguments: list[str]) -> int:

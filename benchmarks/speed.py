@@ -1,28 +1,26 @@
 """python -m benchmarks speed: images a second that each backend trains, in turns, beside PyTorch's in the same run."""
 
-import json
-import os
-import platform
 import statistics
-import subprocess
-import sys
-import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import tyro
 from tqdm import tqdm
 
+from benchmarks import results
+from benchmarks.process import BACKENDS, Worker, named_backends
+from benchmarks.results import Bar, Chart
 from common import config as configuration
 from common.config import DataConfig, ModelConfig, OptimiserConfig, RunConfig
-from common.files import atomic_write, write_json
 from common.recipes import lfw_small
 
-BACKENDS = ("pytorch", "mxnet", "jittor")
 PEOPLE = {"lfw-small": 336}
 OTHERS = 1000  # identities of the other cases
 SECONDS = 4.0  # about so long is one turn
+METHOD = (
+    "Images per second of each backend's trainer on one random batch, each in a process of its own, in turns; ratios "
+    "are of medians to the first backend."
+)
 
 
 @dataclass(frozen=True)
@@ -54,41 +52,6 @@ class Measured:
         return statistics.median(self.images_per_second)
 
 
-class _Worker:
-    """A process that trains one network in one backend whenever it is told to."""
-
-    def __init__(self, backend: str, config: RunConfig, num_classes: int) -> None:
-        start = time.perf_counter()
-        python = os.environ.get(f"SFACE_PYTHON_{backend.upper()}", sys.executable)
-        text = json.dumps(configuration.to_json(config))
-        self._backend = backend
-        self._process = subprocess.Popen(
-            [python, "-m", "benchmarks.worker", backend, text, str(num_classes)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        self._answer()
-        self.first_step = time.perf_counter() - start
-
-    def seconds(self, steps: int) -> float:
-        assert self._process.stdin is not None
-        self._process.stdin.write(f"{steps}\n")
-        self._process.stdin.flush()
-        return self._answer()
-
-    def close(self) -> None:
-        self._process.kill()
-        self._process.communicate()
-
-    def _answer(self) -> float:
-        assert self._process.stdout is not None
-        line = self._process.stdout.readline()
-        if not line:
-            raise ValueError(f"{self._backend}: its process ended with {self._process.wait()}; it says why above")
-        return float(json.loads(line)["seconds"])
-
-
 def case_config(case: str, device: str) -> tuple[RunConfig, int]:
     """Configuration and number of identities of a case."""
     if case == "lfw-small":
@@ -111,27 +74,28 @@ def measure(case: str, backends: list[str], turns: int, device: str) -> list[Mea
         ValueError: a backend cannot run.
     """
     config, num_classes = case_config(case, device)
-    workers: list[_Worker] = []
+    settings = {"config": configuration.to_json(config), "classes": num_classes}
+    workers: list[Worker] = []
     try:
         progress = tqdm(total=len(backends) * (turns + 1), desc=case, unit="turn", leave=False)
         for backend in backends:
-            workers.append(_Worker(backend, config, num_classes))
+            workers.append(Worker(backend, "random_batch", settings))
         # the first turn warms up (lazily compiled operators, memory pools) and says how many steps fill a turn
         steps = []
         for worker in workers:
-            worker.seconds(2)
-            steps.append(max(1, round(SECONDS / (worker.seconds(2) / 2))))
+            worker.work(2)
+            steps.append(max(1, round(SECONDS / (worker.work(2).seconds / 2))))
             progress.update()
         rates: list[list[float]] = [[] for _ in workers]
         for _ in range(turns):
             for worker, count, rate in zip(workers, steps, rates, strict=True):
-                rate.append(count * config.optimiser.batch_size / worker.seconds(count))
+                rate.append(count * config.optimiser.batch_size / worker.work(count).seconds)
                 progress.update()
         progress.close()
     finally:
         for worker in workers:
             worker.close()
-    return [Measured(b, w.first_step, r) for b, w, r in zip(backends, workers, rates, strict=True)]
+    return [Measured(b, float(w.facts["seconds"]), r) for b, w, r in zip(backends, workers, rates, strict=True)]
 
 
 def markdown(results: dict[str, list[Measured]]) -> str:
@@ -150,19 +114,30 @@ def markdown(results: dict[str, list[Measured]]) -> str:
     return "\n".join(lines)
 
 
+def charts(measured: dict[str, list[Measured]]) -> list[Chart]:
+    return [
+        Chart(
+            f"Training {case}",
+            "images/s",
+            [Bar(one.backend, results.figure(one.images_per_second)) for one in found],
+        )
+        for case, found in measured.items()
+    ]
+
+
 def main(arguments: list[str]) -> int:
     options = tyro.cli(Options, prog="python -m benchmarks speed", args=arguments)
-    backends = [name.strip() for name in options.backends.split(",") if name.strip()]
-    unknown = sorted(set(backends) - set(BACKENDS))
-    if unknown or not backends or options.turns < 1:
-        raise ValueError(f"expected backends among {', '.join(BACKENDS)} and at least 1 turn, got {options}")
-    results = {case: measure(case, backends, options.turns, options.device) for case in options.cases}
-    page = markdown(results)
-    print(page)
+    backends = named_backends(options.backends)
+    if options.turns < 1:
+        raise ValueError(f"turns: expected at least 1, got {options.turns}")
+    ran_on = results.machine()
+    measured = {case: measure(case, backends, options.turns, options.device) for case in options.cases}
+    text = markdown(measured)
+    print(text)
     if options.out is not None:
-        with atomic_write(options.out / "speed.md", "w") as file:
-            file.write(page + "\n")
-        machine: dict[str, Any] = {"platform": platform.platform(), "cpus": os.cpu_count()}
-        rows = {case: [vars(found) for found in measured] for case, measured in results.items()}
-        write_json(options.out / "speed.json", {"machine": machine, "device": options.device, "results": rows})
+        rows = {case: [vars(found) for found in each] for case, each in measured.items()}
+        details = {"device": options.device, "results": rows}
+        results.write(
+            options.out, "speed", text=text, method=METHOD, charts=charts(measured), ran_on=ran_on, details=details
+        )
     return 0

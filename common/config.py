@@ -74,6 +74,8 @@ class HeadConfig:
     """sface: b, the angle at which the push is half of s, radians."""
     form: Literal["plain", "streamed"] = "streamed"
     """sface: the readable form with (N, C) matrices, or blocks of classes with gradients in closed form."""
+    epsilon: float | None = None
+    """sface, streamed, on the CPU: pushes below scale * epsilon are left out; 0: no push; none: the machine epsilon."""
     margin: float | None = None
     """cosface, arcface: m; none: 0.35 for cosface, 0.5 radians for arcface."""
 
@@ -126,6 +128,8 @@ class RunConfig:
     """auto, cpu, cuda or cuda:N; auto takes a CUDA device where there is one."""
     precision: Literal["fp32", "bf16", "fp16", "fp64"] = "fp32"
     """Arithmetic of the backbone; weights, loss and angles stay in fp32. fp64: all of it in double, for comparisons."""
+    compile: bool = False
+    """PyTorch: compile the backbone's training step first (torch.compile; on a CPU it needs g++)."""
     log_every: int = 10
     """Steps between lines of the log."""
     evaluate_every: int = 2000
@@ -173,6 +177,7 @@ def check(config: RunConfig) -> None:
         _expect(_positive(getattr(head, name)), f"head.{name}", "a positive number", head)
     for name in ("intra_center", "inter_center"):
         _expect(0 < getattr(head, name) < math.pi, f"head.{name}", "an angle in radians, above 0 and below pi", head)
+    _expect(head.epsilon is None or 0 <= head.epsilon < 1, "head.epsilon", "none, or at least 0 and below 1", head)
     _expect(head.margin is None or 0 <= head.margin < math.pi, "head.margin", "none or 0 to below pi", head)
     _expect(
         head.margin is None or head.name in ("cosface", "arcface"),

@@ -62,6 +62,7 @@ class RecordDataset:
 
     def __init__(self, root: Path) -> None:
         self._reader = RecordReader(root / RECORD)
+        self._name = str(self._reader.path)
         self.num_classes = _read_property(root / PROPERTY)
         self._keys = self._image_keys()
         if len(self._keys) == 0:
@@ -72,7 +73,7 @@ class RecordDataset:
 
     def sample(self, index: int) -> Sample:
         key = int(self._keys[index])
-        record, name = self._reader.read(key), f"{self._reader.path} key {key}"
+        record, name = self._reader.read(key), f"{self._name} key {key}"
         if not record.image:
             raise ValueError(f"{name}: expected an image, got a record without one")
         return Sample(record.image, _checked_label(record.labels[0], self.num_classes, name), name)

@@ -15,7 +15,15 @@ class BadImage(ValueError):
     """An image that does not decode or has the wrong size. The message names it."""
 
 
-def decode_image(encoded: bytes | np.ndarray, name: str, size: int, on_wrong_size: OnWrongSize = "fail") -> np.ndarray:
+def decode_image(
+    encoded: bytes | np.ndarray,
+    name: str,
+    size: int,
+    on_wrong_size: OnWrongSize = "fail",
+    *,
+    mirror: bool = False,
+    out: np.ndarray | None = None,
+) -> np.ndarray:
     """Decode JPEG, PNG, PGM or whatever else OpenCV reads.
 
     Args:
@@ -23,9 +31,11 @@ def decode_image(encoded: bytes | np.ndarray, name: str, size: int, on_wrong_siz
         name: what to call the image in errors, for example "train.rec key 17".
         size: expected width and height, in pixels.
         on_wrong_size: "fail", or "resize" (area average when shrinking, linear when growing).
+        mirror: left and right change places.
+        out: (3, size, size) uint8, contiguous, to write to; None: a new array.
 
     Returns:
-        (3, size, size) uint8, RGB, contiguous.
+        `out`: (3, size, size) uint8, RGB, contiguous.
 
     Raises:
         BadImage: it does not decode, or has another size and `on_wrong_size` is "fail".
@@ -40,7 +50,13 @@ def decode_image(encoded: bytes | np.ndarray, name: str, size: int, on_wrong_siz
             )
         shrinks = min(bgr.shape[:2]) >= size
         bgr = cv2.resize(bgr, (size, size), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
-    return np.ascontiguousarray(bgr[:, :, ::-1].transpose(2, 0, 1))
+    if mirror:
+        bgr = cv2.flip(bgr, 1)
+    if out is None:
+        out = np.empty((3, size, size), np.uint8)
+    for channel in range(3):  # a fifth of the time of NumPy's copy of a transposed view
+        cv2.extractChannel(bgr, 2 - channel, out[channel])
+    return out
 
 
 def decode_photo(encoded: bytes | np.ndarray, name: str) -> np.ndarray:

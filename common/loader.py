@@ -16,6 +16,7 @@ import numpy as np
 from common.datasets import Dataset
 from common.images import BadImage, OnWrongSize, decode_image
 
+MOST_AHEAD = 32  # batches; more would only keep the processor from the first steps
 ORDER, FLIPS = 0, 1  # streams of random numbers, independent of each other
 
 
@@ -48,7 +49,8 @@ class Loader:
         flip: mirror half of the images.
         on_wrong_size, on_bad_image: as in `DataConfig`.
         workers: decoding threads.
-        prefetch_mib: bound on the memory of batches decoded ahead; one batch is always decoded ahead.
+        prefetch_mib: bound on the memory of batches decoded ahead; one is always decoded ahead, and never more than
+            MOST_AHEAD.
         rank, ranks: this rank gets the rank-th contiguous share of every batch.
 
     Raises:
@@ -89,7 +91,7 @@ class Loader:
         self._workers = workers
         self._rank, self._share = rank, batch_size // ranks
         batch_bytes = self._share * 3 * image_size**2
-        self._ahead = max(1, prefetch_mib * 2**20 // batch_bytes)
+        self._ahead = min(max(1, prefetch_mib * 2**20 // batch_bytes), MOST_AHEAD)
         self._plan_cache: tuple[int, np.ndarray, np.ndarray] | None = None
 
     def batches(self, first_step: int, last_step: int) -> Generator[Batch]:
@@ -133,12 +135,18 @@ class Loader:
         for skipped in range(len(order)):
             sample = self._dataset.sample(int(order[(position + skipped) % len(order)]))
             try:
-                image = decode_image(sample.encoded, sample.name, self._image_size, self._on_wrong_size)
+                decode_image(
+                    sample.encoded,
+                    sample.name,
+                    self._image_size,
+                    self._on_wrong_size,
+                    mirror=self._flip and bool(flips[position]),
+                    out=images[row],
+                )
             except BadImage as error:
                 if not self._skip:
                     raise BadImage(f"{error} (--data.on-bad-image skip goes on without such images)") from None
                 continue
-            images[row] = image[:, :, ::-1] if flips[position] and self._flip else image
             labels[row] = sample.label
             return skipped
         raise BadImage(f"none of the {len(order)} images of the set decodes")

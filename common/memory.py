@@ -1,6 +1,8 @@
 """How much memory this process has used at most, and how much there is, on the host and on an NVIDIA GPU (Linux)."""
 
 import contextlib
+import ctypes
+import os
 import re
 import resource
 import subprocess
@@ -9,12 +11,36 @@ from typing import NamedTuple
 
 _CGROUP_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
 
+_MALLOC_VARIABLES = ("MALLOC_MMAP_MAX_", "MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_", "MALLOC_TOP_PAD_")
+# M_MMAP_MAX 0: no block has a mapping of its own; M_TRIM_THRESHOLD: never shrink; M_TOP_PAD: grow by so much (malloc.h)
+_MALLOC_OPTIONS = ((-4, 0), (-1, 2**31 - 1), (-2, 2**28))
+
 
 class GpuMemory(NamedTuple):
     """Bytes of one GPU."""
 
     used: int
     total: int
+
+
+def keep_freed_memory() -> bool:
+    """Let glibc keep the memory of large blocks that are freed, and hand it out again, in this process from now on.
+
+    By default it gives it back to the system and takes it anew, zeroed page by page, in every training step. What the
+    user has set in the environment (MALLOC_*_, GLIBC_TUNABLES with malloc) stays.
+
+    Returns:
+        Whether anything was set: False where the user has, and without glibc.
+    """
+    if any(name in os.environ for name in _MALLOC_VARIABLES) or "glibc.malloc" in os.environ.get("GLIBC_TUNABLES", ""):
+        return False
+    try:
+        library = ctypes.CDLL(None)
+        library.gnu_get_libc_version  # noqa: B018  # other C libraries have a mallopt that does nothing, or none
+        mallopt = library.mallopt
+    except (OSError, AttributeError, TypeError):
+        return False
+    return all(mallopt(option, value) == 1 for option, value in _MALLOC_OPTIONS)
 
 
 def reset_host_peak() -> None:

@@ -9,9 +9,9 @@
 All numbers are little-endian. Nothing that a file says is believed before it is compared with the file's size.
 """
 
-import mmap
 import os
 import struct
+import weakref
 from pathlib import Path
 from types import TracebackType
 from typing import NamedTuple, Self
@@ -24,8 +24,10 @@ MAGIC = 0xCED7230A
 MAGIC_BYTES = struct.pack("<I", MAGIC)
 PREFIX = struct.Struct("<II")
 HEADER = struct.Struct("<IfQQ")
+WHOLE_IMAGE = struct.Struct("<IIIfQQ")  # prefix and header of almost all records: one part, one label
 WHOLE, FIRST, MIDDLE, LAST = range(4)
 MAX_LENGTH = 2**29 - 1
+MOST_AHEAD = 2**20  # bytes read at once, whatever the index says of the length of a record
 
 
 class Record(NamedTuple):
@@ -45,8 +47,9 @@ class RecordReader:
 
     `keys` are sorted, (n,) int64: the index of some tools has the first key last.
 
-    The file is memory-mapped and never written: any number of threads may read, and a pickled reader opens the file
-    again, so that processes may share it too.
+    Any number of threads may read, and a pickled reader opens the file again, so that processes may share it too. The
+    file is read, not memory-mapped: pages of a map count as memory of the process, which would grow over an epoch by
+    the whole set, and a file cut short under a map ends the process.
 
     Raises:
         FileNotFoundError: no such file.
@@ -59,12 +62,15 @@ class RecordReader:
             raise FileNotFoundError(f"{self.path}: expected a record file, found none")
         if self.path.stat().st_size == 0:
             raise ValueError(f"{self.path}: is empty; expected a record file")
-        with self.path.open("rb") as file:
-            self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        self._descriptor = os.open(self.path, os.O_RDONLY)
+        weakref.finalize(self, os.close, self._descriptor)
+        self._size = os.fstat(self._descriptor).st_size
         index = self.path.with_suffix(".idx")
-        keys, offsets = _read_index(index, len(self._map)) if index.is_file() else self._scan()
+        keys, offsets = _read_index(index, self._size) if index.is_file() else self._scan()
         order = np.argsort(keys)
         self.keys, self._offsets = keys[order], offsets[order]
+        in_file = np.append(np.unique(offsets), self._size)
+        self._lengths = in_file[np.searchsorted(in_file, self._offsets, "right")] - self._offsets  # one read for each
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -74,37 +80,51 @@ class RecordReader:
 
     def read(self, key: int) -> Record:
         """The record of `key`; a KeyError when the index has no such key."""
-        row = int(np.searchsorted(self.keys, key))
+        row = int(self.keys.searchsorted(key))
         if row == len(self) or self.keys[row] != key:
             raise KeyError(f"{self.path}: no record has key {key}")
-        payload, _ = self._payload(int(self._offsets[row]), f"key {key}")
+        offset, length = int(self._offsets[row]), min(int(self._lengths[row]), MOST_AHEAD)
+        data = os.pread(self._descriptor, length, offset)
+        if len(data) >= WHOLE_IMAGE.size:
+            magic, word, flag, label, _, _ = WHOLE_IMAGE.unpack_from(data)
+            end = PREFIX.size + word
+            if magic == MAGIC and flag == 0 and WHOLE_IMAGE.size <= end <= len(data):
+                return Record(0, (label,), data[WHOLE_IMAGE.size : end])
+        # several labels, a record in parts or a damaged one
+        payload, _ = self._payload(offset, length, f"key {key}")
         return self._unpack(payload, f"key {key}")
 
-    def _payload(self, offset: int, what: str) -> tuple[bytes, int]:
-        """The joined payload of the record at `offset`, and the offset of the next record."""
+    def _payload(self, offset: int, ahead: int, what: str) -> tuple[bytes, int]:
+        """The joined payload of the record at `offset`, read by `ahead` bytes, and the offset of the next record."""
         parts: list[bytes] = []
         while True:
-            cflag, start, length = self._part(offset, what)
+            cflag, length, part = self._part(offset, what, ahead)
             if (cflag in (WHOLE, FIRST)) != (not parts):
                 raise self._damage(what, offset, f"part {cflag} of a split record out of turn")
-            parts.append(self._map[start : start + length])
-            offset = start + length + -length % 4
+            if len(part) < length:
+                part += os.pread(self._descriptor, length - len(part), offset + PREFIX.size + len(part))
+            if len(part) < length:
+                raise self._damage(what, offset, f"expected {length} bytes, got {len(part)}: the file has shrunk")
+            parts.append(part)
+            offset += PREFIX.size + length + -length % 4
             if cflag in (WHOLE, LAST):
                 return MAGIC_BYTES.join(parts), offset
 
-    def _part(self, offset: int, what: str) -> tuple[int, int, int]:
-        if offset + PREFIX.size > len(self._map):
-            raise self._damage(what, offset, f"the file ends at byte {len(self._map)}")
-        magic, word = PREFIX.unpack_from(self._map, offset)
+    def _part(self, offset: int, what: str, ahead: int) -> tuple[int, int, bytes]:
+        """Part number and length of what lies at `offset`, and what else is in the first `ahead` bytes there."""
+        data = os.pread(self._descriptor, max(PREFIX.size, ahead), offset)
+        if len(data) < PREFIX.size:
+            raise self._damage(what, offset, f"the file ends at byte {self._size}")
+        magic, word = PREFIX.unpack_from(data)
         if magic != MAGIC:
             raise self._damage(what, offset, f"expected the magic {MAGIC:#x}, got {magic:#x}")
         cflag, length = word >> 29, word & MAX_LENGTH
         if cflag > LAST:
             raise self._damage(what, offset, f"expected a part number 0 to 3, got {cflag}")
-        start = offset + PREFIX.size
-        if start + length > len(self._map):
-            raise self._damage(what, offset, f"expected {length} bytes, the file ends after {len(self._map) - start}")
-        return cflag, start, length
+        left = self._size - offset - PREFIX.size
+        if length > left:
+            raise self._damage(what, offset, f"expected {length} bytes, the file ends after {left}")
+        return cflag, length, data[PREFIX.size : PREFIX.size + length]
 
     def _unpack(self, payload: bytes, what: str) -> Record:
         if len(payload) < HEADER.size:
@@ -123,25 +143,20 @@ class RecordReader:
         keys: list[int] = []
         offsets: list[int] = []
         offset = 0
-        while offset < len(self._map):
+        while offset < self._size:
             what = f"record {len(offsets)}"
+            cflag, length, part = self._part(offset, what, PREFIX.size + HEADER.size)
+            if len(part) < HEADER.size:  # cut inside the header, which holds the magic by chance
+                part, _ = self._payload(offset, PREFIX.size + HEADER.size, what)
             offsets.append(offset)
-            keys.append(self._id(offset, what))
-            while True:
-                cflag, start, length = self._part(offset, what)
-                offset = start + length + -length % 4
-                if cflag in (WHOLE, LAST):
-                    break
+            keys.append(HEADER.unpack_from(part)[2] if len(part) >= HEADER.size else 0)
+            offset += PREFIX.size + length + -length % 4
+            while cflag not in (WHOLE, LAST):
+                cflag, length, _ = self._part(offset, what, 0)
+                offset += PREFIX.size + length + -length % 4
         if len(set(keys)) < len(keys) or max(keys) > np.iinfo(np.int64).max:
             keys = list(range(len(keys)))
         return np.array(keys), np.array(offsets)
-
-    def _id(self, offset: int, what: str) -> int:
-        _, start, length = self._part(offset, what)
-        if length >= HEADER.size:
-            return HEADER.unpack_from(self._map, start)[2]
-        payload, _ = self._payload(offset, what)  # cut inside the header, which holds the magic by chance
-        return HEADER.unpack_from(payload)[2] if len(payload) >= HEADER.size else 0
 
     def _damage(self, what: str, offset: int, found: str) -> ValueError:
         return ValueError(

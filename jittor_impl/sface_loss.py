@@ -12,15 +12,20 @@ do not give its gradient, and negative losses are normal.
 
 The loss has no normaliser across classes, hence two forms with the same results: "plain" (autograd, reads like the
 equations, holds (N, C) matrices) and "streamed" (blocks of classes in one pass, gradients in closed form, no (N, C)
-matrix). This file needs Jittor only and can be copied alone.
+matrix). This file and streamed.py need Jittor only and can be copied alone.
 """
 
+import math
+from collections.abc import Callable
+from functools import partial
 from typing import Literal, NamedTuple
 
 import jittor as jt
 from jittor import Var, nn
 
-NORM_FLOOR = 1e-12  # a zero vector is divided by this instead of by zero
+from jittor_impl.streamed import _accuracy, _mean, _nearest_other, _normalise, _number, streamed
+
+_MACHINE_EPSILON = {"float32": 2.0**-23, "float64": 2.0**-52}
 
 Form = Literal["plain", "streamed"]
 
@@ -47,11 +52,19 @@ def sface_loss(
     intra_center: float = 0.87,
     inter_center: float = 1.2,
     form: Form = "streamed",
-    block_size: int = 1024,
+    block_size: int = 2048,
+    epsilon: float | None = None,
 ) -> SFaceResult:
     """SFace loss, differentiable once with respect to embeddings and class_weight.
 
     Equivalent: `(-r_intra * target_cosines).mean() + (r_inter * cosines).sum(1).mean()`, r_inter 0 at the targets.
+
+    On the CPU the streamed form leaves out the pushes with r_inter < s epsilon, that is, those at angles above
+    b + ln(1 / epsilon - 1) / k. What that changes is below
+        s epsilon / N                          in each g[i,j] = r_inter[i,j] / N,
+        s epsilon (C - 1)                      in inter_loss,
+        s epsilon (C - 1) / (N ||x_i||)        in the gradient for x_i,
+        s epsilon / ||w_j||                    in the gradient for w_j.
 
     Args:
         embeddings: raw backbone output, not normalised, (N, D).
@@ -62,22 +75,33 @@ def sface_loss(
         inter_slope: k of r_inter, per radian.
         intra_center: a, the angle at which the pull is half of s, radians.
         inter_center: b, the angle at which the push is half of s, radians.
-        form: "plain" or "streamed"; same results.
+        form: "plain" or "streamed"; same results, but for what epsilon leaves out.
         block_size: classes a block of the streamed form, which needs O(N * block_size) memory beside the gradients.
+        epsilon: share of s below which the streamed form leaves pushes out, 0 <= epsilon < 1. 0: none; None: machine
+            epsilon of the dtype of the computation, so that float32 results do not move. A CUDA device leaves out none.
 
     Raises:
-        ValueError: shapes do not fit, or a label is out of range (checked on the CPU only: on a CUDA device the check
-            would make the host wait at every step; there such a sample has no own prototype).
+        ValueError: shapes do not fit, epsilon is outside its range, or a label is out of range (checked on the CPU
+            only: on a CUDA device the check would make the host wait at every step; there such a sample has no own
+            prototype).
     """
     _check(embeddings, class_weight, labels)
-    parameters = (scale, intra_slope, inter_slope, intra_center, inter_center)
+    if epsilon is None:
+        epsilon = _MACHINE_EPSILON[str(class_weight.dtype)]
+    if not 0 <= epsilon < 1:
+        raise ValueError(f"epsilon: expected 0 to below 1, got {epsilon}")
+    r_intra = partial(intra_weight, scale=scale, slope=intra_slope, center=intra_center)
+    r_inter = partial(inter_weight, scale=scale, slope=inter_slope, center=inter_center)
     embeddings = embeddings.cast(class_weight.dtype)
     if form == "plain":
-        return _plain(embeddings, class_weight, labels, *parameters)
+        return _plain(embeddings, class_weight, labels, r_intra, r_inter)
     if form == "streamed":
-        streamed = _Streamed()
-        loss = streamed(embeddings, class_weight, labels, *parameters, block_size)
-        return SFaceResult(loss, *streamed.metrics)
+        least_cosine = _least_cosine(epsilon, inter_slope, inter_center)
+        return SFaceResult(
+            *streamed(
+                embeddings, class_weight, labels, r_intra, r_inter, least_cosine=least_cosine, block_size=block_size
+            )
+        )
     raise ValueError(f'form: expected "plain" or "streamed", got {form!r}')
 
 
@@ -91,15 +115,15 @@ def inter_weight(theta: Var, scale: float, slope: float, center: float) -> Var:
     return _number(scale, theta) * jt.sigmoid(_number(-slope, theta) * (theta - _number(center, theta)))
 
 
+def _least_cosine(epsilon: float, slope: float, center: float) -> float:
+    """Where r_inter is scale * epsilon; -1 where it is above that at all angles."""
+    if epsilon == 0:
+        return -1.0
+    return math.cos(min(max(center + math.log(1 / epsilon - 1) / slope, 0), math.pi))
+
+
 def _plain(
-    embeddings: Var,
-    class_weight: Var,
-    labels: Var,
-    scale: float,
-    intra_slope: float,
-    inter_slope: float,
-    intra_center: float,
-    inter_center: float,
+    embeddings: Var, class_weight: Var, labels: Var, r_intra: Callable[[Var], Var], r_inter: Callable[[Var], Var]
 ) -> SFaceResult:
     batch_size, num_classes = embeddings.shape[0], class_weight.shape[0]
     unit_embeddings, _ = _normalise(embeddings)
@@ -109,11 +133,11 @@ def _plain(
     is_target = (labels.unsqueeze(1) == jt.arange(num_classes)).cast(cosines.dtype)
 
     target_cosines = (is_target * cosines).sum(1)
-    r_intra = intra_weight((is_target * theta).sum(1), scale, intra_slope, intra_center)
-    r_inter = inter_weight(theta, scale, inter_slope, inter_center) * (1 - is_target)
+    pulls = r_intra((is_target * theta).sum(1))
+    pushes = r_inter(theta) * (1 - is_target)
 
-    intra_loss = _mean(-r_intra * target_cosines)
-    inter_loss = _mean((r_inter * cosines).sum(1))
+    intra_loss = _mean(-pulls * target_cosines)
+    inter_loss = _mean((pushes * cosines).sum(1))
 
     cosines, target_cosines = cosines.detach(), target_cosines.detach()
     return SFaceResult(
@@ -124,72 +148,6 @@ def _plain(
         other_cosine=((1 - is_target) * cosines).sum() / _number(batch_size * (num_classes - 1), cosines),
         accuracy=_accuracy(target_cosines, _nearest_other(cosines, is_target)),
     )
-
-
-class _Streamed(jt.Function):
-    """Loss, metrics and both gradients in one pass over blocks of classes.
-
-    With g[i,j] = r_inter[i,j] / N for j != y_i and g[i,y_i] = -r_intra[i] / N, the gradients for the unit vectors are
-    g w^ and g' x^; `_through_normalisation` takes them back to x and w.
-    """
-
-    def execute(
-        self,
-        embeddings: Var,
-        class_weight: Var,
-        labels: Var,
-        scale: float,
-        intra_slope: float,
-        inter_slope: float,
-        intra_center: float,
-        inter_center: float,
-        block_size: int,
-    ) -> Var:
-        embeddings, class_weight, labels = embeddings.detach(), class_weight.detach(), labels.detach()
-        batch_size, num_classes = embeddings.shape[0], class_weight.shape[0]
-        unit_embeddings, embedding_norms = _normalise(embeddings)
-
-        target_cosines = (unit_embeddings * _normalise(class_weight[labels])[0]).sum(1).clamp(-1, 1)
-        r_intra = intra_weight(jt.arccos(target_cosines), scale, intra_slope, intra_center)
-        intra_loss = _mean(-r_intra * target_cosines)
-
-        inter_sum = cosine_sum = jt.zeros((1,), embeddings.dtype)
-        nearest_other = jt.full((batch_size,), -4, embeddings.dtype)
-        grad_unit_embeddings = jt.zeros_like(embeddings)
-        grads_class_weight = []
-
-        for first in range(0, num_classes, block_size):
-            last = min(first + block_size, num_classes)
-            unit_prototypes, prototype_norms = _normalise(class_weight[first:last])
-            cosines = nn.matmul_transpose(unit_embeddings, unit_prototypes).clamp(-1, 1)
-            is_target = (labels.unsqueeze(1) == jt.arange(first, last)).cast(cosines.dtype)
-            r_inter = inter_weight(jt.arccos(cosines), scale, inter_slope, inter_center) * (1 - is_target)
-
-            inter_sum = inter_sum + (r_inter * cosines).sum()
-            g = (r_inter - is_target * r_intra.unsqueeze(1)) / _number(batch_size, r_inter)
-            grad_unit_embeddings = grad_unit_embeddings + jt.matmul(g, unit_prototypes)
-            grad_unit_prototypes = jt.matmul(g.transpose(), unit_embeddings)
-            grads_class_weight.append(_through_normalisation(grad_unit_prototypes, unit_prototypes, prototype_norms))
-
-            cosine_sum = cosine_sum + (cosines * (1 - is_target)).sum()
-            nearest_other = jt.maximum(nearest_other, _nearest_other(cosines, is_target))
-            # execution is lazy: without this, all blocks would be in memory at once
-            jt.sync([inter_sum, cosine_sum, nearest_other, grad_unit_embeddings, grads_class_weight[-1]])
-
-        self.grad_embeddings = _through_normalisation(grad_unit_embeddings, unit_embeddings, embedding_norms)
-        self.grad_class_weight = jt.concat(grads_class_weight)
-        inter_loss = inter_sum / _number(batch_size, inter_sum)
-        self.metrics = (
-            intra_loss,
-            inter_loss,
-            target_cosines.mean(),
-            cosine_sum / _number(batch_size * (num_classes - 1), cosine_sum),
-            _accuracy(target_cosines, nearest_other),
-        )
-        return intra_loss + inter_loss
-
-    def grad(self, grad_loss: Var) -> tuple[Var | None, ...]:
-        return grad_loss * self.grad_embeddings, grad_loss * self.grad_class_weight, *[None] * 7
 
 
 class SFaceHead(nn.Module):
@@ -209,6 +167,7 @@ class SFaceHead(nn.Module):
         intra_center: float = 0.87,
         inter_center: float = 1.2,
         form: Form = "streamed",
+        epsilon: float | None = None,
     ) -> None:
         super().__init__()
         self.class_weight = jt.randn(num_classes, embedding_size) * (2 / num_classes) ** 0.5
@@ -218,6 +177,7 @@ class SFaceHead(nn.Module):
         self.intra_center = intra_center
         self.inter_center = inter_center
         self.form: Form = form
+        self.epsilon = epsilon
 
     def execute(self, embeddings: Var, labels: Var) -> SFaceResult:
         return sface_loss(
@@ -230,37 +190,8 @@ class SFaceHead(nn.Module):
             intra_center=self.intra_center,
             inter_center=self.inter_center,
             form=self.form,
+            epsilon=self.epsilon,
         )
-
-
-def _number(value: float, like: Var) -> Var:
-    """A number in the dtype of `like`: as a Python number it would be rounded to float32, also beside float64."""
-    return jt.array(value, like.dtype)
-
-
-def _mean(values: Var) -> Var:
-    # the gradient of Var.mean has 1 / n rounded to float32
-    return values.sum() / _number(values.numel(), values)
-
-
-def _normalise(vectors: Var) -> tuple[Var, Var]:
-    # the floor comes before the root, whose slope at 0 is infinite
-    norms = jt.sqrt(jt.maximum((vectors * vectors).sum(1, keepdims=True), _number(NORM_FLOOR**2, vectors)))
-    return vectors / norms, norms
-
-
-def _through_normalisation(grad_unit: Var, unit: Var, norms: Var) -> Var:
-    """Gradient for v, given the gradient for v / max(||v||, floor): below the floor that is a plain division."""
-    radial = (grad_unit * unit).sum(1, keepdims=True) * (norms > _number(NORM_FLOOR, norms))
-    return (grad_unit - radial * unit) / norms
-
-
-def _nearest_other(cosines: Var, is_target: Var) -> Var:
-    return (cosines - 4 * is_target).max(1)  # a target is below all others
-
-
-def _accuracy(target_cosines: Var, nearest_other: Var) -> Var:
-    return (target_cosines >= nearest_other).cast(target_cosines.dtype).mean()
 
 
 def _check(embeddings: Var, class_weight: Var, labels: Var) -> None:

@@ -24,7 +24,7 @@ class Trainer:
         num_classes: identities of the training set.
 
     Raises:
-        ValueError: no such device, backbone or precision.
+        ValueError: no such device, backbone or precision, or one to be compiled.
     """
 
     def __init__(self, config: RunConfig, num_classes: int) -> None:
@@ -32,6 +32,8 @@ class Trainer:
             raise ValueError(
                 f"precision: expected {' or '.join(runtime.PRECISIONS)} with Jittor, got {config.precision!r}"
             )
+        if config.compile:
+            raise ValueError("compile: expected false with Jittor, got true; torch.compile is PyTorch's")
         self.device = runtime.resolve_device(config.device)
         self._config = config
         self._num_classes = num_classes
@@ -184,4 +186,5 @@ def create_head(config: HeadConfig, embedding_size: int, num_classes: int) -> nn
         intra_center=config.intra_center,
         inter_center=config.inter_center,
         form=config.form,
+        epsilon=config.epsilon,
     )

@@ -12,17 +12,21 @@ do not give its gradient, and negative losses are normal.
 
 The loss has no normaliser across classes, hence two forms with the same results: "plain" (autograd, reads like the
 equations, holds (N, C) matrices) and "streamed" (blocks of classes in one pass, gradients in closed form, no (N, C)
-matrix). This file needs MXNet only and can be copied alone.
+matrix; `streamed.py`). This file can be copied with that one and `streamed_cpu.py`; they need MXNet and SciPy.
 """
 
+import math
+from functools import partial
 from typing import Literal, NamedTuple
 
-from mxnet import autograd, gluon, init, nd
+from mxnet import gluon, init, nd
 from mxnet.ndarray import NDArray
 
-NORM_FLOOR = 1e-12  # a zero vector is divided by this instead of by zero
+from mxnet_impl.streamed import _accuracy, _largest_other, _normalise, streamed
 
 Form = Literal["plain", "streamed"]
+
+_MACHINE_EPSILON = {"float16": 2.0**-10, "float32": 2.0**-23, "float64": 2.0**-52}
 
 
 class SFaceResult(NamedTuple):
@@ -47,7 +51,8 @@ def sface_loss(
     intra_center: float = 0.87,
     inter_center: float = 1.2,
     form: Form = "streamed",
-    block_size: int = 1024,
+    block_size: int = 2048,
+    epsilon: float | None = None,
 ) -> SFaceResult:
     """SFace loss, differentiable once, under `autograd.record()`, with respect to embeddings and class_weight.
 
@@ -64,17 +69,34 @@ def sface_loss(
         inter_center: b, the angle at which the push is half of s, radians.
         form: "plain" or "streamed"; same results.
         block_size: classes a block of the streamed form, which needs O(N * block_size) memory beside the gradients.
+        epsilon: on the CPU the streamed form leaves out pushes with r_inter < scale * epsilon. 0: none. None: machine
+            epsilon of the dtype (float32: 1.2e-7; float64: 2.2e-16, whose cut lies beyond 90 degrees).
+
+    What is left out moves r_inter[i,j] / N by less than s epsilon / N, so inter_loss by less than s epsilon (C - 1),
+    dL/dx_i by less than s epsilon (C - 1) / (N ||x_i||) and dL/dw_j by less than s epsilon / ||w_j||.
 
     Raises:
-        ValueError: shapes do not fit, or a label is out of range (checked on the CPU only: on a CUDA device the check
-            would make the host wait at every step; there a wrong label picks the nearest class).
+        ValueError: shapes do not fit, epsilon is outside [0, 1), or a label is out of range (checked on the CPU only:
+            on a CUDA device the check would make the host wait at every step; there a wrong label picks the nearest
+            class).
     """
-    _check(embeddings, class_weight, labels)
+    _check(embeddings, class_weight, labels, epsilon)
     parameters = (scale, intra_slope, inter_slope, intra_center, inter_center)
     if form == "plain":
         return _plain(embeddings, class_weight, labels, *parameters)
     if form == "streamed":
-        return _streamed(embeddings, class_weight, labels, *parameters, block_size)
+        results = streamed(
+            embeddings,
+            class_weight,
+            labels,
+            partial(intra_weight, scale=scale, slope=intra_slope, center=intra_center),
+            partial(inter_weight, scale=scale, slope=inter_slope, center=inter_center),
+            least_cosine=_least_cosine(
+                _MACHINE_EPSILON[class_weight.dtype.__name__] if epsilon is None else epsilon, inter_slope, inter_center
+            ),
+            block_size=block_size,
+        )
+        return SFaceResult(*results)
     raise ValueError(f'form: expected "plain" or "streamed", got {form!r}')
 
 
@@ -122,80 +144,6 @@ def _plain(
     )
 
 
-def _streamed(
-    embeddings: NDArray,
-    class_weight: NDArray,
-    labels: NDArray,
-    scale: float,
-    intra_slope: float,
-    inter_slope: float,
-    intra_center: float,
-    inter_center: float,
-    block_size: int,
-) -> SFaceResult:
-    """Loss, metrics and both gradients in one pass over blocks of classes.
-
-    With g[i,j] = r_inter[i,j] / N for j != y_i and g[i,y_i] = -r_intra[i] / N, the gradients for the unit vectors are
-    g w^ and g' x^; `_through_normalisation` takes them back to x and w.
-    """
-    with autograd.pause():
-        batch_size, num_classes = len(embeddings), len(class_weight)
-        unit_embeddings, embedding_norms = _normalise(embeddings)
-
-        own_prototypes, _ = _normalise(nd.take(class_weight, labels))
-        target_cosines = nd.sum(unit_embeddings * own_prototypes, axis=1).clip(-1, 1)
-        r_intra = intra_weight(nd.arccos(target_cosines), scale, intra_slope, intra_center)
-        intra_loss = nd.mean(-r_intra * target_cosines)
-
-        inter_sum = nd.zeros_like(intra_loss)
-        cosine_sum = nd.zeros_like(intra_loss)
-        nearest_other = nd.ones_like(target_cosines) * -2
-        grad_unit_embeddings = nd.zeros_like(embeddings)
-        grad_class_weight = nd.empty(class_weight.shape, class_weight.context, class_weight.dtype)
-
-        for first in range(0, num_classes, block_size):
-            last = min(first + block_size, num_classes)
-            unit_prototypes, prototype_norms = _normalise(class_weight[first:last])
-            cosines = nd.dot(unit_embeddings, unit_prototypes, transpose_b=True).clip(-1, 1)
-            is_target = nd.one_hot(labels - first, last - first, dtype=cosines.dtype)
-            r_inter = inter_weight(nd.arccos(cosines), scale, inter_slope, inter_center)
-            r_inter = r_inter * (1 - is_target)
-
-            inter_sum += nd.sum(r_inter * cosines)
-            g = (r_inter - is_target * r_intra.expand_dims(1)) / batch_size
-            grad_unit_embeddings += nd.dot(g, unit_prototypes)
-            grad_class_weight[first:last] = _through_normalisation(
-                nd.dot(g, unit_embeddings, transpose_a=True), unit_prototypes, prototype_norms
-            )
-
-            cosine_sum += nd.sum(cosines * (1 - is_target))
-            nearest_other = nd.maximum(nearest_other, _largest_other(cosines, is_target))
-
-        grad_embeddings = _through_normalisation(grad_unit_embeddings, unit_embeddings, embedding_norms)
-        inter_loss = inter_sum / batch_size
-        loss = intra_loss + inter_loss
-    return SFaceResult(
-        loss=loss
-        + _zero_with_gradient(embeddings, grad_embeddings)
-        + _zero_with_gradient(class_weight, grad_class_weight),
-        intra_loss=intra_loss,
-        inter_loss=inter_loss,
-        target_cosine=nd.mean(target_cosines),
-        other_cosine=cosine_sum / (batch_size * (num_classes - 1)),
-        accuracy=_accuracy(target_cosines, nearest_other),
-    )
-
-
-def _zero_with_gradient(variable: NDArray, gradient: NDArray) -> NDArray:
-    """0 in value, `gradient` as its gradient for `variable`.
-
-    Not an autograd.Function: that of MXNet 1.9.1 drops the gradients of all inputs after one that needs none, and those
-    of parameters with grad_req "add".
-    """
-    product = nd.dot(variable.reshape(-1), gradient.reshape(-1))
-    return product - product.detach()
-
-
 class SFaceHead(gluon.Block):
     """Prototypes of all classes and the SFace loss on them; the arguments are those of `sface_loss`.
 
@@ -213,6 +161,7 @@ class SFaceHead(gluon.Block):
         intra_center: float = 0.87,
         inter_center: float = 1.2,
         form: Form = "streamed",
+        epsilon: float | None = None,
     ) -> None:
         super().__init__()
         with self.name_scope():
@@ -225,6 +174,7 @@ class SFaceHead(gluon.Block):
         self.intra_center = intra_center
         self.inter_center = inter_center
         self.form: Form = form
+        self.epsilon = epsilon
 
     def forward(self, embeddings: NDArray, labels: NDArray) -> SFaceResult:
         return sface_loss(
@@ -237,30 +187,19 @@ class SFaceHead(gluon.Block):
             intra_center=self.intra_center,
             inter_center=self.inter_center,
             form=self.form,
+            epsilon=self.epsilon,
         )
 
 
-def _normalise(vectors: NDArray) -> tuple[NDArray, NDArray]:
-    # the floor under the root, not on it: the root has no gradient at 0
-    norms = nd.sqrt(nd.maximum(nd.sum(vectors * vectors, axis=1, keepdims=True), NORM_FLOOR**2))
-    return vectors / norms, norms
+def _least_cosine(epsilon: float, slope: float, center: float) -> float:
+    """Cosine of the angle from which r_inter < scale * epsilon; -inf where there is none."""
+    if epsilon == 0:
+        return -math.inf
+    angle = center + math.log(1 / epsilon - 1) / slope
+    return math.cos(max(angle, 0)) if angle < math.pi else -math.inf
 
 
-def _through_normalisation(grad_unit: NDArray, unit: NDArray, norms: NDArray) -> NDArray:
-    """Gradient for v, given the gradient for v / max(||v||, floor): at the floor that is a plain division."""
-    radial = nd.sum(grad_unit * unit, axis=1, keepdims=True) * (norms > NORM_FLOOR)
-    return (grad_unit - radial * unit) / norms
-
-
-def _largest_other(cosines: NDArray, is_target: NDArray) -> NDArray:
-    return nd.max(cosines - 4 * is_target, axis=1)  # no cosine is below -1
-
-
-def _accuracy(target_cosines: NDArray, nearest_other: NDArray) -> NDArray:
-    return nd.mean(target_cosines >= nearest_other)
-
-
-def _check(embeddings: NDArray, class_weight: NDArray, labels: NDArray) -> None:
+def _check(embeddings: NDArray, class_weight: NDArray, labels: NDArray, epsilon: float | None) -> None:
     num_classes = len(class_weight)
     if embeddings.ndim != 2 or class_weight.ndim != 2 or embeddings.shape[1] != class_weight.shape[1]:
         raise ValueError(
@@ -276,6 +215,8 @@ def _check(embeddings: NDArray, class_weight: NDArray, labels: NDArray) -> None:
         raise ValueError(f"expected at least 1 sample and 2 classes, got {len(embeddings)} and {num_classes}")
     if labels.shape != embeddings.shape[:1] or labels.dtype.__name__ != "int64":
         raise ValueError(f"labels: expected int64 ({len(embeddings)},), got {labels.dtype.__name__} {labels.shape}")
+    if epsilon is not None and not 0 <= epsilon < 1:
+        raise ValueError(f"epsilon: expected 0 <= epsilon < 1, or None, got {epsilon}")
     if labels.context.device_type == "cpu":
         values = labels.asnumpy()
         bad = ((values < 0) | (values >= num_classes)).nonzero()[0]

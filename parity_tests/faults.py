@@ -61,7 +61,7 @@ _RATE_INSIDE_IN_JITTOR = """        for buffer in group["values"]:
                 buffer.update(buffer * (group["lr"] / learning_rate))
         group["lr"] = jt.array(learning_rate,"""
 
-LOSS, TRAINER = "sface_loss.py", "trainer.py"
+LOSS, STREAMED, TRAINER = "sface_loss.py", "streamed.py", "trainer.py"
 
 FAULTS: dict[str, tuple[Fault, ...]] = {
     "pytorch": (
@@ -70,23 +70,13 @@ FAULTS: dict[str, tuple[Fault, ...]] = {
             "a and b swapped",
             1,
             LOSS,
-            "inter_slope, intra_center, inter_center)\n    with torch",
-            "inter_slope, inter_center, intra_center)\n    with torch",
+            "slope=intra_slope, center=intra_center)\n",
+            "slope=intra_slope, center=inter_center)\n",
         ),
         Fault(
-            "slope 64, plain form",
-            1,
-            LOSS,
-            "intra_weight(theta[is_target], scale, intra_slope, intra_center)",
-            "intra_weight(theta[is_target], scale, 64, intra_center)",
+            "slope 64", 1, LOSS, "(intra_weight, scale=scale, slope=intra_slope", "(intra_weight, scale=scale, slope=64"
         ),
-        Fault(
-            "slope 64, streamed form",
-            1,
-            LOSS,
-            "intra_weight(torch.acos(target_cosines), scale, intra_slope, intra_center)",
-            "intra_weight(torch.acos(target_cosines), scale, 64, intra_center)",
-        ),
+        Fault("cosine for angle, streamed form", 1, STREAMED, "r_intra(torch.acos(self.t", "r_intra((self.t"),
         Fault("slope 64, r itself", 2, LOSS, "torch.sigmoid(slope *", "torch.sigmoid(64 *"),
         Fault(
             "degrees for radians",
@@ -100,14 +90,14 @@ FAULTS: dict[str, tuple[Fault, ...]] = {
             1,
             LOSS,
             "torch.acos(cosines.detach())",
-            "torch.acos((scale * cosines.detach()).clamp(-1, 1))",
+            "torch.acos((64 * cosines.detach()).clamp(-1, 1))",
         ),
         Fault(
             "sum for mean",
             1,
             LOSS,
-            "inter_loss = (r_inter * cosines).sum(1).mean()",
-            "inter_loss = (r_inter * cosines).sum()",
+            "inter_loss = (push * cosines).sum(1).mean()",
+            "inter_loss = (push * cosines).sum()",
         ),
         Fault(
             "prototypes not normalised",
@@ -123,14 +113,17 @@ FAULTS: dict[str, tuple[Fault, ...]] = {
             ".masked_fill(is_target, 0)\n\n    intra_loss",
             "\n\n    intra_loss",
         ),
-        Fault("target in the inter sum, streamed form", 1, LOSS, ".masked_fill_(is_target, 0)\n", "\n"),
+        Fault("target in the inter sum, gathered", 1, STREAMED, ".masked_fill_(is_own, 0)\n", "\n"),
         Fault(
-            "gradient without the tangent projection, streamed form",
+            "sign of the pull, dense",
             3,
-            LOSS,
-            "return (grad_unit - radial * unit) /",
-            "return grad_unit /",
+            STREAMED,
+            "_put(g, own, is_own, -self.r_intra",
+            "_put(g, own, is_own, self.r_intra",
         ),
+        Fault("prototypes not normalised, gathered", 3, STREAMED, "g / self.norms[classes]", "g"),
+        Fault("no tangent projection, gathered", 3, STREAMED, "radial[:, None], value=-1", "radial[:, None], value=0"),
+        Fault("no tangent projection, dense", 3, STREAMED, "(grad_unit - radial * unit) /", "grad_unit /"),
         Fault(
             "margin not differentiated",
             3,
@@ -184,8 +177,8 @@ FAULTS: dict[str, tuple[Fault, ...]] = {
             "slope 64, streamed form",
             1,
             LOSS,
-            "intra_weight(nd.arccos(target_cosines), scale, intra_slope, intra_center)",
-            "intra_weight(nd.arccos(target_cosines), scale, 64, intra_center)",
+            "partial(intra_weight, scale=scale, slope=intra_slope,",
+            "partial(intra_weight, scale=scale, slope=64,",
         ),
         Fault("slope 64, r itself", 2, LOSS, "nd.sigmoid(slope *", "nd.sigmoid(64 *"),
         Fault("degrees for radians", 1, LOSS, "nd.arccos(cosines.detach())", "nd.degrees(nd.arccos(cosines.detach()))"),
@@ -211,13 +204,11 @@ FAULTS: dict[str, tuple[Fault, ...]] = {
             "inter_weight(theta, scale, inter_slope, inter_center) * (1 - is_target)",
             "inter_weight(theta, scale, inter_slope, inter_center)",
         ),
-        Fault(
-            "target in the inter sum, streamed form", 1, LOSS, "            r_inter = r_inter * (1 - is_target)\n", ""
-        ),
+        Fault("target in the inter sum, streamed form", 1, "streamed_cpu.py", "        push[targets] = 0\n", ""),
         Fault(
             "gradient without the tangent projection, streamed form",
             3,
-            LOSS,
+            "streamed_cpu.py",
             "return (grad_unit - radial * unit) / norms",
             "return grad_unit / norms",
         ),
@@ -254,22 +245,22 @@ FAULTS: dict[str, tuple[Fault, ...]] = {
             "a and b swapped",
             1,
             LOSS,
-            "inter_slope, intra_center, inter_center)\n    embeddings =",
-            "inter_slope, inter_center, intra_center)\n    embeddings =",
+            "intra_center)\n    r_inter = partial(inter_weight, scale=scale, slope=inter_slope, center=inter_center)",
+            "inter_center)\n    r_inter = partial(inter_weight, scale=scale, slope=inter_slope, center=intra_center)",
         ),
         Fault(
             "slope 64, plain form",
             1,
             LOSS,
-            "intra_weight((is_target * theta).sum(1), scale, intra_slope,",
-            "intra_weight((is_target * theta).sum(1), scale, 64,",
+            "r_intra((is_target * theta).sum(1))",
+            "r_intra((is_target * theta).sum(1), slope=64)",
         ),
         Fault(
             "slope 64, streamed form",
             1,
-            LOSS,
-            "intra_weight(jt.arccos(target_cosines), scale, intra_slope, intra_center)",
-            "intra_weight(jt.arccos(target_cosines), scale, 64, intra_center)",
+            STREAMED,
+            "r_intra(jt.arccos(target_cosines))",
+            "r_intra(jt.arccos(target_cosines), slope=64)",
         ),
         Fault("slope 64, r itself", 2, LOSS, "jt.sigmoid(_number(slope,", "jt.sigmoid(_number(64,"),
         Fault(
@@ -284,9 +275,9 @@ FAULTS: dict[str, tuple[Fault, ...]] = {
             1,
             LOSS,
             "jt.arccos(cosines.detach())",
-            "jt.arccos((_number(scale, cosines) * cosines.detach()).clamp(-1, 1))",
+            "jt.arccos((_number(64, cosines) * cosines.detach()).clamp(-1, 1))",
         ),
-        Fault("sum for mean", 1, LOSS, "_mean((r_inter * cosines).sum(1))", "(r_inter * cosines).sum()"),
+        Fault("sum for mean", 1, LOSS, "_mean((pushes * cosines).sum(1))", "(pushes * cosines).sum()"),
         Fault(
             "prototypes not normalised",
             1,
@@ -298,20 +289,20 @@ FAULTS: dict[str, tuple[Fault, ...]] = {
             "target in the inter sum, plain form",
             1,
             LOSS,
-            "inter_weight(theta, scale, inter_slope, inter_center) * (1 - is_target)",
-            "inter_weight(theta, scale, inter_slope, inter_center)",
+            "r_inter(theta) * (1 - is_target)",
+            "r_inter(theta)",
         ),
         Fault(
             "target in the inter sum, streamed form",
             1,
-            LOSS,
-            "inter_weight(jt.arccos(cosines), scale, inter_slope, inter_center) * (1 - is_target)",
-            "inter_weight(jt.arccos(cosines), scale, inter_slope, inter_center)",
+            STREAMED,
+            "if (begin <= j && j < end) cosines[j * n + i] = TARGET;",
+            "",
         ),
         Fault(
             "gradient without the tangent projection, streamed form",
             3,
-            LOSS,
+            STREAMED,
             "return (grad_unit - radial * unit) / norms",
             "return grad_unit / norms",
         ),

@@ -44,17 +44,17 @@ class MarginHead(nn.Module):
             unit_embeddings = F.normalize(embeddings, eps=NORM_FLOOR)
             unit_prototypes = F.normalize(self.class_weight, eps=NORM_FLOOR)
             cosines = (unit_embeddings @ unit_prototypes.T).clamp(-1, 1)
-            is_target = F.one_hot(labels, len(self.class_weight)).bool()
+            is_target = labels[:, None] == torch.arange(len(self.class_weight), device=labels.device)
             loss = F.cross_entropy(self.logits(embeddings, cosines, is_target), labels)
 
         cosines = cosines.detach()
-        target_cosines = cosines[is_target]
-        other_cosines = cosines[~is_target].view(len(labels), -1)
+        target_cosines = _targets(cosines, is_target)
+        nearest_other = cosines.masked_fill(is_target, -torch.inf).amax(1)
         return MarginResult(
             loss=loss,
             target_cosine=target_cosines.mean(),
-            other_cosine=other_cosines.mean(),
-            accuracy=(target_cosines >= other_cosines.amax(1)).to(cosines.dtype).mean(),
+            other_cosine=cosines.masked_fill(is_target, 0).sum() / (cosines.numel() - len(labels)),
+            accuracy=(target_cosines >= nearest_other).to(cosines.dtype).mean(),
         )
 
     def logits(self, embeddings: Tensor, cosines: Tensor, is_target: Tensor) -> Tensor:
@@ -108,7 +108,7 @@ class ArcFaceHead(MarginHead):
         self.margin = margin
 
     def logits(self, embeddings: Tensor, cosines: Tensor, is_target: Tensor) -> Tensor:
-        target = cosines[is_target]
+        target = _targets(cosines, is_target)
         # the floor keeps the gradient of the root finite where an embedding meets its prototype
         sine = (1 - target**2).clamp_min(1e-12).sqrt()
         with_margin = torch.where(
@@ -135,7 +135,7 @@ class SphereFaceHead(MarginHead):
         self.step = 0
 
     def logits(self, embeddings: Tensor, cosines: Tensor, is_target: Tensor) -> Tensor:
-        target = cosines[is_target]
+        target = _targets(cosines, is_target)
         cosine_of_multiple = 8 * target**4 - 8 * target**2 + 1
         k = (self.MARGIN * torch.acos(target.detach()) / math.pi).floor().clamp(max=self.MARGIN - 1)
         psi = (1 - 2 * (k % 2)) * cosine_of_multiple - 2 * k
@@ -143,6 +143,11 @@ class SphereFaceHead(MarginHead):
         with_margin = (psi + annealing * target) / (1 + annealing)
         norms = torch.linalg.vector_norm(embeddings, dim=1, keepdim=True)
         return norms * torch.where(is_target, with_margin[:, None], cosines)
+
+
+def _targets(cosines: Tensor, is_target: Tensor) -> Tensor:
+    """The value (N,) at the target of each row; `cosines[is_target]` would make the host wait for the device."""
+    return cosines.masked_fill(~is_target, 0).sum(1)
 
 
 def _check(embeddings: Tensor, class_weight: Tensor, labels: Tensor) -> None:

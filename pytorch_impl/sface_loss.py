@@ -15,13 +15,15 @@ equations, holds (N, C) matrices) and "streamed" (blocks of classes in one pass,
 matrix). This file needs PyTorch only and can be copied alone.
 """
 
+import math
+from functools import partial
 from typing import Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-NORM_FLOOR = 1e-12  # a zero vector is divided by this instead of by zero
+from pytorch_impl.streamed import NORM_FLOOR, _accuracy, _Weight, streamed
 
 Form = Literal["plain", "streamed"]
 
@@ -48,7 +50,8 @@ def sface_loss(
     intra_center: float = 0.87,
     inter_center: float = 1.2,
     form: Form = "streamed",
-    block_size: int = 1024,
+    block_size: int = 2048,
+    epsilon: float | None = None,
 ) -> SFaceResult:
     """SFace loss, differentiable once with respect to embeddings and class_weight.
 
@@ -66,19 +69,36 @@ def sface_loss(
         inter_center: b, the angle at which the push is half of s, radians.
         form: "plain" or "streamed"; same results.
         block_size: classes a block of the streamed form, which needs O(N * block_size) memory beside the gradients.
+        epsilon: on the CPU the streamed form leaves out each push below scale * epsilon; 0 leaves out nothing; None is
+            the machine epsilon of the dtype. A push left out changes inter_loss by less than scale * epsilon / N, the
+            gradient of its embedding x by less than that over ||x||, and that of its prototype w over ||w||.
 
     Raises:
-        ValueError: shapes do not fit, or a label is out of range (checked on the CPU only: on a CUDA device the check
-            would make the host wait at every step; there the indexing fails instead).
+        ValueError: shapes do not fit, epsilon is not in [0, 1), or a label is out of range (checked on the CPU only: on
+            a CUDA device the check would make the host wait at every step; there the indexing fails instead).
     """
     _check(embeddings, class_weight, labels)
-    parameters = (scale, intra_slope, inter_slope, intra_center, inter_center)
+    r_intra = partial(intra_weight, scale=scale, slope=intra_slope, center=intra_center)
+    r_inter = partial(inter_weight, scale=scale, slope=inter_slope, center=inter_center)
     with torch.autocast(embeddings.device.type, enabled=False):
         embeddings = embeddings.to(class_weight.dtype)
         if form == "plain":
-            return _plain(embeddings, class_weight, labels, *parameters)
+            return _plain(embeddings, class_weight, labels, r_intra, r_inter)
         if form == "streamed":
-            return SFaceResult(*_Streamed.apply(embeddings, class_weight, labels, *parameters, block_size))
+            if epsilon is None:
+                epsilon = torch.finfo(class_weight.dtype).eps
+            least_cosine = _least_cosine(epsilon, inter_slope, inter_center)
+            return SFaceResult(
+                *streamed(
+                    embeddings,
+                    class_weight,
+                    labels,
+                    r_intra,
+                    r_inter,
+                    least_cosine=least_cosine,
+                    block_size=block_size,
+                )
+            )
     raise ValueError(f'form: expected "plain" or "streamed", got {form!r}')
 
 
@@ -96,11 +116,8 @@ def _plain(
     embeddings: Tensor,
     class_weight: Tensor,
     labels: Tensor,
-    scale: float,
-    intra_slope: float,
-    inter_slope: float,
-    intra_center: float,
-    inter_center: float,
+    r_intra: _Weight,
+    r_inter: _Weight,
 ) -> SFaceResult:
     unit_embeddings = F.normalize(embeddings, eps=NORM_FLOOR)
     unit_prototypes = F.normalize(class_weight, eps=NORM_FLOOR)
@@ -109,11 +126,11 @@ def _plain(
     is_target = F.one_hot(labels, len(class_weight)).bool()
 
     target_cosines = cosines[is_target]
-    r_intra = intra_weight(theta[is_target], scale, intra_slope, intra_center)
-    r_inter = inter_weight(theta, scale, inter_slope, inter_center).masked_fill(is_target, 0)
+    pull = r_intra(theta[is_target])
+    push = r_inter(theta).masked_fill(is_target, 0)
 
-    intra_loss = (-r_intra * target_cosines).mean()
-    inter_loss = (r_inter * cosines).sum(1).mean()
+    intra_loss = (-pull * target_cosines).mean()
+    inter_loss = (push * cosines).sum(1).mean()
 
     other_cosines = cosines.detach()[~is_target].view(len(labels), -1)
     return SFaceResult(
@@ -124,75 +141,6 @@ def _plain(
         other_cosine=other_cosines.mean(),
         accuracy=_accuracy(target_cosines.detach(), other_cosines.amax(1)),
     )
-
-
-class _Streamed(torch.autograd.Function):
-    """Loss, metrics and both gradients in one pass over blocks of classes.
-
-    With g[i,j] = r_inter[i,j] / N for j != y_i and g[i,y_i] = -r_intra[i] / N, the gradients for the unit vectors are
-    g w^ and g' x^; `_through_normalisation` takes them back to x and w.
-    """
-
-    @staticmethod
-    def forward(
-        ctx,
-        embeddings: Tensor,
-        class_weight: Tensor,
-        labels: Tensor,
-        scale: float,
-        intra_slope: float,
-        inter_slope: float,
-        intra_center: float,
-        inter_center: float,
-        block_size: int,
-    ) -> tuple[Tensor, ...]:
-        batch_size, num_classes = len(embeddings), len(class_weight)
-        unit_embeddings, embedding_norms = _normalise(embeddings)
-
-        target_cosines = (unit_embeddings * _normalise(class_weight[labels])[0]).sum(1).clamp(-1, 1)
-        r_intra = intra_weight(torch.acos(target_cosines), scale, intra_slope, intra_center)
-        intra_loss = (-r_intra * target_cosines).mean()
-
-        inter_sum = embeddings.new_zeros(())
-        cosine_sum = embeddings.new_zeros(())
-        nearest_other = embeddings.new_full((batch_size,), -torch.inf)
-        grad_unit_embeddings = torch.zeros_like(embeddings)
-        grad_class_weight = torch.empty_like(class_weight)
-
-        for first in range(0, num_classes, block_size):
-            block = slice(first, min(first + block_size, num_classes))
-            unit_prototypes, prototype_norms = _normalise(class_weight[block])
-            cosines = (unit_embeddings @ unit_prototypes.T).clamp_(-1, 1)
-            is_target = labels[:, None] == torch.arange(block.start, block.stop, device=labels.device)
-            r_inter = inter_weight(torch.acos(cosines), scale, inter_slope, inter_center).masked_fill_(is_target, 0)
-
-            inter_sum += (r_inter * cosines).sum()
-            g = torch.where(is_target, -r_intra[:, None], r_inter) / batch_size
-            grad_unit_embeddings += g @ unit_prototypes
-            grad_class_weight[block] = _through_normalisation(g.T @ unit_embeddings, unit_prototypes, prototype_norms)
-
-            cosine_sum += cosines.masked_fill(is_target, 0).sum()
-            nearest_other = torch.maximum(nearest_other, cosines.masked_fill_(is_target, -torch.inf).amax(1))
-
-        ctx.save_for_backward(
-            _through_normalisation(grad_unit_embeddings, unit_embeddings, embedding_norms), grad_class_weight
-        )
-        inter_loss = inter_sum / batch_size
-        metrics = (
-            intra_loss,
-            inter_loss,
-            target_cosines.mean(),
-            cosine_sum / (batch_size * (num_classes - 1)),
-            _accuracy(target_cosines, nearest_other),
-        )
-        ctx.mark_non_differentiable(*metrics)
-        return intra_loss + inter_loss, *metrics
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx, grad_loss: Tensor, *_: Tensor | None) -> tuple[Tensor | None, ...]:
-        grad_embeddings, grad_class_weight = ctx.saved_tensors
-        return grad_loss * grad_embeddings, grad_loss * grad_class_weight, *[None] * 7
 
 
 class SFaceHead(nn.Module):
@@ -212,6 +160,7 @@ class SFaceHead(nn.Module):
         intra_center: float = 0.87,
         inter_center: float = 1.2,
         form: Form = "streamed",
+        epsilon: float | None = None,
     ) -> None:
         super().__init__()
         self.class_weight = nn.Parameter(torch.randn(num_classes, embedding_size) * (2 / num_classes) ** 0.5)
@@ -221,6 +170,7 @@ class SFaceHead(nn.Module):
         self.intra_center = intra_center
         self.inter_center = inter_center
         self.form: Form = form
+        self.epsilon = epsilon
 
     def forward(self, embeddings: Tensor, labels: Tensor) -> SFaceResult:
         return sface_loss(
@@ -233,22 +183,17 @@ class SFaceHead(nn.Module):
             intra_center=self.intra_center,
             inter_center=self.inter_center,
             form=self.form,
+            epsilon=self.epsilon,
         )
 
 
-def _normalise(vectors: Tensor) -> tuple[Tensor, Tensor]:
-    norms = torch.linalg.vector_norm(vectors, dim=1, keepdim=True)
-    return vectors / norms.clamp_min(NORM_FLOOR), norms
-
-
-def _through_normalisation(grad_unit: Tensor, unit: Tensor, norms: Tensor) -> Tensor:
-    """Gradient for v, given the gradient for v / max(||v||, floor): below the floor that is a plain division."""
-    radial = (grad_unit * unit).sum(1, keepdim=True) * (norms > NORM_FLOOR)
-    return (grad_unit - radial * unit) / norms.clamp_min(NORM_FLOOR)
-
-
-def _accuracy(target_cosines: Tensor, nearest_other: Tensor) -> Tensor:
-    return (target_cosines >= nearest_other).to(target_cosines.dtype).mean()
+def _least_cosine(epsilon: float, slope: float, center: float) -> float:
+    """The cosine below which r_inter < scale * epsilon; -1 if there is none."""
+    if not 0 <= epsilon < 1:
+        raise ValueError(f"epsilon: expected 0 <= epsilon < 1, got {epsilon}")
+    if epsilon == 0 or slope <= 0:
+        return -1.0
+    return math.cos(min(math.pi, max(0.0, center + math.log(1 / epsilon - 1) / slope)))
 
 
 def _check(embeddings: Tensor, class_weight: Tensor, labels: Tensor) -> None:

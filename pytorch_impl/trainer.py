@@ -44,6 +44,7 @@ class Trainer:
         self._modules.to(self.device, self._master)
         backbone.to(memory_format=torch.channels_last)
         self.backbone, self.head = backbone, head
+        self._trained_backbone = torch.compile(backbone) if config.compile else backbone
         self._optimizer = create_optimizer(
             [backbone, head], momentum=config.optimiser.momentum, weight_decay=config.optimiser.weight_decay
         )
@@ -63,7 +64,7 @@ class Trainer:
         parts = self._config.optimiser.accumulate
         totals: dict[str, Tensor] = {}
         for part_images, part_labels in zip(np.split(images, parts), np.split(labels, parts), strict=True):
-            result = self.head(self._forward(part_images), self._to_device(part_labels))
+            result = self.head(self._forward(part_images, self._trained_backbone), self._to_device(part_labels))
             self._scaler.scale(result.loss / parts).backward()
             for name, value in result._asdict().items():
                 totals[name] = totals.get(name, 0) + value.detach() / parts
@@ -87,7 +88,7 @@ class Trainer:
     def embed(self, images: np.ndarray) -> np.ndarray:
         self._modules.eval()
         with torch.inference_mode():
-            return self._forward(images).float().cpu().numpy()
+            return self._forward(images, self.backbone).float().cpu().numpy()
 
     def state(self) -> dict[str, np.ndarray]:
         arrays = checkpoint.to_canonical(self._modules) | checkpoint.to_arrays(self._momentum())
@@ -128,11 +129,11 @@ class Trainer:
             "head_parameters": count(self.head),
         }
 
-    def _forward(self, images: np.ndarray) -> Tensor:
+    def _forward(self, images: np.ndarray, backbone: nn.Module) -> Tensor:
         x = self._to_device(images).to(memory_format=torch.channels_last)
         x = (x.to(self._master) - 127.5) / 128
         with torch.autocast(self.device.type, dtype=self._precision, enabled=self._precision != self._master):
-            return self.backbone(x)
+            return backbone(x)
 
     def _to_device(self, array: np.ndarray) -> Tensor:
         tensor = torch.from_numpy(array)
@@ -178,4 +179,5 @@ def create_head(config: HeadConfig, embedding_size: int, num_classes: int) -> nn
         intra_center=config.intra_center,
         inter_center=config.inter_center,
         form=config.form,
+        epsilon=config.epsilon,
     )

@@ -32,7 +32,7 @@ def test_a_run_writes_what_it_measured(monkeypatch, tmp_path, capsys):
     arguments = ["speed", "--backends", "pytorch", "--cases", "iresnet_small", "--turns", "2", "--device", "cpu"]
     assert main([*arguments, "--out", str(tmp_path)]) == 0
     assert capsys.readouterr().out == (tmp_path / "speed.md").read_text()
-    (row,) = json.loads((tmp_path / "speed.json").read_text())["results"]["iresnet_small"]
+    (row,) = json.loads((tmp_path / "speed.json").read_text())["details"]["results"]["iresnet_small"]
     assert row["backend"] == "pytorch"
     assert row["first_step"] > 0
     assert len(row["images_per_second"]) == 2

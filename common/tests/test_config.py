@@ -70,6 +70,9 @@ def test_published_recipes(name):
         ("head.inter_slope", float("inf")),
         ("head.intra_center", 50.0),  # degrees
         ("head.inter_center", 0.0),
+        ("head.epsilon", -1e-9),
+        ("head.epsilon", 1.0),
+        ("head.epsilon", float("nan")),
         ("head.margin", 0.5),  # sface has none
         ("optimiser.batch_size", 0),
         ("optimiser.epochs", 0),

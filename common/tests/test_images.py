@@ -71,3 +71,13 @@ def test_an_image_that_claims_gigapixels_is_refused():
     encoded[29:33] = zlib.crc32(encoded[12:29]).to_bytes(4, "big")
     with pytest.raises(BadImage, match="bomb"):
         decode_image(bytes(encoded), "bomb", 32)
+
+
+def test_mirrored_and_into_an_array():
+    image = np.random.default_rng(0).integers(0, 256, (3, 16, 16), np.uint8)
+    batch = np.zeros((2, 3, 16, 16), np.uint8)
+    given = decode_image(encode_image(image), "one", 16, mirror=True, out=batch[1])
+    assert given is not None
+    assert np.array_equal(batch[1], image[:, :, ::-1])
+    assert not batch[0].any()
+    assert np.array_equal(decode_image(encode_image(image), "one", 16), image)

@@ -120,6 +120,17 @@ def test_memory_for_prefetch_is_bounded():
     iterator.close()
 
 
+def test_small_images_are_not_decoded_by_the_thousand():
+    loader = Loader(Images(count=200), 5, seed=0, image_size=16)
+    submitted = []
+    original = loader._submit
+    loader._submit = lambda pool, step: submitted.append(step) or original(pool, step)
+    iterator = loader.batches(0, 1000)
+    next(iterator)
+    assert submitted == list(range(33))
+    iterator.close()
+
+
 def test_a_bad_image_stops_or_is_skipped():
     order = epoch_order(3, 0, 23)
     broken = frozenset({int(order[2]), int(order[7]), int(order[8])})

@@ -1,5 +1,11 @@
 """Memory of this process, and of GPUs as a stand-in for nvidia-smi tells it."""
 
+import mmap
+import os
+import platform
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 
@@ -12,10 +18,10 @@ MIB = 2**20
 def test_host_peak_follows_what_is_resident():
     memory.reset_host_peak()
     before = memory.host_peak()
-    block = np.ones(64 * MIB, np.uint8)
-    with_block = memory.host_peak()
-    assert 60 * MIB < with_block - before < 80 * MIB
-    del block
+    with mmap.mmap(-1, 64 * MIB) as block:  # a mapping, since the allocator may have been told to keep what is freed
+        np.frombuffer(block, np.uint8)[::4096] = 1
+        with_block = memory.host_peak()
+        assert 60 * MIB < with_block - before < 80 * MIB
     assert memory.host_peak() > with_block - MIB  # the kernel counts pages in lots
     memory.reset_host_peak()
     assert memory.host_peak() < with_block - 50 * MIB
@@ -51,3 +57,52 @@ def test_gpu_memory(tmp_path, monkeypatch, script, expected):
 def test_without_nvidia_smi(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
     assert memory.gpu_memory() == []
+
+
+FAULTS = """
+import resource, sys
+import numpy as np
+from common.memory import keep_freed_memory
+print(keep_freed_memory() if sys.argv[1] == "keep" else None)
+for round in range(60):
+    if round == 10:
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    np.empty(2**20, np.uint8).fill(1)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+def page_faults(choice: str, **environment: str) -> tuple[str, int]:
+    """What `keep_freed_memory` said, and the page faults of taking a MiB 50 times."""
+    clean = {name: value for name, value in os.environ.items() if not name.startswith(("MALLOC_", "GLIBC_"))}
+    command = [sys.executable, "-c", FAULTS, choice]
+    result = subprocess.run(command, env=clean | environment, capture_output=True, text=True, check=True)
+    said, faults = result.stdout.split()
+    return said, int(faults)
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc can be told so")
+def test_freed_memory_is_kept():
+    """A MiB is 256 pages."""
+    said, faults = page_faults("keep", MALLOC_MMAP_THRESHOLD_="65536")
+    assert said == "False"
+    assert faults >= 50 * 256
+    said, faults = page_faults("keep")
+    assert said == "True"
+    assert faults < 50
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [{"MALLOC_TOP_PAD_": "131072"}, {"GLIBC_TUNABLES": "glibc.malloc.mmap_max=7"}],
+    ids=lambda s: next(iter(s)),
+)
+def test_what_a_user_has_set_of_the_allocator_stays(setting):
+    assert page_faults("keep", **setting)[0] == "False"
+
+
+def test_other_c_libraries_are_left_alone(monkeypatch):
+    for name in [name for name in os.environ if name.startswith(("MALLOC_", "GLIBC_"))]:
+        monkeypatch.delenv(name)
+    monkeypatch.setattr(memory.ctypes, "CDLL", lambda name: object())
+    assert not memory.keep_freed_memory()

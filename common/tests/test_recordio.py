@@ -2,7 +2,10 @@
 
 import pickle
 import struct
+import subprocess
+import sys
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -200,3 +203,65 @@ def test_no_file_crashes_the_reader(tmp_path_factory, content, index):
         [reader.read(int(key)) for key in reader.keys]
     except ValueError:
         pass
+
+
+def test_a_file_that_shrinks_while_it_is_open(tmp_path):
+    path = tmp_path / "a.rec"
+    write(path, [b"first", b"x" * 5000])
+    reader = RecordReader(path)
+    with path.open("r+b") as file:
+        file.truncate(200)
+    assert reader.read(0).image == b"first"
+    with pytest.raises(ValueError, match=r"a.rec key 1, byte 40: expected 5024 bytes, got 152: the file has shrunk"):
+        reader.read(1)
+
+
+def test_a_record_longer_than_one_read(tmp_path):
+    path = tmp_path / "a.rec"
+    image = np.random.default_rng(0).bytes(3 * 2**20)
+    write(path, [b"first", image, b"last"])
+    reader = RecordReader(path)
+    assert [reader.read(key).image for key in range(3)] == [b"first", image, b"last"]
+
+
+def test_records_stay_out_of_the_memory_of_the_process(tmp_path):
+    """A memory map would count: 32 MiB of records, read one after the other."""
+    path = tmp_path / "a.rec"
+    write(path, [bytes(2**16)] * 512)
+    code = """
+import re, sys
+from pathlib import Path
+from common.recordio import RecordReader
+def resident():
+    return int(re.search(r"VmRSS:\\s+(\\d+)", Path("/proc/self/status").read_text())[1])
+reader = RecordReader(Path(sys.argv[1]))
+before = resident()
+for key in range(512):
+    reader.read(key)
+print(resident() - before)
+"""
+    result = subprocess.run([sys.executable, "-c", code, str(path)], capture_output=True, text=True, check=True)
+    assert int(result.stdout) < 4096  # KiB
+
+
+def test_the_file_is_closed_with_its_reader(tmp_path):
+    path = tmp_path / "a.rec"
+    write(path, [b"first"])
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    readers = [RecordReader(path) for _ in range(5)]
+    assert len(list(Path("/proc/self/fd").iterdir())) == before + 5
+    readers.clear()
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
+
+
+@pytest.mark.parametrize("byte", range(4))
+def test_a_usual_record_without_its_magic(tmp_path, byte):
+    path = tmp_path / "a.rec"
+    write(path, [bytes(100), bytes(100)])
+    content = bytearray(path.read_bytes())
+    second = 8 + 24 + 100
+    content[second + byte] ^= 1
+    path.write_bytes(content)
+    assert RecordReader(path).read(0).image == bytes(100)
+    with pytest.raises(ValueError, match=rf"key 1, byte {second}: expected the magic"):
+        RecordReader(path).read(1)

@@ -100,6 +100,9 @@ def test_bad_input_is_named(embeddings, class_weight, labels, message):
         sface_loss(embeddings, class_weight, labels)
     with pytest.raises(ValueError, match='form: expected "plain" or "streamed"'):
         sface_loss(nd.ones((1, 3)), nd.ones((4, 3)), labels_of([0]), form="fast")
+    for epsilon in (-1e-9, 1, float("nan")):
+        with pytest.raises(ValueError, match="epsilon: expected 0 <= epsilon < 1"):
+            sface_loss(nd.ones((1, 3)), nd.ones((4, 3)), labels_of([0]), epsilon=epsilon)
 
 
 @pytest.mark.parametrize("form", FORMS)

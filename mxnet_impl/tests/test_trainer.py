@@ -11,3 +11,8 @@ from mxnet_impl.trainer import Trainer
 def test_reduced_precision_is_refused(precision):
     with pytest.raises(ValueError, match=f"precision: expected fp32 or fp64 with MXNet, got '{precision}'"):
         Trainer(configured(precision=precision), CLASSES)
+
+
+def test_compiling_is_refused():
+    with pytest.raises(ValueError, match="compile: expected false with MXNet, got true"):
+        Trainer(configured(compile=True), CLASSES)

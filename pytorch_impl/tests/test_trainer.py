@@ -1,5 +1,9 @@
 """The trainer against its contract, and what only PyTorch's has: reduced precision and CUDA."""
 
+import platform
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -46,6 +50,23 @@ def test_the_gradient_is_clipped_after_the_loss_scale_is_taken_out():
     assert norms[1] == pytest.approx(0.01, rel=1e-4)
 
 
+def test_a_compiled_backbone_trains_the_same_weights(monkeypatch):
+    """The compiler is a stand-in that calls what it was given: its own code is PyTorch's to test, and slow to make."""
+    compiled = []
+
+    def compiler(module):
+        return lambda images: compiled.append(len(images)) or module(images)
+
+    monkeypatch.setattr(torch, "compile", compiler)
+    trainer = trained(BACKEND, configured(compile=True, accumulate=2))
+    assert compiled == [4] * 6
+    trainer.embed(batch()[0])
+    assert len(compiled) == 6, "evaluation has batches of any size, each of which it would compile again"
+    reference = trained(BACKEND, configured(accumulate=2))
+    assert compiled == [4] * 6
+    assert_same_state(trainer.state(), reference.state())
+
+
 def test_pixels_are_normalised_as_the_specification_says():
     trainer = Trainer(configured(), CLASSES)
     seen = []
@@ -79,3 +100,37 @@ def test_cuda_state_round_trip(precision):
     assert_same_state(resumed.state(), trainer.state())
     resumed.train_step(*batch(3), 0.01)
     assert np.isfinite(resumed.metrics()["loss"])
+
+
+FAULTS = """
+import resource, torch
+from pytorch_impl import runtime
+for round in range(20):
+    if round == 15:  # what is taken at a time lasts for a few rounds
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    torch.empty(40 * 2**20, dtype=torch.uint8).fill_(1)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc can be told so")
+def test_the_memory_of_a_step_is_kept_for_the_next(monkeypatch):
+    """Blocks above 32 MiB have a mapping of their own by default: 5 times 10,240 pages taken anew."""
+    for name in ("MALLOC_MMAP_MAX_", "MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_", "MALLOC_TOP_PAD_"):
+        monkeypatch.delenv(name, raising=False)
+    result = subprocess.run([sys.executable, "-c", FAULTS], capture_output=True, text=True, check=True)
+    assert int(result.stdout) < 1000
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_cuda_steps_do_not_wait():
+    """As PyTorch itself sees it, the head's kernels included."""
+    trainer = trained(BACKEND, configured(device="cuda:0"), 2)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        for step in range(2, 5):
+            trainer.train_step(*batch(step), 0.01)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert np.isfinite(trainer.metrics()["loss"])

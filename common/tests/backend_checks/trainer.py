@@ -254,3 +254,41 @@ def test_describe_counts_parameters(backend):
 def test_a_device_that_is_not_there(backend, name, message):
     with pytest.raises(ValueError, match=message):
         backend.module("runtime").resolve_device(name)
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_a_step_does_not_wait_for_the_device(backend, head, monkeypatch):
+    """Between logged lines the host must run ahead."""
+    seen: list[str] = []
+    sface_loss = backend.module("sface_loss").sface_loss
+
+    def uncounted(*arguments, **options):
+        count = len(seen)
+        result = sface_loss(*arguments, **options)
+        del seen[count:]
+        return result
+
+    # on the CPU the heads look at the labels, and SFace at how much of a block is active; on a device they do not
+    monkeypatch.setattr(backend.module("sface_loss"), "sface_loss", uncounted)
+    monkeypatch.setattr(backend.module("margin_losses"), "_check", lambda *arguments: None)
+    trainer = backend.create_trainer(configured(head=HeadConfig(name=head)), CLASSES)
+    trainer.train_step(*batch(), 0.01)
+    with backend.module("bare").waits(seen):
+        for step in range(1, 4):
+            trainer.train_step(*batch(step), 0.01)
+        assert seen == []
+        looked_at = trainer.metrics()
+    assert len(seen) == len(looked_at), "a look at a value must count"
+
+
+def test_the_bare_loop_trains(backend):
+    """It is what the trainer is measured against: it must do the same work."""
+    bare = backend.module("bare").Bare(configured(model=WITHOUT_DROPOUT), CLASSES, *batch(), 0.01)
+    bare.forward()
+    before = bare.weights()
+    bare.step()
+    bare.wait()
+    changed = [not np.array_equal(old, new) for old, new in zip(before, bare.weights(), strict=True)]
+    trained_arrays = momentum(backend.create_trainer(configured(), CLASSES))
+    assert len(changed) == len(trained_arrays)
+    assert all(changed)

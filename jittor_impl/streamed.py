@@ -1,0 +1,407 @@
+"""A loss whose classes are independent, with both gradients, in one pass over blocks of classes, in Jittor.
+
+For unit vectors x^ = x / ||x|| of the embeddings and w^ = w / ||w|| of the prototypes, cos = x^ . w^ and weights r that
+are constants for the gradient, with labels y:
+
+    loss   = mean_i( -r_intra(theta[i,y_i]) cos[i,y_i]  +  sum_{j != y_i} r_inter(theta[i,j]) cos[i,j] )
+    g[i,j] = r_inter(theta[i,j]) / N for j != y_i,           g[i,y_i] = -r_intra(theta[i,y_i]) / N
+    dL/dx_i = ( u_i - (u_i . x^_i) x^_i ) / ||x_i||          u_i = sum_j g[i,j] w^_j
+    dL/dw_j = ( v_j - (v_j . w^_j) w^_j ) / ||w_j||          v_j = sum_i g[i,j] x^_i
+
+On a CUDA device each block is computed densely, in Jittor's operators. On the CPU two operators in C++, their loops
+shared by the threads, go over a block: the first makes the cosines and lists the active entries, those of at least
+`least_cosine`; r_inter of these comes from Jittor; the second adds what they give to the gradients. A block with too
+many of them is multiplied densely there too. Matrix products are oneDNN's, in float64 or without oneDNN plain loops. A
+thread's share of the work is fixed and no sum depends on the number of threads (oneDNN's own in a dense block may).
+
+This file needs Jittor only and can be copied alone.
+"""
+
+from collections.abc import Callable
+
+import jittor as jt
+from jittor import Var, nn
+
+NORM_FLOOR = 1e-12  # a zero vector is divided by this instead of by zero
+
+# Above this share of active entries a block is multiplied densely. An estimate from timings with one thread, N 256, D
+# 512: an active entry of a list took 0.6 to 1.9 us, any entry of a dense block 0.09 us.
+_DENSE_SHARE = 0.06
+
+_Weight = Callable[[Var], Var]
+
+# Embeddings are unit vectors, (N, D), or turned, (D, N). Of a block of classes: prototypes (size, D), norms (size,),
+# cosines (size, N). The list: for each class in order, `counts` of them, the samples of its active entries, rising.
+_LOOPS = """
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+constexpr int64_t TILE = 128;  // classes whose prototypes and cosines stay in a core's cache
+constexpr int64_t FEW = 32;  // samples that are looked at one by one where any is active
+constexpr int TARGET = -4;  // stands for the cosine of a sample's own class, which is below every `least`
+constexpr double FLOOR = NORM_FLOOR;
+
+// c = a b + beta c, or with the transpose of a: a is (m, k), or turned (k, m); b (k, n); c (m, n)
+template <class T> void product(bool turned, int64_t m, int64_t n, int64_t k, const T* a, const T* b, int beta, T* c) {
+    #pragma omp parallel for
+    for (int64_t i = 0; i < m; i++) {
+        T* row = c + i * n;
+        if (!beta) std::fill_n(row, n, T(0));
+        for (int64_t l = 0; l < k; l++) {
+            const T factor = turned ? a[l * m + i] : a[i * k + l];
+            for (int64_t j = 0; j < n; j++) row[j] += factor * b[l * n + j];
+        }
+    }
+}
+
+#if ONEDNN
+// Jittor has loaded the library for all. Inside a parallel loop it runs in the calling thread.
+extern "C" int dnnl_sgemm(char, char, int64_t, int64_t, int64_t, float, const float*, int64_t, const float*, int64_t,
+                          float, float*, int64_t);
+
+template <> void product(bool turned, int64_t m, int64_t n, int64_t k, const float* a, const float* b, int beta,
+                         float* c) {
+    const int status = dnnl_sgemm(turned ? 'T' : 'N', 'N', m, n, k, 1, a, turned ? m : k, b, n, beta, c, n);
+    if (status) throw std::runtime_error("oneDNN's matrix product failed, status " + std::to_string(status));
+}
+#endif
+
+template <class T> void add(int64_t d, T factor, const T* __restrict__ vector, T* __restrict__ sum) {
+    for (int64_t l = 0; l < d; l++) sum[l] += factor * vector[l];
+}
+
+template <class T> T clip(T cosine) { return std::min(std::max(cosine, T(-1)), T(1)); }
+
+// Cosines and norms of the classes from `begin` to `end`, and which entries are active; `samples` has N places a class.
+// The gradient is set to 0 here, where the threads are at work already.
+template <class T> void screen_tile(int64_t begin, int64_t end, int64_t first, int64_t n, int64_t d, T least,
+                                    const T* turned_embeddings, const T* prototypes, const int* labels, T* norms,
+                                    T* cosines, int* samples, int* counts, T* cosine_sums, T* nearest_other,
+                                    T* grad_prototypes) {
+    product(false, end - begin, n, d, prototypes + begin * d, turned_embeddings, 0, cosines + begin * n);
+    for (int64_t j = begin; j < end; j++) {
+        const T* prototype = prototypes + j * d;
+        T* row = cosines + j * n;
+        T square = 0, sum = 0;
+        for (int64_t k = 0; k < d; k++) square += prototype[k] * prototype[k];
+        norms[j] = std::sqrt(std::max(square, T(FLOOR * FLOOR)));
+        const T inverse = 1 / norms[j];
+        for (int64_t i = 0; i < n; i++) sum += row[i] *= inverse;
+        cosine_sums[j] = sum;
+    }
+    for (int64_t i = 0; i < n; i++) {
+        const int64_t j = labels[i] - first;
+        if (begin <= j && j < end) cosines[j * n + i] = TARGET;
+    }
+    for (int64_t j = begin; j < end; j++) {
+        const T* row = cosines + j * n;
+        int* list = samples + j * n;
+        int count = 0;
+        for (int64_t start = 0; start < n; start += FEW) {
+            const int64_t stop = std::min(start + FEW, n);
+            int active = 0;
+            for (int64_t i = start; i < stop; i++) {
+                nearest_other[i] = std::max(nearest_other[i], row[i]);
+                active += !(row[i] < least);  // so that a NaN is active and reaches the loss
+            }
+            for (int64_t i = start; active; i++)
+                if (!(row[i] < least)) {
+                    list[count++] = i;
+                    active--;
+                }
+        }
+        counts[j] = count;
+        std::fill_n(grad_prototypes + j * d, d, T(0));
+    }
+}
+
+// Returns how many entries `cosines` holds: the active ones, or all of them where they are too many for a list.
+template <class T> int64_t screen(int64_t size, int64_t first, int64_t n, int64_t d, double least, double dense_share,
+                                  const T* turned_embeddings, const T* prototypes, const int* labels, T* norms,
+                                  T* cosines, int* samples, int* counts, T* cosine_sum, T* nearest_other,
+                                  T* grad_prototypes) {
+    const T threshold = least > -1 ? least : -2;  // a cosine may round to less than -1
+    std::vector<T> cosine_sums(size);
+    #pragma omp parallel
+    {
+        std::vector<T> nearest(n, TARGET);
+        #pragma omp for schedule(dynamic)
+        for (int64_t begin = 0; begin < size; begin += TILE)
+            screen_tile(begin, std::min(begin + TILE, size), first, n, d, threshold, turned_embeddings, prototypes,
+                        labels, norms, cosines, samples, counts, cosine_sums.data(), nearest.data(),
+                        grad_prototypes);
+        #pragma omp critical
+        for (int64_t i = 0; i < n; i++) nearest_other[i] = std::max(nearest_other[i], nearest[i]);
+    }
+    int64_t total = 0;
+    double sum = 0;
+    for (int64_t j = 0; j < size; j++) {
+        total += counts[j];
+        sum += cosine_sums[j];
+    }
+    *cosine_sum += sum;
+    if (total > dense_share * size * n) return size * n;
+    int64_t place = 0;
+    for (int64_t j = 0; j < size; j++)
+        for (int64_t k = 0; k < counts[j]; k++, place++) {
+            samples[place] = samples[j * n + k];
+            cosines[place] = cosines[j * n + samples[place]];
+        }
+    return total;
+}
+
+// What the entries of other classes give; in a dense block `cosines` and `weights` are (size, N).
+template <class T> void push(bool dense, int64_t size, int64_t n, int64_t d, const T* embeddings, const T* prototypes,
+                             const T* norms, const T* cosines, const int* samples, const int* counts, const T* weights,
+                             T* grad_prototypes, T* grad_unit_embeddings, T* inter_sum) {
+    std::vector<int64_t> starts(size + 1);
+    for (int64_t j = 0; j < size; j++) starts[j + 1] = starts[j] + (dense ? n : counts[j]);
+    std::unique_ptr<T[]> factors(new T[starts[size]]);  // g / ||w||
+    std::vector<double> losses(size);
+    std::vector<T> along(size);  // v . w^ / ||w||
+
+    // threads that have to wait for one another cost more than a short list
+    const bool shared = starts[size] * d > 1 << 18;
+
+    const auto remove_radial_part = [&](int64_t j) {
+        if (norms[j] > FLOOR) add(d, -along[j] / norms[j], prototypes + j * d, grad_prototypes + j * d);
+    };
+
+    #pragma omp parallel for if (shared)
+    for (int64_t j = 0; j < size; j++) {
+        for (int64_t k = starts[j]; k < starts[j + 1]; k++) {
+            const T weight = cosines[k] == TARGET ? T(0) : weights[k], factor = weight / (n * norms[j]);
+            factors[k] = factor;
+            losses[j] += weight * clip(cosines[k]);
+            along[j] += factor * cosines[k];
+            if (!dense) add(d, factor, embeddings + samples[k] * d, grad_prototypes + j * d);
+        }
+        if (!dense && starts[j] < starts[j + 1]) remove_radial_part(j);
+    }
+    for (int64_t j = 0; j < size; j++) *inter_sum += losses[j];
+    if (dense) {
+        product(false, size, d, n, factors.get(), embeddings, 0, grad_prototypes);
+        product(true, n, d, size, factors.get(), prototypes, 1, grad_unit_embeddings);
+        #pragma omp parallel for
+        for (int64_t j = 0; j < size; j++) remove_radial_part(j);
+        return;
+    }
+    constexpr int64_t SHARE = 16;  // samples that one thread serves: then no two write to a row
+    #pragma omp parallel for if (shared)
+    for (int64_t begin = 0; begin < n; begin += SHARE)
+        for (int64_t j = 0; j < size; j++)
+            for (int64_t k = starts[j]; k < starts[j + 1]; k++)
+                if (begin <= samples[k] && samples[k] < begin + SHARE)
+                    add(d, factors[k], prototypes + j * d, grad_unit_embeddings + samples[k] * d);
+}
+
+// What the samples give to the prototypes of their own classes in the block, and these to the samples.
+template <class T> void pull(int64_t size, int64_t first, int64_t n, int64_t d, const T* embeddings,
+                             const T* prototypes, const int* labels, const T* norms, const T* target_cosines,
+                             const T* weights, T* grad_prototypes, T* grad_unit_embeddings) {
+    for (int64_t i = 0; i < n; i++) {
+        const int64_t j = labels[i] - first;
+        if (j < 0 || j >= size) continue;
+        const T factor = -weights[i] / (n * norms[j]);
+        const T along = norms[j] > FLOOR ? target_cosines[i] / norms[j] : 0;
+        for (int64_t l = 0; l < d; l++) {
+            grad_prototypes[j * d + l] += factor * (embeddings[i * d + l] - along * prototypes[j * d + l]);
+            grad_unit_embeddings[i * d + l] += factor * prototypes[j * d + l];
+        }
+    }
+}
+"""
+
+
+def streamed(
+    embeddings: Var,
+    class_weight: Var,
+    labels: Var,
+    r_intra: _Weight,
+    r_inter: _Weight,
+    *,
+    least_cosine: float,
+    block_size: int,
+) -> tuple[Var, ...]:
+    """Loss, differentiable once with respect to embeddings and class_weight, and what to log of a step.
+
+    Args:
+        embeddings: raw, in the dtype of class_weight, (N, D).
+        class_weight: raw, (C, D).
+        labels: 0..C-1, int32 or int64, (N,).
+        r_intra: weights of the samples' own classes as a function of theta, radians, any shape.
+        r_inter: the same of other classes.
+        least_cosine: on the CPU r_inter of lower cosines counts as 0; -1: none.
+        block_size: classes a block; O(N * block_size) memory is needed beside the inputs and gradients.
+
+    Returns:
+        loss, intra_loss, inter_loss, target_cosine, other_cosine, accuracy: scalars, all but the first detached.
+    """
+    function = _Streamed()
+    loss = function(embeddings, class_weight, labels, r_intra, r_inter, least_cosine, block_size)
+    return loss, *function.metrics
+
+
+class _Streamed(jt.Function):
+    """Computes the gradients with the loss, as Jittor has it: `grad` only hands them out."""
+
+    def execute(
+        self,
+        embeddings: Var,
+        class_weight: Var,
+        labels: Var,
+        r_intra: _Weight,
+        r_inter: _Weight,
+        least_cosine: float,
+        block_size: int,
+    ) -> Var:
+        embeddings, class_weight, labels = embeddings.detach(), class_weight.detach(), labels.detach()
+        batch_size, num_classes = embeddings.shape[0], class_weight.shape[0]
+        unit_embeddings, embedding_norms = _normalise(embeddings)
+        target_cosines = (unit_embeddings * _normalise(class_weight[labels])[0]).sum(1).clamp(-1, 1)
+        pulls = r_intra(jt.arccos(target_cosines))
+
+        sums = _Sums(unit_embeddings, target_cosines)
+        if jt.flags.use_cuda:
+            self.grad_class_weight = _dense_blocks(sums, class_weight, labels, pulls, r_inter, block_size)
+        else:
+            self.grad_class_weight = _listed_blocks(
+                sums, class_weight, labels, pulls, r_inter, block_size, least_cosine
+            )
+        self.grad_embeddings = _through_normalisation(sums.grad_unit_embeddings, unit_embeddings, embedding_norms)
+
+        intra_loss = _mean(-pulls * target_cosines)
+        inter_loss = sums.inter / _number(batch_size, sums.inter)
+        other_cosine = sums.cosine / _number(batch_size * (num_classes - 1), sums.cosine)
+        accurate = _accuracy(target_cosines, sums.nearest_other)
+        self.metrics = intra_loss, inter_loss, target_cosines.mean(), other_cosine, accurate
+        return intra_loss + inter_loss
+
+    def grad(self, grad_loss: Var) -> tuple[Var | None, ...]:
+        gradients = self.grad_embeddings, self.grad_class_weight
+        # a product with 1 would need a second gradient's memory; a CUDA device should not be waited for
+        if jt.flags.use_cuda or grad_loss.item() != 1:
+            gradients = grad_loss * gradients[0], grad_loss * gradients[1]
+        return *gradients, *[None] * 5
+
+
+class _Sums:
+    """What the blocks add to: all of one dtype."""
+
+    def __init__(self, unit_embeddings: Var, target_cosines: Var) -> None:
+        self.unit_embeddings = unit_embeddings
+        self.target_cosines = target_cosines
+        self.grad_unit_embeddings = jt.zeros_like(unit_embeddings)  # u
+        self.inter = jt.zeros((1,), unit_embeddings.dtype)  # of r_inter cos
+        self.cosine = jt.zeros((1,), unit_embeddings.dtype)  # of cos, without the targets
+        self.nearest_other = jt.full((len(unit_embeddings),), -4, unit_embeddings.dtype)
+
+
+def _listed_blocks(
+    sums: _Sums, class_weight: Var, labels: Var, pulls: Var, r_inter: _Weight, block_size: int, least_cosine: float
+) -> Var:
+    """Adds to `sums`, in place, and returns the gradient for class_weight.
+
+    The operators write to some of their inputs, which is safe as each has run before the next is noted down.
+    """
+    batch_size, num_classes = len(labels), class_weight.shape[0]
+    dtype, block_size = class_weight.dtype, min(block_size, num_classes)
+    header = f"#define ONEDNN {int(jt.compile_extern.use_mkl)}\n#define NORM_FLOOR {NORM_FLOOR!r}\n{_LOOPS}"
+    x, turned = sums.unit_embeddings, sums.unit_embeddings.transpose().clone()
+    labels = labels.int32()
+    grad_class_weight = jt.empty(class_weight.shape, dtype)
+    added_to = grad_class_weight, sums.grad_unit_embeddings, sums.inter
+
+    for first in range(0, num_classes, block_size):
+        size = min(block_size, num_classes - first)
+        data = {"first": first, "least": least_cosine, "dense_share": _DENSE_SHARE}
+        cosines, samples, counts, norms = jt.code(
+            [(-size * batch_size,), (size * batch_size,), (size,), (size,)],
+            [dtype, "int32", "int32", dtype],
+            [turned, class_weight, labels, sums.cosine, sums.nearest_other, grad_class_weight],
+            cpu_header=header,
+            cpu_src="""
+            const int64_t first = data["first"], d = in0_shape0, n = in0_shape1;
+            out0->set_shape({screen(out2_shape0, first, n, d, data["least"], data["dense_share"], in0_p,
+                in1_p + first * d, in2_p, out3_p, out0_p, out1_p, out2_p, in3_p, in4_p, in5_p + first * d)});
+            """,
+            data=data,
+        )
+        cosines.sync()  # only now its length is known; and what runs late would be in memory all at once
+        pushes = r_inter(jt.arccos(cosines.clamp(-1, 1)))
+        done = jt.code(
+            (1,),
+            "int32",
+            [x, class_weight, labels, norms, cosines, samples, counts, pushes, sums.target_cosines, pulls, *added_to],
+            cpu_header=header,
+            cpu_src="""
+            const int64_t first = data["first"], n = in0_shape0, d = in0_shape1, size = in3_shape0;
+            push(in7_shape0 == size * n, size, n, d, in0_p, in1_p + first * d, in3_p, in4_p, in5_p, in6_p, in7_p,
+                in10_p + first * d, in11_p, in12_p);
+            pull(size, first, n, d, in0_p, in1_p + first * d, in2_p, in3_p, in8_p, in9_p, in10_p + first * d, in11_p);
+            """,
+            data=data,
+        )
+        done.sync()
+    sums.cosine = sums.cosine - sums.target_cosines.sum()
+    return grad_class_weight
+
+
+def _dense_blocks(sums: _Sums, class_weight: Var, labels: Var, pulls: Var, r_inter: _Weight, block_size: int) -> Var:
+    """Adds to `sums` and returns the gradient for class_weight."""
+    batch_size, num_classes = len(labels), class_weight.shape[0]
+    gradients = []
+    for first in range(0, num_classes, block_size):
+        last = min(first + block_size, num_classes)
+        unit_prototypes, norms = _normalise(class_weight[first:last])
+        cosines = nn.matmul_transpose(sums.unit_embeddings, unit_prototypes).clamp(-1, 1)
+        is_target = (labels.unsqueeze(1) == jt.arange(first, last)).cast(cosines.dtype)
+        pushes = r_inter(jt.arccos(cosines)) * (1 - is_target)
+
+        g = (pushes - is_target * pulls.unsqueeze(1)) / _number(batch_size, pushes)
+        sums.grad_unit_embeddings = sums.grad_unit_embeddings + jt.matmul(g, unit_prototypes)
+        grad_unit_prototypes = jt.matmul(g.transpose(), sums.unit_embeddings)
+        gradients.append(_through_normalisation(grad_unit_prototypes, unit_prototypes, norms))
+
+        sums.inter = sums.inter + (pushes * cosines).sum()
+        sums.cosine = sums.cosine + (cosines * (1 - is_target)).sum()
+        sums.nearest_other = jt.maximum(sums.nearest_other, _nearest_other(cosines, is_target))
+        # execution is lazy: without this, all blocks would be in memory at once
+        jt.sync([sums.inter, sums.cosine, sums.nearest_other, sums.grad_unit_embeddings, gradients[-1]])
+    return jt.concat(gradients)
+
+
+def _number(value: float, like: Var) -> Var:
+    """A number in the dtype of `like`: as a Python number it would be rounded to float32, also beside float64."""
+    return jt.array(value, like.dtype)
+
+
+def _mean(values: Var) -> Var:
+    """A mean whose gradient does not have 1 / n rounded to float32, as that of Var.mean has."""
+    return values.sum() / _number(values.numel(), values)
+
+
+def _normalise(vectors: Var) -> tuple[Var, Var]:
+    """Rows divided by their norms, and these, (rows, 1)."""
+    # the floor comes before the root, whose slope at 0 is infinite
+    norms = jt.sqrt(jt.maximum((vectors * vectors).sum(1, keepdims=True), _number(NORM_FLOOR**2, vectors)))
+    return vectors / norms, norms
+
+
+def _through_normalisation(grad_unit: Var, unit: Var, norms: Var) -> Var:
+    """Gradient for v, given the gradient for v / max(||v||, floor): below the floor that is a plain division."""
+    radial = (grad_unit * unit).sum(1, keepdims=True) * (norms > _number(NORM_FLOOR, norms))
+    return (grad_unit - radial * unit) / norms
+
+
+def _nearest_other(cosines: Var, is_target: Var) -> Var:
+    """Each sample's largest cosine to another class."""
+    return (cosines - 4 * is_target).max(1)  # a target is below all others
+
+
+def _accuracy(target_cosines: Var, nearest_other: Var) -> Var:
+    """Share of samples to which no other prototype is nearer than their own."""
+    return (target_cosines >= nearest_other).cast(target_cosines.dtype).mean()
