@@ -147,7 +147,7 @@ FAULTS: dict[str, tuple[Fault, ...]] = {
             "self._to_device(part_labels)",
             "self._to_device((part_labels + 1) % self._num_classes)",
         ),
-        Fault("BGR for RGB", 5, TRAINER, "self._forward(part_images)", "self._forward(part_images[:, ::-1].copy())"),
+        Fault("BGR for RGB", 5, TRAINER, "self._forward(part_images,", "self._forward(part_images[:, ::-1].copy(),"),
         Fault("weight decay on BatchNorm", 5, "optimizer.py", "isinstance(module, NORMALISATIONS) or ", ""),
         Fault(
             "momentum not saved",

@@ -268,10 +268,10 @@ def test_a_step_does_not_wait_for_the_device(backend, head, monkeypatch):
         del seen[count:]
         return result
 
-    # on the CPU the heads look at the labels, and SFace at how much of a block is active; on a device they do not
+    # on the CPU the heads look at the labels, and the streamed form at what matters in a block; on a device they do not
     monkeypatch.setattr(backend.module("sface_loss"), "sface_loss", uncounted)
     monkeypatch.setattr(backend.module("margin_losses"), "_check", lambda *arguments: None)
-    trainer = backend.create_trainer(configured(head=HeadConfig(name=head)), CLASSES)
+    trainer = backend.create_trainer(configured(head=HeadConfig(name=head, form="plain")), CLASSES)
     trainer.train_step(*batch(), 0.01)
     with backend.module("bare").waits(seen):
         for step in range(1, 4):
