@@ -125,21 +125,21 @@ def _plain(
     theta = torch.acos(cosines.detach())
     is_target = F.one_hot(labels, len(class_weight)).bool()
 
-    target_cosines = cosines[is_target]
-    pull = r_intra(theta[is_target])
+    target_cosines = cosines.gather(1, labels[:, None])[:, 0]
+    pull = r_intra(torch.acos(target_cosines.detach()))
     push = r_inter(theta).masked_fill(is_target, 0)
 
     intra_loss = (-pull * target_cosines).mean()
     inter_loss = (push * cosines).sum(1).mean()
 
-    other_cosines = cosines.detach()[~is_target].view(len(labels), -1)
+    other_cosines = cosines.detach().masked_fill(is_target, 0)
     return SFaceResult(
         loss=intra_loss + inter_loss,
         intra_loss=intra_loss.detach(),
         inter_loss=inter_loss.detach(),
         target_cosine=target_cosines.detach().mean(),
-        other_cosine=other_cosines.mean(),
-        accuracy=_accuracy(target_cosines.detach(), other_cosines.amax(1)),
+        other_cosine=other_cosines.sum() / (len(labels) * (len(class_weight) - 1)),
+        accuracy=_accuracy(target_cosines.detach(), other_cosines.masked_fill(is_target, -1).amax(1)),
     )
 
 
