@@ -43,6 +43,12 @@ def keep_freed_memory() -> bool:
     return all(mallopt(option, value) == 1 for option, value in _MALLOC_OPTIONS)
 
 
+def give_back_freed_memory() -> None:
+    """Return what malloc holds of freed blocks to the system, so that it is not counted as in use; glibc only."""
+    with contextlib.suppress(OSError, AttributeError, TypeError):
+        ctypes.CDLL(None).malloc_trim(0)
+
+
 def reset_host_peak() -> None:
     """Let `host_peak` count from now on; where the kernel does not allow it, it goes on counting from the start."""
     with contextlib.suppress(OSError):

@@ -116,6 +116,8 @@ def _prepare_environment() -> None:
         os.environ.setdefault("nvcc_path", "")
     os.environ.setdefault("cc_flags", "-O2")  # naming a level keeps Jittor from adding -Ofast
     os.environ.setdefault("kernel_flags", KERNEL_FLAGS)
+    # By default the git branch around the environment: Jittor would compile everything anew on each branch.
+    os.environ.setdefault("cache_name", "main")
     # More threads share unguarded state and, rarely, crash; one takes 1.3 times as long for a network's operators.
     os.environ.setdefault("use_parallel_op_compiler", "1")
     _provide_onednn(_jittor_home())

@@ -106,3 +106,15 @@ def test_other_c_libraries_are_left_alone(monkeypatch):
         monkeypatch.delenv(name)
     monkeypatch.setattr(memory.ctypes, "CDLL", lambda name: object())
     assert not memory.keep_freed_memory()
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc can be told so")
+def test_freed_memory_is_given_back():
+    code = (
+        "import numpy as np; from common import memory; memory.keep_freed_memory(); "
+        "np.empty(64 * 2**20, np.uint8).fill(1); memory.reset_host_peak(); kept = memory.host_peak(); "
+        "memory.give_back_freed_memory(); memory.reset_host_peak(); print(kept - memory.host_peak())"
+    )
+    clean = {name: value for name, value in os.environ.items() if not name.startswith(("MALLOC_", "GLIBC_"))}
+    result = subprocess.run([sys.executable, "-c", code], env=clean, capture_output=True, text=True, check=True)
+    assert int(result.stdout) > 60 * MIB

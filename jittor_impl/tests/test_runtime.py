@@ -33,8 +33,9 @@ def test_a_cuda_compiler_without_a_device_is_left_alone():
     assert os.environ["nvcc_path"] == ""
 
 
-def test_operators_are_compiled_in_one_thread():
+def test_operators_are_compiled_in_one_thread_and_kept_for_all_branches():
     assert jt.flags.use_parallel_op_compiler == 1
+    assert Path(jt.flags.cache_path).name == os.environ["cache_name"] == "main"
 
 
 def test_onednn_comes_from_the_wheel():
