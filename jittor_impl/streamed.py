@@ -14,10 +14,11 @@ shared by the threads, go over a block: the first makes the cosines and lists th
 many of them is multiplied densely there too. Matrix products are oneDNN's, in float64 or without oneDNN plain loops. A
 thread's share of the work is fixed and no sum depends on the number of threads (oneDNN's own in a dense block may).
 
-This file needs Jittor only and can be copied alone.
+This file and `streamed.cc` beside it need Jittor only and can be copied.
 """
 
 from collections.abc import Callable
+from pathlib import Path
 
 import jittor as jt
 from jittor import Var, nn
@@ -29,191 +30,6 @@ NORM_FLOOR = 1e-12  # a zero vector is divided by this instead of by zero
 _DENSE_SHARE = 0.06
 
 _Weight = Callable[[Var], Var]
-
-# Embeddings are unit vectors, (N, D), or turned, (D, N). Of a block of classes: prototypes (size, D), norms (size,),
-# cosines (size, N). The list: for each class in order, `counts` of them, the samples of its active entries, rising.
-_LOOPS = """
-#include <algorithm>
-#include <cmath>
-#include <cstdint>
-#include <memory>
-#include <vector>
-
-constexpr int64_t TILE = 128;  // classes whose prototypes and cosines stay in a core's cache
-constexpr int64_t FEW = 32;  // samples that are looked at one by one where any is active
-constexpr int TARGET = -4;  // stands for the cosine of a sample's own class, which is below every `least`
-constexpr double FLOOR = NORM_FLOOR;
-
-// c = a b + beta c, or with the transpose of a: a is (m, k), or turned (k, m); b (k, n); c (m, n)
-template <class T> void product(bool turned, int64_t m, int64_t n, int64_t k, const T* a, const T* b, int beta, T* c) {
-    #pragma omp parallel for
-    for (int64_t i = 0; i < m; i++) {
-        T* row = c + i * n;
-        if (!beta) std::fill_n(row, n, T(0));
-        for (int64_t l = 0; l < k; l++) {
-            const T factor = turned ? a[l * m + i] : a[i * k + l];
-            for (int64_t j = 0; j < n; j++) row[j] += factor * b[l * n + j];
-        }
-    }
-}
-
-#if ONEDNN
-// Jittor has loaded the library for all. Inside a parallel loop it runs in the calling thread.
-extern "C" int dnnl_sgemm(char, char, int64_t, int64_t, int64_t, float, const float*, int64_t, const float*, int64_t,
-                          float, float*, int64_t);
-
-template <> void product(bool turned, int64_t m, int64_t n, int64_t k, const float* a, const float* b, int beta,
-                         float* c) {
-    const int status = dnnl_sgemm(turned ? 'T' : 'N', 'N', m, n, k, 1, a, turned ? m : k, b, n, beta, c, n);
-    if (status) throw std::runtime_error("oneDNN's matrix product failed, status " + std::to_string(status));
-}
-#endif
-
-template <class T> void add(int64_t d, T factor, const T* __restrict__ vector, T* __restrict__ sum) {
-    for (int64_t l = 0; l < d; l++) sum[l] += factor * vector[l];
-}
-
-template <class T> T clip(T cosine) { return std::min(std::max(cosine, T(-1)), T(1)); }
-
-// Cosines and norms of the classes from `begin` to `end`, and which entries are active; `samples` has N places a class.
-// The gradient is set to 0 here, where the threads are at work already.
-template <class T> void screen_tile(int64_t begin, int64_t end, int64_t first, int64_t n, int64_t d, T least,
-                                    const T* turned_embeddings, const T* prototypes, const int* labels, T* norms,
-                                    T* cosines, int* samples, int* counts, T* cosine_sums, T* nearest_other,
-                                    T* grad_prototypes) {
-    product(false, end - begin, n, d, prototypes + begin * d, turned_embeddings, 0, cosines + begin * n);
-    for (int64_t j = begin; j < end; j++) {
-        const T* prototype = prototypes + j * d;
-        T* row = cosines + j * n;
-        T square = 0, sum = 0;
-        for (int64_t k = 0; k < d; k++) square += prototype[k] * prototype[k];
-        norms[j] = std::sqrt(std::max(square, T(FLOOR * FLOOR)));
-        const T inverse = 1 / norms[j];
-        for (int64_t i = 0; i < n; i++) sum += row[i] *= inverse;
-        cosine_sums[j] = sum;
-    }
-    for (int64_t i = 0; i < n; i++) {
-        const int64_t j = labels[i] - first;
-        if (begin <= j && j < end) cosines[j * n + i] = TARGET;
-    }
-    for (int64_t j = begin; j < end; j++) {
-        const T* row = cosines + j * n;
-        int* list = samples + j * n;
-        int count = 0;
-        for (int64_t start = 0; start < n; start += FEW) {
-            const int64_t stop = std::min(start + FEW, n);
-            int active = 0;
-            for (int64_t i = start; i < stop; i++) {
-                nearest_other[i] = std::max(nearest_other[i], row[i]);
-                active += !(row[i] < least);  // so that a NaN is active and reaches the loss
-            }
-            for (int64_t i = start; active; i++)
-                if (!(row[i] < least)) {
-                    list[count++] = i;
-                    active--;
-                }
-        }
-        counts[j] = count;
-        std::fill_n(grad_prototypes + j * d, d, T(0));
-    }
-}
-
-// Returns how many entries `cosines` holds: the active ones, or all of them where they are too many for a list.
-template <class T> int64_t screen(int64_t size, int64_t first, int64_t n, int64_t d, double least, double dense_share,
-                                  const T* turned_embeddings, const T* prototypes, const int* labels, T* norms,
-                                  T* cosines, int* samples, int* counts, T* cosine_sum, T* nearest_other,
-                                  T* grad_prototypes) {
-    const T threshold = least > -1 ? least : -2;  // a cosine may round to less than -1
-    std::vector<T> cosine_sums(size);
-    #pragma omp parallel
-    {
-        std::vector<T> nearest(n, TARGET);
-        #pragma omp for schedule(dynamic)
-        for (int64_t begin = 0; begin < size; begin += TILE)
-            screen_tile(begin, std::min(begin + TILE, size), first, n, d, threshold, turned_embeddings, prototypes,
-                        labels, norms, cosines, samples, counts, cosine_sums.data(), nearest.data(),
-                        grad_prototypes);
-        #pragma omp critical
-        for (int64_t i = 0; i < n; i++) nearest_other[i] = std::max(nearest_other[i], nearest[i]);
-    }
-    int64_t total = 0;
-    double sum = 0;
-    for (int64_t j = 0; j < size; j++) {
-        total += counts[j];
-        sum += cosine_sums[j];
-    }
-    *cosine_sum += sum;
-    if (total > dense_share * size * n) return size * n;
-    int64_t place = 0;
-    for (int64_t j = 0; j < size; j++)
-        for (int64_t k = 0; k < counts[j]; k++, place++) {
-            samples[place] = samples[j * n + k];
-            cosines[place] = cosines[j * n + samples[place]];
-        }
-    return total;
-}
-
-// What the entries of other classes give; in a dense block `cosines` and `weights` are (size, N).
-template <class T> void push(bool dense, int64_t size, int64_t n, int64_t d, const T* embeddings, const T* prototypes,
-                             const T* norms, const T* cosines, const int* samples, const int* counts, const T* weights,
-                             T* grad_prototypes, T* grad_unit_embeddings, T* inter_sum) {
-    std::vector<int64_t> starts(size + 1);
-    for (int64_t j = 0; j < size; j++) starts[j + 1] = starts[j] + (dense ? n : counts[j]);
-    std::unique_ptr<T[]> factors(new T[starts[size]]);  // g / ||w||
-    std::vector<double> losses(size);
-    std::vector<T> along(size);  // v . w^ / ||w||
-
-    // threads that have to wait for one another cost more than a short list
-    const bool shared = starts[size] * d > 1 << 18;
-
-    const auto remove_radial_part = [&](int64_t j) {
-        if (norms[j] > FLOOR) add(d, -along[j] / norms[j], prototypes + j * d, grad_prototypes + j * d);
-    };
-
-    #pragma omp parallel for if (shared)
-    for (int64_t j = 0; j < size; j++) {
-        for (int64_t k = starts[j]; k < starts[j + 1]; k++) {
-            const T weight = cosines[k] == TARGET ? T(0) : weights[k], factor = weight / (n * norms[j]);
-            factors[k] = factor;
-            losses[j] += weight * clip(cosines[k]);
-            along[j] += factor * cosines[k];
-            if (!dense) add(d, factor, embeddings + samples[k] * d, grad_prototypes + j * d);
-        }
-        if (!dense && starts[j] < starts[j + 1]) remove_radial_part(j);
-    }
-    for (int64_t j = 0; j < size; j++) *inter_sum += losses[j];
-    if (dense) {
-        product(false, size, d, n, factors.get(), embeddings, 0, grad_prototypes);
-        product(true, n, d, size, factors.get(), prototypes, 1, grad_unit_embeddings);
-        #pragma omp parallel for
-        for (int64_t j = 0; j < size; j++) remove_radial_part(j);
-        return;
-    }
-    constexpr int64_t SHARE = 16;  // samples that one thread serves: then no two write to a row
-    #pragma omp parallel for if (shared)
-    for (int64_t begin = 0; begin < n; begin += SHARE)
-        for (int64_t j = 0; j < size; j++)
-            for (int64_t k = starts[j]; k < starts[j + 1]; k++)
-                if (begin <= samples[k] && samples[k] < begin + SHARE)
-                    add(d, factors[k], prototypes + j * d, grad_unit_embeddings + samples[k] * d);
-}
-
-// What the samples give to the prototypes of their own classes in the block, and these to the samples.
-template <class T> void pull(int64_t size, int64_t first, int64_t n, int64_t d, const T* embeddings,
-                             const T* prototypes, const int* labels, const T* norms, const T* target_cosines,
-                             const T* weights, T* grad_prototypes, T* grad_unit_embeddings) {
-    for (int64_t i = 0; i < n; i++) {
-        const int64_t j = labels[i] - first;
-        if (j < 0 || j >= size) continue;
-        const T factor = -weights[i] / (n * norms[j]);
-        const T along = norms[j] > FLOOR ? target_cosines[i] / norms[j] : 0;
-        for (int64_t l = 0; l < d; l++) {
-            grad_prototypes[j * d + l] += factor * (embeddings[i * d + l] - along * prototypes[j * d + l]);
-            grad_unit_embeddings[i * d + l] += factor * prototypes[j * d + l];
-        }
-    }
-}
-"""
 
 
 def streamed(
@@ -309,7 +125,8 @@ def _listed_blocks(
     """
     batch_size, num_classes = len(labels), class_weight.shape[0]
     dtype, block_size = class_weight.dtype, min(block_size, num_classes)
-    header = f"#define ONEDNN {int(jt.compile_extern.use_mkl)}\n#define NORM_FLOOR {NORM_FLOOR!r}\n{_LOOPS}"
+    loops = Path(__file__).with_suffix(".cc").read_text("utf-8")
+    header = f"#define ONEDNN {int(jt.compile_extern.use_mkl)}\n#define NORM_FLOOR {NORM_FLOOR!r}\n{loops}"
     x, turned = sums.unit_embeddings, sums.unit_embeddings.transpose().clone()
     labels = labels.int32()
     grad_class_weight = jt.empty(class_weight.shape, dtype)

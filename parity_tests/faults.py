@@ -295,7 +295,7 @@ FAULTS: dict[str, tuple[Fault, ...]] = {
         Fault(
             "target in the inter sum, streamed form",
             1,
-            STREAMED,
+            "streamed.cc",
             "if (begin <= j && j < end) cosines[j * n + i] = TARGET;",
             "",
         ),
