@@ -8,18 +8,25 @@ from mxnet.symbol import Symbol
 class PReLU(gluon.HybridBlock):
     """max(0, x) + weight min(0, x), one weight (C,) a channel of (N, C, H, W).
 
-    Not `nn.PReLU`: the gradient of its weight alone takes half of a MobileFaceNet's step on a CPU.
+    Computed as weight x + (1 - weight) max(0, x), both products as 1x1 convolutions of single channels: these, the sum
+    and max(0, x) are oneDNN's, and the feature maps stay in its layout. `nn.PReLU` is seven times slower on a CPU.
     """
 
     def __init__(self, channels: int) -> None:
         super().__init__()
+        self._channels = channels
         with self.name_scope():
             self.weight = self.params.get("weight", shape=(channels,), init=init.Constant(0.25))
 
     def hybrid_forward(self, F, x: Symbol, weight: Symbol) -> Symbol:
         positive = F.LeakyReLU(x, act_type="leaky", slope=0.0)  # relu, twice as fast
-        slopes = F.broadcast_like(F.reshape(weight, (1, -1)), x, lhs_axes=(0,), rhs_axes=(0,))
-        return positive + spread(F, slopes, x) * (x - positive)
+        return self._times(F, x, weight) + self._times(F, positive, 1 - weight)
+
+    def _times(self, F, x: Symbol, weight: Symbol) -> Symbol:
+        kernels = F.reshape(weight, (-1, 1, 1, 1))
+        return F.Convolution(
+            x, kernels, kernel=(1, 1), num_filter=self._channels, num_group=self._channels, no_bias=True
+        )
 
 
 class BatchNorm1D(nn.BatchNorm):
