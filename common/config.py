@@ -106,6 +106,8 @@ class OptimiserConfig:
     """Parts in which a batch is computed one after the other, to save memory; BatchNorm sees a part."""
     clip_norm: float | None = None
     """Largest L2 norm of the whole gradient; none: not clipped."""
+    row_sparse: bool = False
+    """PyTorch, sface, on the CPU: leave prototypes alone that have no gradient and do not turn any more."""
 
 
 @dataclass(frozen=True)
@@ -214,6 +216,13 @@ def check(config: RunConfig) -> None:
         optimiser.clip_norm is None or _positive(optimiser.clip_norm),
         "optimiser.clip_norm",
         "none or positive",
+        optimiser,
+    )
+    _expect(
+        not optimiser.row_sparse
+        or (head.name == "sface" and optimiser.clip_norm is None and config.precision != "fp16"),
+        "optimiser.row_sparse",
+        "false unless the head is sface, and without clip_norm and fp16",
         optimiser,
     )
     _expect(0 <= config.seed < 2**63, "seed", "0 to 2^63 - 1", config)

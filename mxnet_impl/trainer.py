@@ -25,7 +25,7 @@ class Trainer:
         num_classes: identities of the training set.
 
     Raises:
-        ValueError: no such device, backbone or precision, or one to be compiled.
+        ValueError: no such device, backbone or precision, or an option that only PyTorch has.
     """
 
     def __init__(self, config: RunConfig, num_classes: int) -> None:
@@ -35,6 +35,8 @@ class Trainer:
             )
         if config.compile:
             raise ValueError("compile: expected false with MXNet, got true; torch.compile is PyTorch's")
+        if config.optimiser.row_sparse:
+            raise ValueError("optimiser.row_sparse: expected false with MXNet, got true; only PyTorch's trainer has it")
         self.device = runtime.resolve_device(config.device)
         self._config = config
         self._num_classes = num_classes

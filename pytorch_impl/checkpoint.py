@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from common.checkpoint import check_arrays
 from common.initialisation import Kind, ParameterSpec
+from pytorch_impl.backbones._prelu import PReLU
 
 BATCH_NORM: dict[str, Kind] = {
     "weight": "bn_weight",
@@ -30,6 +31,7 @@ KINDS: dict[type[nn.Module], dict[str, Kind]] = {
     nn.BatchNorm2d: BATCH_NORM,
     nn.SyncBatchNorm: BATCH_NORM,
     nn.PReLU: {"weight": "prelu"},
+    PReLU: {"weight": "prelu"},
 }
 HEAD: dict[str, Kind] = {"class_weight": "class_weight", "bias": "bias"}  # of any other module
 

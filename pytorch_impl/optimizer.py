@@ -1,7 +1,7 @@
 """The one SGD rule, v = m v + (g + wd w), w = w - lr v, and what weight decay applies to.
 
-It is `torch.optim.SGD` as it comes: the learning rate stands outside the momentum buffer. (MXNet's own SGD has it
-inside, and the two part at the first drop of the rate.)
+It is `torch.optim.SGD`, in its fused form: one pass over memory instead of four. The learning rate stands outside the
+momentum buffer. (MXNet's own SGD has it inside, and the two part at the first drop of the rate.)
 """
 
 import torch
@@ -21,7 +21,10 @@ def create_optimizer(modules: list[nn.Module], *, momentum: float, weight_decay:
                     is_free = isinstance(module, NORMALISATIONS) or name == "bias"
                     (undecayed if is_free else decayed).append(parameter)
     groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": undecayed, "weight_decay": 0.0}]
-    return torch.optim.SGD(groups, lr=0.0, momentum=momentum)  # the loop sets the rate of every step
+    optimizer = torch.optim.SGD(groups, lr=0.0, momentum=momentum, fused=True)  # the loop sets the rate of every step
+    for parameter in decayed + undecayed:
+        momentum_buffer(optimizer, parameter)  # else it stays uninitialised where a first step in float16 is left out
+    return optimizer
 
 
 def set_learning_rate(optimizer: torch.optim.SGD, learning_rate: float) -> None:

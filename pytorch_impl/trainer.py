@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from common.config import HeadConfig, RunConfig
 from common.initialisation import draw_parameters
+from common.row_sparse import RowSparseSGD
 from pytorch_impl import checkpoint, runtime
 from pytorch_impl.backbones import create_backbone
 from pytorch_impl.margin_losses import ArcFaceHead, CosFaceHead, NormalisedSoftmaxHead, SoftmaxHead, SphereFaceHead
@@ -23,7 +24,7 @@ class Trainer:
         num_classes: identities of the training set.
 
     Raises:
-        ValueError: no such device or backbone.
+        ValueError: no such device or backbone, or a row-sparse update on a CUDA device.
     """
 
     def __init__(self, config: RunConfig, num_classes: int) -> None:
@@ -45,9 +46,11 @@ class Trainer:
         backbone.to(memory_format=torch.channels_last)
         self.backbone, self.head = backbone, head
         self._trained_backbone = torch.compile(backbone) if config.compile else backbone
-        self._optimizer = create_optimizer(
-            [backbone, head], momentum=config.optimiser.momentum, weight_decay=config.optimiser.weight_decay
-        )
+        rule = {"momentum": config.optimiser.momentum, "weight_decay": config.optimiser.weight_decay}
+        self._row_sparse = RowSparseSGD(num_classes, **rule) if config.optimiser.row_sparse else None
+        if self._row_sparse and self.device.type != "cpu":
+            raise ValueError(f"optimiser.row_sparse: expected false on {self.device}, got true; it is for the CPU")
+        self._optimizer = create_optimizer([backbone] if self._row_sparse else [backbone, head], **rule)
         self._scaler = torch.amp.GradScaler(self.device.type, enabled=config.precision == "fp16")
         self._step = 0
         self._metrics: dict[str, Tensor] = {}
@@ -59,7 +62,7 @@ class Trainer:
         if isinstance(self.head, SphereFaceHead):
             self.head.step = self._step
         set_learning_rate(self._optimizer, learning_rate)
-        self._optimizer.zero_grad(set_to_none=True)
+        self._modules.zero_grad(set_to_none=True)
 
         parts = self._config.optimiser.accumulate
         totals: dict[str, Tensor] = {}
@@ -74,6 +77,8 @@ class Trainer:
             nn.utils.clip_grad_norm_(self._modules.parameters(), self._config.optimiser.clip_norm)
         self._scaler.step(self._optimizer)
         self._scaler.update()
+        if self._row_sparse:
+            self._row_sparse.step(*self._prototypes(), self.head.class_weight.grad.numpy(), learning_rate)
         self._metrics = totals
         self._remember_if_bad(totals["loss"])
         self._step += 1
@@ -91,6 +96,8 @@ class Trainer:
             return self._forward(images, self.backbone).float().cpu().numpy()
 
     def state(self) -> dict[str, np.ndarray]:
+        if self._row_sparse:
+            self._row_sparse.catch_up(*self._prototypes())
         arrays = checkpoint.to_canonical(self._modules) | checkpoint.to_arrays(self._momentum())
         arrays["random.cpu"] = torch.get_rng_state().numpy()
         if self.device.type == "cuda":
@@ -103,6 +110,7 @@ class Trainer:
     def load_weights(self, state: dict[str, np.ndarray]) -> None:
         weights = {name: array for name, array in state.items() if name.startswith(("backbone.", "head."))}
         checkpoint.from_canonical(self._modules, weights)
+        self._forget_rest()
 
     def load_state(self, state: dict[str, np.ndarray], step: int) -> None:
         tensors = checkpoint.named_tensors(self._modules) | self._momentum()
@@ -115,6 +123,7 @@ class Trainer:
         if "scaler.scale" in state and self._scaler.is_enabled():
             saved = {"scale": float(state["scaler.scale"]), "_growth_tracker": int(state["scaler.growth_tracker"])}
             self._scaler.load_state_dict({**self._scaler.state_dict(), **saved})
+        self._forget_rest()
         self._step = step
         self._first_bad_step.fill_(-1)
 
@@ -145,6 +154,15 @@ class Trainer:
         """Without looking at the value: that would make the host wait for the device."""
         is_first = (self._first_bad_step < 0) & ~torch.isfinite(loss)
         self._first_bad_step = torch.where(is_first, self._step + 1, self._first_bad_step)
+
+    def _prototypes(self) -> tuple[np.ndarray, np.ndarray]:
+        """The memory of the prototypes and of their momentum."""
+        weight = self.head.class_weight
+        return weight.detach().numpy(), momentum_buffer(self._optimizer, weight).numpy()
+
+    def _forget_rest(self) -> None:
+        if self._row_sparse:
+            self._row_sparse.forget()
 
     def _momentum(self) -> dict[str, Tensor]:
         trained = [(name, p) for name, p in self._modules.named_parameters() if p.requires_grad]

@@ -16,3 +16,8 @@ def test_reduced_precision_is_refused(precision):
 def test_compiling_is_refused():
     with pytest.raises(ValueError, match="compile: expected false with MXNet, got true"):
         Trainer(configured(compile=True), CLASSES)
+
+
+def test_row_sparse_update_is_refused():
+    with pytest.raises(ValueError, match="optimiser.row_sparse: expected false with MXNet, got true"):
+        Trainer(configured(row_sparse=True), CLASSES)

@@ -15,6 +15,10 @@ REFERENCE, OTHERS = "pytorch_impl", ("mxnet_impl", "jittor_impl")
 
 ALLOWED = {
     "mxnet_impl/backbones/_layers.py: not in pytorch_impl": "Gluon's PReLU is slow, its BatchNorm of (N, C) crashes",
+    **{
+        f"{package}/backbones/_prelu.py: missing": "PyTorch has no other layer to replace; the others' is in _layers.py"
+        for package in ("mxnet_impl", "jittor_impl")
+    },
     "mxnet_impl/checkpoint.py: named_parameters is not in pytorch_impl": (
         "Gluon keeps gradients, and whether there are any, in a Parameter; in PyTorch and Jittor the tensor knows"
     ),

@@ -7,12 +7,14 @@
     head      BN, dropout, flatten, linear, BN
 
 Parameter names and layouts are those of face.evoLVe and zhongyy/SFace, so that their weights load. This file needs
-PyTorch only and can be copied alone.
+PyTorch and _prelu.py only and can be copied with it.
 """
 
 from collections.abc import Sequence
 
 from torch import Tensor, nn
+
+from pytorch_impl.backbones._prelu import PReLU
 
 EPS = 1e-5
 REDUCTION = 16  # squeeze-excite: channels to hidden units
@@ -60,7 +62,7 @@ class IR(nn.Module):
         self.input_layer = nn.Sequential(
             nn.Conv2d(3, widths[0], 3, padding=1, bias=False),
             nn.BatchNorm2d(widths[0], eps=EPS),
-            nn.PReLU(widths[0]),
+            PReLU(widths[0]),
         )
         self.body = nn.Sequential(
             *_stage(widths[0], widths[0], blocks[0], squeeze_excite),
@@ -100,7 +102,7 @@ class Block(nn.Module):
         self.res_layer = nn.Sequential(
             nn.BatchNorm2d(in_width, eps=EPS),
             nn.Conv2d(in_width, width, 3, padding=1, bias=False),
-            nn.PReLU(width),
+            PReLU(width),
             nn.Conv2d(width, width, 3, stride, padding=1, bias=False),
             nn.BatchNorm2d(width, eps=EPS),
             *([SqueezeExcite(width)] if squeeze_excite else []),

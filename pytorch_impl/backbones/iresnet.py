@@ -6,13 +6,15 @@
     head      BN, flatten, dropout, linear, BN with weight 1
 
 Parameter names and layouts are those of insightface's recognition/arcface_torch, so that its weights load. This file
-needs PyTorch only and can be copied alone.
+needs PyTorch and _prelu.py only and can be copied with it.
 """
 
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
+
+from pytorch_impl.backbones._prelu import PReLU
 
 EPS = 1e-5
 
@@ -59,7 +61,7 @@ class IResNet(nn.Module):
 
         self.conv1 = nn.Conv2d(3, widths[0], 3, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(widths[0], eps=EPS)
-        self.prelu = nn.PReLU(widths[0])
+        self.prelu = PReLU(widths[0])
 
         self.layer1 = _stage(widths[0], widths[0], blocks[0])
         self.layer2 = _stage(widths[0], widths[1], blocks[1])
@@ -91,7 +93,7 @@ class Block(nn.Module):
         self.bn1 = nn.BatchNorm2d(in_width, eps=EPS)
         self.conv1 = nn.Conv2d(in_width, width, 3, padding=1, bias=False)
         self.bn2 = nn.BatchNorm2d(width, eps=EPS)
-        self.prelu = nn.PReLU(width)
+        self.prelu = PReLU(width)
         self.conv2 = nn.Conv2d(width, width, 3, stride, padding=1, bias=False)
         self.bn3 = nn.BatchNorm2d(width, eps=EPS)
         if stride == 1 and in_width == width:

@@ -9,14 +9,16 @@
 Each convolution is followed by BN and PReLU; those that end a bottleneck and the last one by BN alone. A bottleneck is
 conv1x1, depthwise 3x3, conv1x1.
 
-Parameter names and layouts are those of zhongyy/SFace, so that its weights load. This file needs PyTorch only and can
-be copied alone.
+Parameter names and layouts are those of zhongyy/SFace, so that its weights load. This file needs PyTorch and
+_prelu.py only and can be copied with it.
 """
 
 from collections import OrderedDict
 
 import torch
 from torch import Tensor, nn
+
+from pytorch_impl.backbones._prelu import PReLU
 
 EPS = 1e-3
 HEAD_EPS = 2e-5
@@ -100,7 +102,7 @@ def _conv(
         batchnorm=nn.BatchNorm2d(width, eps=EPS),
     )
     if activation:
-        layers["relu"] = nn.PReLU(width)  # the published name
+        layers["relu"] = PReLU(width)  # the published name
     return nn.Sequential(layers)
 
 

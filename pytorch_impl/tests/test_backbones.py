@@ -10,6 +10,7 @@ from torch import nn
 
 from common.tests.published_networks import published_shapes
 from pytorch_impl.backbones import BACKBONES, create_backbone
+from pytorch_impl.backbones._prelu import PReLU
 from pytorch_impl.backbones.ir import IR
 from pytorch_impl.backbones.iresnet import IResNet
 from pytorch_impl.backbones.mobilefacenet import MobileFaceNet
@@ -276,6 +277,27 @@ def test_every_parameter_that_trains_gets_a_gradient(family):
     backbone(images(4, 32)).square().sum().backward()
     without = [key for key, parameter in backbone.named_parameters() if parameter.grad is None]
     assert without == (["features.weight"] if family == "iresnet" else [])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=str)
+def test_prelu_is_pytorchs_to_the_bit(dtype, layout):
+    """Weights above 1 and below 0, inputs of 0; under autocast too, where weight and input differ in dtype."""
+    torch.manual_seed(0)
+    x = torch.randn(2, 5, 6, 7, dtype=dtype).to(memory_format=layout)
+    x[0, :, 0] = 0
+    results = []
+    for kind in (PReLU, nn.PReLU):
+        layer = kind(5).to(torch.float32 if dtype == torch.bfloat16 else dtype)
+        layer.weight.data = layer.weight.data.new_tensor([0.25, 1.5, -0.5, 0.0, 1.0])
+        leaf = x.clone().requires_grad_()
+        with torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
+            y = layer(leaf)
+        y.backward(torch.arange(1, y.numel() + 1).reshape(y.shape).to(y.dtype, memory_format=layout) / 100)
+        results.append((y, leaf.grad, layer.weight.grad))
+    for ours, theirs in zip(*results, strict=True):
+        assert ours.dtype == theirs.dtype
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -8,6 +8,7 @@ from torch import nn
 from common.initialisation import ParameterSpec, draw_parameters
 from common.tests.published_networks import published_shapes
 from pytorch_impl.backbones import BACKBONES, create_backbone
+from pytorch_impl.backbones._prelu import PReLU
 from pytorch_impl.checkpoint import (
     from_arrays,
     from_canonical,
@@ -149,7 +150,7 @@ def test_every_parameter_of_every_backbone_has_its_kind(name):
         kinds = {
             nn.Conv2d: {"weight": "conv"},
             nn.Linear: {"weight": "linear", "bias": "bias"},
-            nn.PReLU: {"weight": "prelu"},
+            PReLU: {"weight": "prelu"},
         }.get(type(module), {})
         if "BatchNorm" in type(module).__name__:
             kinds = {"weight": "bn_weight", "bias": "bn_bias", "running_mean": "bn_mean", "running_var": "bn_var"}

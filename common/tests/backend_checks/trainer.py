@@ -14,7 +14,7 @@ CLASSES = 6
 
 
 def configured(**options) -> RunConfig:
-    keys = ("accumulate", "clip_norm", "batch_size", "weight_decay")
+    keys = ("accumulate", "clip_norm", "batch_size", "weight_decay", "row_sparse")
     optimiser = {"batch_size": 8} | {key: options.pop(key) for key in keys if key in options}
     config = RunConfig(
         name="test",
