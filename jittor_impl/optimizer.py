@@ -1,8 +1,8 @@
 """The one SGD rule, v = m v + (g + wd w), w = w - lr v, and what weight decay applies to.
 
-It is `jittor.optim.SGD` as it comes: the learning rate stands outside the momentum buffer. (MXNet's own SGD has it
-inside, and the two part at the first drop of the rate.) Its numbers are handed over in the dtype of the parameters: a
-Python number would be rounded to float32, also beside float64.
+It is the rule of `jittor.optim.SGD`: the learning rate stands outside the momentum buffer. (MXNet's own SGD has it
+inside, and the two part at the first drop of the rate.) But on a CPU that one runs in one thread, and it rounds numbers
+to float32, also beside float64.
 """
 
 import jittor as jt
@@ -24,17 +24,12 @@ def create_optimizer(modules: list[nn.Module], *, momentum: float, weight_decay:
                 if isinstance(parameter, Var) and not parameter.is_stop_grad():
                     is_free = isinstance(module, NORMALISATIONS) or name == "bias"
                     (undecayed if is_free else decayed).append(parameter)
-    dtype = (decayed + undecayed)[0].dtype
-    groups = [
-        {"params": parameters, "momentum": jt.array(momentum, dtype), "weight_decay": jt.array(decay, dtype)}
-        for parameters, decay in ((decayed, weight_decay), (undecayed, 0.0))
-    ]
-    return jt.optim.SGD(groups, lr=0.0)  # the loop sets the rate of every step
+    groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": undecayed, "weight_decay": 0.0}]
+    return _SGD(groups, lr=0.0, momentum=momentum)  # the loop sets the rate of every step
 
 
 def set_learning_rate(optimizer: jt.optim.SGD, learning_rate: float) -> None:
-    for group in optimizer.param_groups:
-        group["lr"] = jt.array(learning_rate, group["momentum"].dtype)
+    optimizer.lr = learning_rate
 
 
 def momentum_buffer(optimizer: jt.optim.SGD, parameter: Var) -> Var:
@@ -44,3 +39,39 @@ def momentum_buffer(optimizer: jt.optim.SGD, parameter: Var) -> Var:
             if candidate is parameter:
                 return buffer
     raise ValueError(f"{parameter.name()}: not a parameter of this optimizer")
+
+
+class _SGD(jt.optim.SGD):
+    def step(self, loss: Var | None = None, retain_graph: bool = False) -> None:
+        self.pre_step(loss, retain_graph)
+        for group in self.param_groups:
+            for weight, gradient, buffer in zip(group["params"], group["grads"], group["values"], strict=True):
+                new = _updated(weight, gradient, buffer, self.lr, self.momentum, group["weight_decay"])
+                for old, value in zip((weight, buffer), new, strict=True):
+                    old.update(value)
+        self.post_step()
+
+
+def _updated(
+    weight: Var, gradient: Var, buffer: Var, learning_rate: float, momentum: float, weight_decay: float
+) -> tuple[Var, Var]:
+    """Weight and buffer after a step; of any shape."""
+    if jt.flags.use_cuda:
+        m, wd, lr = (jt.array(number, weight.dtype) for number in (momentum, weight_decay, learning_rate))
+        buffer = m * buffer + (gradient + wd * weight)
+        return weight - lr * buffer, buffer
+    return jt.code(
+        [weight.shape] * 2,
+        [weight.dtype] * 2,
+        [weight, gradient, buffer],
+        cpu_src="""
+            using T = in0_type;
+            const T momentum = data["momentum"], weight_decay = data["weight_decay"], rate = data["learning_rate"];
+            const int64_t size = in0->num;
+            #pragma omp parallel for if (size > 10000)
+            for (int64_t i = 0; i < size; i++) {
+                out1_p[i] = momentum * in2_p[i] + (in1_p[i] + weight_decay * in0_p[i]);
+                out0_p[i] = in0_p[i] - rate * out1_p[i];
+            }""",
+        data={"momentum": momentum, "weight_decay": weight_decay, "learning_rate": learning_rate},
+    )

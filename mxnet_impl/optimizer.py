@@ -4,6 +4,7 @@ Not `mxnet.optimizer.SGD`, which has the learning rate inside the momentum buffe
 rate.
 """
 
+import numpy as np
 from mxnet import gluon, nd
 from mxnet.gluon import nn
 from mxnet.ndarray import NDArray
@@ -12,7 +13,7 @@ NORMALISATIONS = (nn.BatchNorm,)
 
 
 class SGD:
-    """Updates parameters in place from their gradients; `learning_rate` is that of the next step.
+    """Updates parameters in place from their gradients, which are lost; `learning_rate` is that of the next step.
 
     Args:
         weight_decay: wd of each parameter.
@@ -27,9 +28,17 @@ class SGD:
 
     def step(self) -> None:
         for parameter, weight_decay in self.weight_decay.items():
-            weight, buffer = parameter.data(), self.buffers[parameter]
+            self._update(parameter.data(), parameter.grad(), self.buffers[parameter], weight_decay)
+
+    def _update(self, weight: NDArray, gradient: NDArray, buffer: NDArray, weight_decay: float) -> None:
+        if weight.dtype == np.float32:  # MXNet's operators, which round numbers to float32, in two passes over memory
+            # with -1 for the rate the buffer becomes v; the weights that belong to that rate go where nobody needs them
+            rule = {"lr": -1.0, "momentum": self.momentum, "wd": weight_decay}
+            nd.sgd_mom_update(weight, gradient, buffer, out=gradient, **rule)
+            nd.sgd_update(weight, buffer, lr=self.learning_rate, wd=0.0, out=weight)
+        else:
             buffer *= self.momentum
-            buffer += parameter.grad()
+            buffer += gradient
             if weight_decay:
                 buffer += weight_decay * weight
             weight -= self.learning_rate * buffer

@@ -56,10 +56,10 @@ _RATE_INSIDE_IN_MXNET = """    for buffer in optimizer.buffers.values():
             buffer *= optimizer.learning_rate / learning_rate
     optimizer.learning_rate = learning_rate"""
 
-_RATE_INSIDE_IN_JITTOR = """        for buffer in group["values"]:
-            if "lr" in group:
-                buffer.update(buffer * (group["lr"] / learning_rate))
-        group["lr"] = jt.array(learning_rate,"""
+_RATE_INSIDE_IN_JITTOR = """    for buffer in sum([group["values"] for group in optimizer.param_groups], []):
+        if optimizer.lr:
+            buffer.update(buffer * (optimizer.lr / learning_rate))
+    optimizer.lr = learning_rate"""
 
 LOSS, STREAMED, TRAINER = "sface_loss.py", "streamed.py", "trainer.py"
 
@@ -325,7 +325,7 @@ FAULTS: dict[str, tuple[Fault, ...]] = {
             "learning rate inside the momentum",
             6,
             "optimizer.py",
-            '        group["lr"] = jt.array(learning_rate,',
+            "    optimizer.lr = learning_rate",
             _RATE_INSIDE_IN_JITTOR,
         ),
         Fault(

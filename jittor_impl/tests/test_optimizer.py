@@ -33,12 +33,12 @@ def test_the_rule_across_a_drop_of_the_rate():
 def test_weight_decay_spares_batch_norm_and_biases():
     backbone, head = create_backbone("iresnet_small", 16, 32), SoftmaxHead(16, 5)
     optimizer = create_optimizer([backbone, head], momentum=0.9, weight_decay=5e-4)
-    decay = {id(p): group["weight_decay"].item() for group in optimizer.param_groups for p in group["params"]}
+    decay = {id(p): group["weight_decay"] for group in optimizer.param_groups for p in group["params"]}
     named = named_tensors(backbone) | named_tensors(head)
     expected = {id(p) for name, p in named.items() if ".running_" not in name and name != "features.weight"}
     assert decay.keys() == expected
     for name in ("conv1.weight", "prelu.weight", "layer1.0.downsample.0.weight", "fc.weight", "class_weight"):
-        assert decay[id(named[name])] == np.float32(5e-4), name
+        assert decay[id(named[name])] == 5e-4, name
     for name in ("bn1.weight", "bn1.bias", "layer1.0.downsample.1.weight", "fc.bias", "features.bias", "bias"):
         assert decay[id(named[name])] == 0, name
 
