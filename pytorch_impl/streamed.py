@@ -21,7 +21,8 @@ NORM_FLOOR = 1e-12  # a zero vector is divided by this instead of by zero
 _DENSE_SHARE = 0.08  # of a block's entries: with more, products of the whole block are faster than gathering
 _SCREEN_SHARE = 0.003  # of a block's entries: with more, a float32 product is faster than computing them again
 _SCREEN_AGAIN = 4  # so much fewer entries than that have to be found in one block for the next to be screened again
-_SCREEN_ERROR = 4 * 2**-8  # of a cosine in bfloat16, at most: three roundings of 2**-8, and little more
+_ROUNDING = 1.05 * 2**-8  # of bfloat16, relative; and float32's, and second orders
+_SCREEN_ERROR = 5 * _ROUNDING  # of any cosine, at most; see _screen
 _WAITING = 4096  # gathered entries that wait until their part of the gradients is computed
 
 _Weight = Callable[[Tensor], Tensor]  # r as a function of theta, any shape
@@ -139,24 +140,31 @@ class _Pass:
             self._add_dense(block, cosines, norms, own, is_own)
 
     def _screen(self, block: slice, own: Tensor, is_own: Tensor) -> bool:
-        """Gather the block's entries, found by a product in bfloat16 and its error; False: too many for that."""
-        prototypes = self.class_weight[block] / self.norms[block, None]
-        cosines = self.rounded_embeddings @ prototypes.bfloat16().T
+        """Gather the block's entries, found by a product in bfloat16 and its error; False: too many for that.
+
+        Five things are rounded. Embeddings and prototypes each change a cosine by a rounding, whatever it is; the
+        product, 1 / norm and their product by a rounding of the cosine itself.
+        """
+        weight, norms = self.class_weight[block], self.norms[block]
+        inverse_norms = norms.reciprocal()
+        cosines = (self.rounded_embeddings @ weight.bfloat16().T).mul_(inverse_norms.bfloat16())
         _put(cosines, own, is_own, -1)
         highest = cosines.amax(1).float()
         # where only the exact cosines tell whether another prototype is nearer than a sample's own, they count too
         unclear = (highest - self.target_cosines).abs() <= _SCREEN_ERROR
-        least = (
-            torch.where(unclear, self.target_cosines.clamp_max(self.least_cosine), self.least_cosine) - _SCREEN_ERROR
+        least = torch.where(
+            unclear,
+            self.target_cosines.clamp_max(self.least_cosine) - _SCREEN_ERROR,
+            self.least_cosine - (2 + 3 * abs(self.least_cosine)) * _ROUNDING,
         )
         samples, columns = _not_below(cosines, highest, least)
         self.screens = len(samples) <= _SCREEN_SHARE * cosines.numel()
         if self.screens:
-            exact = (self.unit_embeddings.index_select(0, samples) * prototypes.index_select(0, columns)).sum(1)
-            exact.clamp_max_(1)
+            dots = self.unit_embeddings.index_select(0, samples) * weight.index_select(0, columns)
+            exact = dots.sum(1).div_(norms[columns]).clamp_max_(1)
             self.nearest_other = torch.maximum(self.nearest_other, highest - _SCREEN_ERROR)
             self.nearest_other.scatter_reduce_(0, samples, exact, "amax")
-            self.cosine_sum += self.embedding_sum @ prototypes.sum(0)
+            self.cosine_sum += self.embedding_sum @ (inverse_norms @ weight)
             active = (~(exact < self.least_cosine)).nonzero()[:, 0]
             self._wait(block, samples[active], columns[active], exact[active], is_own)
         return self.screens

@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -114,12 +115,29 @@ def test_screening_decides_near_ties_exactly(monkeypatch):
 
 
 def test_the_error_of_screening_is_within_its_bound():
-    """All entries of both vectors lie just below the middle between two bfloat16 numbers."""
+    """All entries of both vectors lie just below the middle between two bfloat16 numbers, and so does 1 / norm."""
     entry = 1 + 2**-8 - 2**-20
     worst = torch.full((1, 64), entry) / 8
-    rounded = worst.bfloat16() @ worst.bfloat16().T
-    error = abs(rounded.item() / (worst @ worst.T).item() - 1)
-    assert 1.9 * 2**-8 < error < streamed._SCREEN_ERROR
+    inverse = torch.tensor(entry)
+    rounded = worst.bfloat16() @ worst.bfloat16().T * inverse.bfloat16()
+    error = abs(rounded.item() / (worst @ worst.T * inverse).item() - 1)
+    assert 2.9 * 2**-8 < error < streamed._SCREEN_ERROR
+
+
+@pytest.mark.parametrize("center", [0.3, 1.2, 1.9])
+def test_screening_finds_what_lies_on_the_cut(monkeypatch, center):
+    """Prototypes just inside the cut, in directions and lengths of all roundings: each gets its push."""
+    monkeypatch.setattr(streamed, "_SCREEN_SHARE", 1)
+    monkeypatch.setattr(streamed, "_has_bfloat16", lambda: True)
+    generator = torch.Generator().manual_seed(0)
+    x = F.normalize(torch.randn(1, 32, generator=generator))
+    across = torch.randn(4000, 32, generator=generator)
+    across = F.normalize(across - (across @ x.T) * x)
+    angle = center + math.log(1 / 1e-7 - 1) / SLOPE - 1e-5
+    w = (math.cos(angle) * x + math.sin(angle) * across) * torch.rand(4000, 1, generator=generator).exp()
+    w[0] = -x[0]
+    _, _, grad = run(x.requires_grad_(), w.requires_grad_(), torch.tensor([0]), inter_center=center, epsilon=1e-7)
+    assert (grad[1:] != 0).any(1).all()
 
 
 def test_a_block_with_many_entries_ends_screening_and_one_with_few_starts_it_again(monkeypatch):
