@@ -98,7 +98,9 @@ class _Pass:
         self.norms = class_weight.new_empty(len(class_weight))
         self.grad_unit_embeddings = torch.zeros_like(embeddings)
         self.grad_class_weight = torch.zeros_like(class_weight)
-        self.waiting: list[tuple[Tensor, Tensor, Tensor]] = []  # samples, classes and cosines of gathered entries
+        # samples, classes and cosines of gathered entries: in one place, small tensors would break the heap into pieces
+        self.waiting = labels.new_empty(_WAITING), labels.new_empty(_WAITING), embeddings.new_empty(_WAITING)
+        self.num_waiting = 0
 
         self.gathers = least_cosine > -1 and embeddings.device.type == "cpu"
         self.can_screen = self.screens = self.gathers and class_weight.dtype == torch.float32 and _has_bfloat16()
@@ -180,18 +182,27 @@ class _Pass:
 
     def _wait(self, block: slice, samples: Tensor, columns: Tensor, cosines: Tensor, is_own: Tensor) -> None:
         own = is_own.nonzero()[:, 0]
-        self.waiting += [
-            (samples, columns + block.start, cosines),
-            (own, self.labels[own], self.target_cosines[own]),
-        ]
-        if sum(len(part[0]) for part in self.waiting) > _WAITING:
+        entries = (
+            torch.cat([samples, own]),
+            torch.cat([columns + block.start, self.labels[own]]),
+            torch.cat([cosines, self.target_cosines[own]]),
+        )
+        count = len(entries[0])
+        if self.num_waiting + count > _WAITING:
             self._add_waiting()
+        if count > _WAITING:
+            self._add_entries(*entries)
+        else:
+            for waiting, new in zip(self.waiting, entries, strict=True):
+                waiting[self.num_waiting : self.num_waiting + count] = new
+            self.num_waiting += count
 
     def _add_waiting(self) -> None:
-        if not self.waiting:
-            return
-        samples, classes, cosines = map(torch.cat, zip(*self.waiting, strict=True))
-        self.waiting = []
+        if self.num_waiting:
+            self._add_entries(*(waiting[: self.num_waiting] for waiting in self.waiting))
+            self.num_waiting = 0
+
+    def _add_entries(self, samples: Tensor, classes: Tensor, cosines: Tensor) -> None:
         order = classes.argsort(stable=True)
         samples, classes, cosines = samples[order], classes[order], cosines[order].clamp_(-1, 1)
         is_own = classes == self.labels[samples]
