@@ -224,6 +224,6 @@ def _read_text(path: Path) -> str:
 
 
 def _checked_label(value: float, num_classes: int, name: str) -> int:
-    if not (value == value and 0 <= value < num_classes and float(value).is_integer()):
+    if not (0 <= value < num_classes and value == int(value)):  # NaN is in no range
         raise ValueError(f"{name}: expected a label 0 to {num_classes - 1} (as {PROPERTY} says), got {value}")
     return int(value)
