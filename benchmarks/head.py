@@ -20,7 +20,7 @@ from benchmarks.results import Bar, Chart
 from common.config import HeadConfig
 from common.files import atomic_write
 
-Form = Literal["product", "softmax", "plain", "streamed"]
+Form = Literal["product", "softmax", "plain", "streamed", "update", "row-sparse"]
 Record = dict[str, Any]
 """A case, the seconds of its turns by form, the errors of gradients, and the memory that each form took."""
 
@@ -36,8 +36,9 @@ class Options:
     """Forward and backward to both gradients, each form in turns, in one process; medians, and ratios to one another.
 
     product: embeddings class_weight' alone; softmax: normalised softmax and cross-entropy; plain: SFace as it is
-    written in the paper, by autograd; streamed: SFace as it is trained. Every combination of classes, batch, dim and
-    inputs is a case.
+    written in the paper, by autograd; streamed: SFace as it is trained; update: the optimiser's step of the prototypes;
+    row-sparse: the same where a twentieth of them has a gradient (PyTorch). Every combination of classes, batch, dim
+    and inputs is a case.
     """
 
     backend: Literal["pytorch", "mxnet", "jittor"] = "pytorch"
@@ -125,6 +126,8 @@ def main(arguments: list[str]) -> int:
     options = tyro.cli(Options, prog="python -m benchmarks head", args=arguments)
     if min(options.turns, *options.batch, *options.dim) < 1 or min(options.classes) < 2:
         raise ValueError(f"expected at least 1 turn, sample and dimension, and 2 classes, got {options}")
+    if "row-sparse" in options.forms and options.backend != "pytorch":
+        raise ValueError(f"forms: row-sparse is PyTorch's alone, not {options.backend}'s")
     ran_on = results.machine()
     records = measure(options)
     page = markdown(records)

@@ -1,12 +1,14 @@
 """The SFace head, and what its cost is held against in `python -m benchmarks head`."""
 
+import functools
 from collections.abc import Callable
 
 import numpy as np
 from jittor import Var, nn
 
+from jittor_impl.optimizer import create_optimizer, set_learning_rate
 from jittor_impl.runtime import jt, resolve_device
-from jittor_impl.sface_loss import sface_loss
+from jittor_impl.sface_loss import SFaceHead, sface_loss
 
 
 def head_forms(
@@ -14,7 +16,8 @@ def head_forms(
 ) -> dict[str, Callable[[], tuple[Var, ...]]]:
     """Functions that compute one form each and return when it is done: the gradients for embeddings and class_weight.
 
-    "product" is embeddings class_weight' alone, "softmax" the normalised softmax with cross-entropy and scale 64.
+    "product" is embeddings class_weight' alone, "softmax" the normalised softmax with cross-entropy and scale 64,
+    "update" the optimiser's step of a class_weight.
 
     Args:
         embeddings: float32 (N, D).
@@ -34,11 +37,26 @@ def head_forms(
         variables = [jt.array(array).stop_grad().start_grad() for array in (x, w)]
         return done(*jt.grad(loss(*variables), variables))
 
+    @functools.cache
+    def trained() -> tuple[SFaceHead, jt.optim.SGD]:
+        head = SFaceHead(w.shape[1], len(w))
+        optimizer = create_optimizer([head], momentum=0.9, weight_decay=5e-4)
+        set_learning_rate(optimizer, 1e-3)
+        optimizer.backward((0 * head.class_weight).sum())
+        return head, optimizer
+
+    def update() -> tuple[Var, ...]:
+        head, optimizer = trained()
+        optimizer.step()
+        done(head.class_weight)
+        return ()
+
     return {
         "product": lambda: done(nn.matmul_transpose(x, w)),
         "softmax": lambda: gradients(lambda x, w: nn.cross_entropy_loss(64 * _unit(x) @ _unit(w).transpose(), y)),
         "plain": lambda: gradients(lambda x, w: sface_loss(x, w, y, form="plain").loss),
         "streamed": lambda: gradients(lambda x, w: sface_loss(x, w, y).loss),
+        "update": update,
     }
 
 

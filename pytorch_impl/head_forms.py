@@ -1,5 +1,6 @@
 """The SFace head, and what its cost is held against in `python -m benchmarks head`."""
 
+import functools
 from collections.abc import Callable
 
 import numpy as np
@@ -7,8 +8,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from common.row_sparse import RowSparseSGD
+from pytorch_impl.optimizer import create_optimizer, momentum_buffer, set_learning_rate
 from pytorch_impl.runtime import resolve_device
-from pytorch_impl.sface_loss import sface_loss
+from pytorch_impl.sface_loss import SFaceHead, sface_loss
+
+RULE = {"momentum": 0.9, "weight_decay": 5e-4}
 
 
 def head_forms(
@@ -16,7 +21,9 @@ def head_forms(
 ) -> dict[str, Callable[[], tuple[Tensor, ...]]]:
     """Functions that compute one form each and return when it is done: the gradients for embeddings and class_weight.
 
-    "product" is embeddings class_weight' alone, "softmax" the normalised softmax with cross-entropy and scale 64.
+    "product" is embeddings class_weight' alone, "softmax" the normalised softmax with cross-entropy and scale 64,
+    "update" the optimiser's step of a class_weight, "row-sparse" the same where a twentieth of its rows have a gradient
+    and the others rest.
 
     Args:
         embeddings: float32 (N, D).
@@ -36,11 +43,39 @@ def head_forms(
         loss(*variables).backward()
         return done(*(variable.grad for variable in variables))
 
+    @functools.cache
+    def trained() -> tuple[SFaceHead, torch.optim.SGD]:
+        head = SFaceHead(w.shape[1], len(w)).to(w.device)
+        head.class_weight.grad = torch.zeros_like(head.class_weight)
+        optimizer = create_optimizer([head], **RULE)
+        set_learning_rate(optimizer, 1e-3)
+        return head, optimizer
+
+    @functools.cache
+    def sparse_step() -> Callable[[], None]:
+        head, optimizer = trained()
+        weight, buffer = head.class_weight.detach().numpy(), momentum_buffer(optimizer, head.class_weight).numpy()
+        gradient, sparse = np.zeros_like(weight), RowSparseSGD(len(weight), **RULE)
+        while sparse.num_moving:
+            sparse.step(weight, buffer, gradient, 1e-3)
+        gradient[::20] = 1e-6
+        return lambda: sparse.step(weight, buffer, gradient, 1e-3)
+
+    def update() -> tuple[Tensor, ...]:
+        trained()[1].step()
+        return done()
+
+    def row_sparse() -> tuple[Tensor, ...]:
+        sparse_step()()
+        return done()
+
     return {
         "product": lambda: done(x @ w.T),
         "softmax": lambda: gradients(lambda x, w: F.cross_entropy(64 * F.normalize(x) @ F.normalize(w).T, y)),
         "plain": lambda: gradients(lambda x, w: sface_loss(x, w, y, form="plain").loss),
         "streamed": lambda: gradients(lambda x, w: sface_loss(x, w, y).loss),
+        "update": update,
+        "row-sparse": row_sparse,
     }
 
 
