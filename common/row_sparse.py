@@ -83,7 +83,7 @@ class RowSparseSGD:
         if self._steps == _MOST_STEPS:
             self.catch_up(weight, buffer)
         elif self._steps % _LOOK_EVERY == 0:
-            self._let_rest(weight, buffer, moving[~pushed[moving]])
+            self._let_rest(weight, buffer, moving)
 
     def catch_up(self, weight: np.ndarray, buffer: np.ndarray) -> None:
         """Bring all rows to what the dense rule would have made of them, in place.

@@ -13,7 +13,7 @@ from pytorch_impl.optimizer import create_optimizer, momentum_buffer, set_learni
 from pytorch_impl.runtime import resolve_device
 from pytorch_impl.sface_loss import SFaceHead, sface_loss
 
-RULE = {"momentum": 0.9, "weight_decay": 5e-4}
+_RULE = {"momentum": 0.9, "weight_decay": 5e-4}
 
 
 def head_forms(
@@ -47,7 +47,7 @@ def head_forms(
     def trained() -> tuple[SFaceHead, torch.optim.SGD]:
         head = SFaceHead(w.shape[1], len(w)).to(w.device)
         head.class_weight.grad = torch.zeros_like(head.class_weight)
-        optimizer = create_optimizer([head], **RULE)
+        optimizer = create_optimizer([head], **_RULE)
         set_learning_rate(optimizer, 1e-3)
         return head, optimizer
 
@@ -55,7 +55,7 @@ def head_forms(
     def sparse_step() -> Callable[[], None]:
         head, optimizer = trained()
         weight, buffer = head.class_weight.detach().numpy(), momentum_buffer(optimizer, head.class_weight).numpy()
-        gradient, sparse = np.zeros_like(weight), RowSparseSGD(len(weight), **RULE)
+        gradient, sparse = np.zeros_like(weight), RowSparseSGD(len(weight), **_RULE)
         while sparse.num_moving:
             sparse.step(weight, buffer, gradient, 1e-3)
         gradient[::20] = 1e-6

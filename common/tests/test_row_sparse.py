@@ -110,6 +110,20 @@ def test_a_row_rests_only_when_it_does_not_turn_any_more():
     assert sparse.num_moving == 1
 
 
+def test_the_largest_rate_so_far_says_how_far_a_row_may_turn():
+    moving = []
+    for first_rate in (1e-3, 10):
+        sparse = RowSparseSGD(1, momentum=MOMENTUM, weight_decay=DECAY)
+        weight, buffer = np.eye(1, DIM, dtype=np.float32), np.zeros((1, DIM), np.float32)
+        nothing = np.zeros_like(weight)
+        sparse.step(weight, buffer, nothing, first_rate)
+        buffer[0, 9] = 1e-5
+        for _ in range(15):
+            sparse.step(weight, buffer, nothing, 1e-3)
+        moving.append(sparse.num_moving)
+    assert moving == [0, 1]
+
+
 def test_a_gradient_that_is_not_a_number_shows():
     sparse = RowSparseSGD(2, momentum=MOMENTUM, weight_decay=DECAY)
     weight, buffer, bad = np.eye(2, DIM), np.zeros((2, DIM)), np.zeros((2, DIM))
