@@ -37,8 +37,8 @@ class Options:
 
     product: embeddings class_weight' alone; softmax: normalised softmax and cross-entropy; plain: SFace as it is
     written in the paper, by autograd; streamed: SFace as it is trained; update: the optimiser's step of the prototypes;
-    row-sparse: the same where a twentieth of them has a gradient (PyTorch). Every combination of classes, batch, dim
-    and inputs is a case.
+    row-sparse: the same where a twentieth of them has a gradient (PyTorch). Of classes, batch and dim one varies at a
+    time, the others have their first value; all with each of the inputs.
     """
 
     backend: Literal["pytorch", "mxnet", "jittor"] = "pytorch"
@@ -67,9 +67,12 @@ def measure(options: Options) -> list[Record]:
     Raises:
         ValueError: a backend cannot run.
     """
-    cases = list(itertools.product(options.classes, options.batch, options.dim, options.inputs))
+    sizes = [(classes, options.batch[0], options.dim[0]) for classes in options.classes]
+    sizes += [(options.classes[0], batch, options.dim[0]) for batch in options.batch[1:]]
+    sizes += [(options.classes[0], options.batch[0], dim) for dim in options.dim[1:]]
+    cases = list(itertools.product(sizes, options.inputs))
     records = []
-    for classes, batch, dim, inputs in tqdm(cases, desc=f"head in {options.backend}", unit="case", leave=False):
+    for (classes, batch, dim), inputs in tqdm(cases, desc=f"head in {options.backend}", unit="case", leave=False):
         case = {
             "backend": options.backend,
             "classes": classes,

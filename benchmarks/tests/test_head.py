@@ -35,6 +35,19 @@ def test_updates_are_measured_where_there_are_any(tmp_path):
         head.main([*SMALL[1:], "--backend", "jittor", "--forms", "row-sparse"])
 
 
+def test_one_size_varies_at_a_time(monkeypatch):
+    asked = []
+    monkeypatch.setattr(head, "_ask", lambda case: asked.append(case) or {"seconds": {}, "errors": {}})
+    options = head.Options(classes=(40, 50), batch=(8, 9), dim=(4, 5), inputs=("random",), forms=(), turns=1)
+    head.measure(options)
+    assert [(case["classes"], case["batch"], case["dim"]) for case in asked] == [
+        (40, 8, 4),
+        (50, 8, 4),
+        (40, 9, 4),
+        (40, 8, 5),
+    ]
+
+
 def test_ratios_are_of_medians():
     record = {
         "classes": 85742,
@@ -96,7 +109,7 @@ def test_wrong_options_are_named(arguments, capsys):
 def record(classes, batch, seconds):
     memory = {"streamed": {"bytes": 50 * 2**20, "gradients": 2**20}}
     case = {"classes": classes, "batch": batch, "dim": 8, "inputs": "random"}
-    return {**case, "seconds": {"product": [seconds], "streamed": [seconds]}, "memory": memory}
+    return {**case, "seconds": {"product": [seconds], "streamed": [seconds], "update": [0.1]}, "memory": memory}
 
 
 def test_the_figure_has_a_panel_for_each_dimension_that_varies(monkeypatch):
@@ -106,6 +119,9 @@ def test_the_figure_has_a_panel_for_each_dimension_that_varies(monkeypatch):
     classes, batch, memory = drawn[0].axes
     lines = {line.get_label(): line.get_xydata().tolist() for line in classes.lines}
     assert lines["streamed"] == [[1000, 500], [4000, 2000]]
-    assert lines["2 N C D"] == [[1000, 500], [4000, 2000]]
-    assert {line.get_label(): line.get_xydata().tolist() for line in batch.lines}["2 N C D"] == [[4, 500], [16, 2000]]
+    assert lines["2 N C D operations"] == [[1000, 500], [4000, 2000]]
+    assert lines["8 C D bytes"] == [[1000, 40], [4000, 160]]
+    lines = {line.get_label(): line.get_xydata().tolist() for line in batch.lines}
+    assert lines["2 N C D operations"] == [[4, 500], [16, 2000]]
+    assert lines["8 C D bytes"] == [[4, 40], [16, 40]]
     assert memory.lines[0].get_xydata().tolist() == [[1000, 49], [4000, 49]]
