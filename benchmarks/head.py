@@ -20,7 +20,8 @@ from benchmarks.results import Bar, Chart
 from common.config import HeadConfig
 from common.files import atomic_write
 
-Form = Literal["product", "softmax", "plain", "streamed", "update", "row-sparse"]
+Form = Literal["product", "softmax", "plain", "streamed", "update", "dense", "compiled", "row-sparse"]
+PYTORCHS = ("dense", "compiled", "row-sparse")
 Record = dict[str, Any]
 """A case, the seconds of its turns by form, the errors of gradients, and the memory that each form took."""
 
@@ -37,8 +38,9 @@ class Options:
 
     product: embeddings class_weight' alone; softmax: normalised softmax and cross-entropy; plain: SFace as it is
     written in the paper, by autograd; streamed: SFace as it is trained; update: the optimiser's step of the prototypes;
-    row-sparse: the same where a twentieth of them has a gradient (PyTorch). Of classes, batch and dim one varies at a
-    time, the others have their first value; all with each of the inputs.
+    dense, compiled (PyTorch): streamed, but every entry counts, as on a GPU, and that with a compiled kernel;
+    row-sparse (PyTorch): update where a twentieth of the prototypes has a gradient. Of classes, batch and dim one
+    varies at a time, the others have their first value; all with each of the inputs.
     """
 
     backend: Literal["pytorch", "mxnet", "jittor"] = "pytorch"
@@ -129,8 +131,8 @@ def main(arguments: list[str]) -> int:
     options = tyro.cli(Options, prog="python -m benchmarks head", args=arguments)
     if min(options.turns, *options.batch, *options.dim) < 1 or min(options.classes) < 2:
         raise ValueError(f"expected at least 1 turn, sample and dimension, and 2 classes, got {options}")
-    if "row-sparse" in options.forms and options.backend != "pytorch":
-        raise ValueError(f"forms: row-sparse is PyTorch's alone, not {options.backend}'s")
+    if options.backend != "pytorch" and set(PYTORCHS) & set(options.forms):
+        raise ValueError(f"forms: {', '.join(PYTORCHS)} are PyTorch's alone, not {options.backend}'s")
     ran_on = results.machine()
     records = measure(options)
     page = markdown(records)

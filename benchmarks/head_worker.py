@@ -16,7 +16,7 @@ import numpy as np
 from benchmarks.head_inputs import INPUTS
 from common.memory import give_back_freed_memory, host_peak, reset_host_peak
 
-SFACE = ("plain", "streamed")  # forms with the same results
+SFACE = ("plain", "streamed", "dense", "compiled")  # forms with the same results
 
 
 def main(arguments: list[str]) -> int:

@@ -131,7 +131,7 @@ class RunConfig:
     precision: Literal["fp32", "bf16", "fp16", "fp64"] = "fp32"
     """Arithmetic of the backbone; weights, loss and angles stay in fp32. fp64: all of it in double, for comparisons."""
     compile: bool = False
-    """PyTorch: compile the backbone's training step first (torch.compile; on a CPU it needs g++)."""
+    """PyTorch: compile the backbone's training step, and on a GPU SFace's (torch.compile; on a CPU it needs g++)."""
     log_every: int = 10
     """Steps between lines of the log."""
     evaluate_every: int = 2000

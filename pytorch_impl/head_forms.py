@@ -22,6 +22,7 @@ def head_forms(
     """Functions that compute one form each and return when it is done: the gradients for embeddings and class_weight.
 
     "product" is embeddings class_weight' alone, "softmax" the normalised softmax with cross-entropy and scale 64,
+    "dense" the streamed form without leaving out anything, "compiled" the same with a compiled kernel,
     "update" the optimiser's step of a class_weight, "row-sparse" the same where a twentieth of its rows have a gradient
     and the others rest.
 
@@ -74,6 +75,8 @@ def head_forms(
         "softmax": lambda: gradients(lambda x, w: F.cross_entropy(64 * F.normalize(x) @ F.normalize(w).T, y)),
         "plain": lambda: gradients(lambda x, w: sface_loss(x, w, y, form="plain").loss),
         "streamed": lambda: gradients(lambda x, w: sface_loss(x, w, y).loss),
+        "dense": lambda: gradients(lambda x, w: sface_loss(x, w, y, epsilon=0).loss),
+        "compiled": lambda: gradients(lambda x, w: sface_loss(x, w, y, epsilon=0, compiled=True).loss),
         "update": update,
         "row-sparse": row_sparse,
     }

@@ -52,6 +52,7 @@ def sface_loss(
     form: Form = "streamed",
     block_size: int = 2048,
     epsilon: float | None = None,
+    compiled: bool = False,
 ) -> SFaceResult:
     """SFace loss, differentiable once with respect to embeddings and class_weight.
 
@@ -72,6 +73,8 @@ def sface_loss(
         epsilon: on the CPU the streamed form leaves out each push below scale * epsilon; 0 leaves out nothing; None is
             the machine epsilon of the dtype. A push left out changes inter_loss by less than scale * epsilon / N, the
             gradient of its embedding x by less than that over ||x||, and that of its prototype w over ||w||.
+        compiled: where the streamed form leaves out no push (on a CUDA device, or with epsilon 0), compute what becomes
+            of a block's product in one kernel, compiled at the first call (torch.compile).
 
     Raises:
         ValueError: shapes do not fit, epsilon is not in [0, 1), or a label is out of range (checked on the CPU only: on
@@ -97,6 +100,7 @@ def sface_loss(
                     r_inter,
                     least_cosine=least_cosine,
                     block_size=block_size,
+                    compiled=compiled,
                 )
             )
     raise ValueError(f'form: expected "plain" or "streamed", got {form!r}')
@@ -161,6 +165,7 @@ class SFaceHead(nn.Module):
         inter_center: float = 1.2,
         form: Form = "streamed",
         epsilon: float | None = None,
+        compiled: bool = False,
     ) -> None:
         super().__init__()
         self.class_weight = nn.Parameter(torch.randn(num_classes, embedding_size) * (2 / num_classes) ** 0.5)
@@ -171,6 +176,7 @@ class SFaceHead(nn.Module):
         self.inter_center = inter_center
         self.form: Form = form
         self.epsilon = epsilon
+        self.compiled = compiled
 
     def forward(self, embeddings: Tensor, labels: Tensor) -> SFaceResult:
         return sface_loss(
@@ -184,6 +190,7 @@ class SFaceHead(nn.Module):
             inter_center=self.inter_center,
             form=self.form,
             epsilon=self.epsilon,
+            compiled=self.compiled,
         )
 
 

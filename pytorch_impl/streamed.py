@@ -11,6 +11,7 @@ No class needs to know of another one, so no (N, C) matrix is held. And nearly a
 those of cosines below a given one are left out, and the few entries of g that remain are gathered. Needs PyTorch only.
 """
 
+import functools
 from collections.abc import Callable
 
 import torch
@@ -37,6 +38,7 @@ def streamed(
     *,
     least_cosine: float,
     block_size: int,
+    compiled: bool = False,
 ) -> tuple[Tensor, ...]:
     """Loss, intra_loss, inter_loss, target_cosine, other_cosine, accuracy; the loss is differentiable once.
 
@@ -48,15 +50,17 @@ def streamed(
         r_inter: weight of the other cosines, given their angles.
         least_cosine: on the CPU, r_inter is taken to be 0 for cosines below this; with -1 for none.
         block_size: classes a block; memory beside the gradients is O(N * block_size).
+        compiled: where every entry counts (on a CUDA device, or with least_cosine -1), compute what becomes of a
+            block's product in one kernel, compiled at the first call.
     """
-    return _Streamed.apply(embeddings, class_weight, labels, r_intra, r_inter, least_cosine, block_size)
+    return _Streamed.apply(embeddings, class_weight, labels, r_intra, r_inter, least_cosine, block_size, compiled)
 
 
 class _Streamed(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, embeddings, class_weight, labels, r_intra, r_inter, least_cosine, block_size):
+    def forward(ctx, embeddings, class_weight, labels, *arguments):
         ctx.save_for_backward(embeddings, class_weight, labels)
-        ctx.arguments = r_intra, r_inter, least_cosine, block_size
+        ctx.arguments = arguments
         done = _Pass(embeddings, class_weight, labels, *ctx.arguments)
         ctx.gradients, values = done.gradients(), done.values()
         ctx.mark_non_differentiable(*values[1:])
@@ -70,7 +74,7 @@ class _Streamed(torch.autograd.Function):
         if grad_loss.device.type != "cpu" or grad_loss != 1:
             for gradient in gradients:
                 gradient.mul_(grad_loss)
-        return *gradients, *[None] * 5
+        return *gradients, *[None] * 6
 
 
 class _Pass:
@@ -85,6 +89,7 @@ class _Pass:
         r_inter: _Weight,
         least_cosine: float,
         block_size: int,
+        compiled: bool,
     ) -> None:
         self.class_weight, self.labels, self.r_inter, self.least_cosine = class_weight, labels, r_inter, least_cosine
         self.unit_embeddings, self.embedding_norms = _normalise(embeddings)
@@ -103,6 +108,7 @@ class _Pass:
         self.num_waiting = 0
 
         self.gathers = least_cosine > -1 and embeddings.device.type == "cpu"
+        self.compiled = compiled and not self.gathers
         self.can_screen = self.screens = self.gathers and class_weight.dtype == torch.float32 and _has_bfloat16()
         self.rounded_embeddings, self.embedding_sum = self.unit_embeddings.bfloat16(), self.unit_embeddings.sum(0)
         for first in range(0, len(class_weight), block_size):
@@ -132,6 +138,9 @@ class _Pass:
         is_own = (self.labels >= block.start) & (self.labels < block.stop)
         own = torch.where(is_own, self.labels - block.start, 0)
         if self.screens and self._screen(block, own, is_own):
+            return
+        if self.compiled:
+            self._add_compiled(block, norms, own, is_own)
             return
         cosines = (self.unit_embeddings @ weight.T).div_(norms)
         self.cosine_sum += cosines.sum()
@@ -227,12 +236,37 @@ class _Pass:
         r_inter = self.r_inter(torch.acos(cosines))
         _put(r_inter, own, is_own, 0)
         self.inter_sum += (r_inter * cosines).sum()
-        g = r_inter / len(self.labels)
-        _put(g, own, is_own, -self.r_intra / len(self.labels))
+        _put(r_inter, own, is_own, -self.r_intra)
+        self._add_products(block, r_inter.div_(len(self.labels)), norms)
 
+    def _add_compiled(self, block: slice, norms: Tensor, own: Tensor, is_own: Tensor) -> None:
+        dots = self.unit_embeddings @ self.class_weight[block].T
+        g, inter_sum, cosine_sum, highest = _compiled()(dots, norms, own, is_own, self.r_intra, self.r_inter)
+        self.inter_sum += inter_sum
+        self.cosine_sum += cosine_sum
+        self.nearest_other = torch.maximum(self.nearest_other, highest)
+        self._add_products(block, g, norms)
+
+    def _add_products(self, block: slice, g: Tensor, norms: Tensor) -> None:
         prototypes = self.class_weight[block] / norms[:, None]
         self.grad_unit_embeddings += g @ prototypes
         self.grad_class_weight[block] = _through_normalisation(g.T @ self.unit_embeddings, prototypes, norms[:, None])
+
+
+@functools.cache
+def _compiled() -> Callable[..., tuple[Tensor, ...]]:
+    return torch.compile(_dense_entries, dynamic=True)
+
+
+def _dense_entries(
+    dots: Tensor, norms: Tensor, own: Tensor, is_own: Tensor, r_intra: Tensor, r_inter: _Weight
+) -> tuple[Tensor, ...]:
+    """g of a block, its sums of r_inter cos and of cos, and each sample's largest cosine with another's prototype."""
+    is_target = is_own[:, None] & (torch.arange(dots.shape[1], device=dots.device) == own[:, None])
+    cosines = (dots / norms).clamp(-1, 1)
+    push = torch.where(is_target, 0, r_inter(torch.acos(cosines)))
+    g = torch.where(is_target, -r_intra[:, None], push) / len(dots)
+    return g, (push * cosines).sum(), cosines.sum(), torch.where(is_target, -1, cosines).amax(1)
 
 
 def _has_bfloat16() -> bool:

@@ -36,6 +36,8 @@ class Trainer:
             config.model.backbone, config.model.embedding_size, config.data.image_size, config.model.dropout
         )
         head = create_head(config.head, config.model.embedding_size, num_classes)
+        if isinstance(head, SFaceHead):
+            head.compiled = config.compile
         self._modules = nn.ModuleDict({"backbone": backbone, "head": head})
         checkpoint.from_canonical(
             self._modules, draw_parameters(checkpoint.parameter_specs(self._modules), config.seed)

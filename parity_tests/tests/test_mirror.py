@@ -39,6 +39,8 @@ ALLOWED = {
     ),
 }
 
+ONLY_PYTORCHS = ("compiled",)  # arguments: torch.compile has no twin
+
 FORWARD = ("forward", "hybrid_forward", "execute")
 # A Parameter is a tensor in PyTorch and in Jittor has no class of its own. Names are mapped with their module: the
 # backbones have a Block that is no gluon.Block.
@@ -58,6 +60,10 @@ def files(package: Path) -> dict[str, Path]:
 def signature(node: ast.FunctionDef) -> str:
     if node.name == "hybrid_forward":  # Gluon hands it mxnet.nd or mxnet.sym, which the others import
         node.args.args = [argument for argument in node.args.args if argument.arg != "F"]
+    node.args.kwonlyargs, node.args.kw_defaults = (
+        [item for argument, item in zip(node.args.kwonlyargs, items, strict=True) if argument.arg not in ONLY_PYTORCHS]
+        for items in (node.args.kwonlyargs, node.args.kw_defaults)
+    )
     kinds = [d for d in map(ast.unparse, node.decorator_list) if d in ("property", "staticmethod", "classmethod")]
     returns = f" -> {ast.unparse(node.returns)}" if node.returns else ""
     return f"({ast.unparse(node.args)}){returns}" + "".join(f" @{kind}" for kind in kinds)

@@ -13,7 +13,7 @@ from pytorch_impl import streamed
 from pytorch_impl.sface_loss import inter_weight, sface_loss
 
 SCALE, SLOPE, CENTER = 64, 80, 1.2
-WAYS = ("dense", "gathered", "screened")
+WAYS = ("dense", "gathered", "screened", "compiled")
 
 
 @pytest.fixture
@@ -22,7 +22,15 @@ def way(request, monkeypatch):
     monkeypatch.setattr(streamed, "_DENSE_SHARE", -1 if request.param == "dense" else 1)
     monkeypatch.setattr(streamed, "_SCREEN_SHARE", 1)
     monkeypatch.setattr(streamed, "_has_bfloat16", lambda: request.param == "screened")
+    if request.param == "compiled":
+        monkeypatch.setattr(streamed._Pass, "_add_block", compiled_block)
     return request.param
+
+
+def compiled_block(self, block, add=streamed._Pass._add_block):
+    """As on a CUDA device: every entry counts."""
+    self.gathers, self.screens, self.compiled = False, False, True
+    add(self, block)
 
 
 every_way = pytest.mark.parametrize("way", WAYS, indirect=True)
@@ -57,7 +65,7 @@ def test_the_error_is_within_its_bound(way, epsilon):
     assert left_out.any(0).sum() > 10
 
     rounding = 2e-5 if dtype == torch.float32 else 1e-12
-    bound = SCALE * epsilon / len(x) * (way != "dense")
+    bound = SCALE * epsilon / len(x) * (way not in ("dense", "compiled"))
     assert abs(found[0].inter_loss - truth[0].inter_loss) <= bound * left_out.sum() + rounding * abs(
         truth[0].inter_loss
     )
@@ -67,7 +75,7 @@ def test_the_error_is_within_its_bound(way, epsilon):
     ):
         error = (found_grad - true_grad).norm(dim=1)
         assert (error <= bound * count / vectors.norm(dim=1) + rounding * true_grad.abs().max()).all()
-        assert (error > 1e-3 * bound * count / vectors.norm(dim=1)).any() or way == "dense"
+        assert (error > 1e-3 * bound * count / vectors.norm(dim=1)).any() or way in ("dense", "compiled")
 
 
 @pytest.mark.parametrize("way", ["gathered", "screened"], indirect=True)

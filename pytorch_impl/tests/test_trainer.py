@@ -61,6 +61,7 @@ def test_a_compiled_backbone_trains_the_same_weights(monkeypatch):
     monkeypatch.setattr(torch, "compile", compiler)
     trainer = trained(BACKEND, configured(compile=True, accumulate=2))
     assert compiled == [4] * 6
+    assert trainer.head.compiled
     trainer.embed(batch()[0])
     assert len(compiled) == 6, "evaluation has batches of any size, each of which it would compile again"
     reference = trained(BACKEND, configured(accumulate=2))
