@@ -7,6 +7,9 @@ import numpy as np
 
 np.bool = bool  # type: ignore[attr-defined]  # MXNet 1.9.1 uses the name that NumPy 1.24 removed (apache/mxnet #21165)
 
+# Left to itself it takes half of the processors, as if each were one of two hyperthreads.
+os.environ.setdefault("OMP_NUM_THREADS", str(len(os.sched_getaffinity(0))))
+
 import mxnet as mx  # noqa: E402
 
 PRECISIONS = {"fp32": "float32", "fp64": "float64"}
@@ -50,7 +53,7 @@ def describe(device: mx.Context) -> dict[str, Any]:
         "name": "mxnet",
         "version": mx.__version__,
         "device": str(device),
-        "threads": int(os.environ.get("OMP_NUM_THREADS", os.cpu_count() or 1)),
+        "threads": int(os.environ["OMP_NUM_THREADS"]),
         "cpus": os.cpu_count(),
         "onednn": features.is_enabled("MKLDNN"),
         "cuda": features.is_enabled("CUDA"),

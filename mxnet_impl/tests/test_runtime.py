@@ -1,5 +1,9 @@
 """Devices by name, and the repair that lets MXNet be imported beside a newer NumPy."""
 
+import os
+import subprocess
+import sys
+
 import mxnet as mx
 import numpy as np
 import pytest
@@ -11,6 +15,15 @@ from mxnet_impl import runtime
 def test_numpy_is_repaired():
     assert np.bool is bool
     assert mxnet_impl.runtime is runtime
+
+
+@pytest.mark.parametrize("chosen", [None, "3"])
+def test_all_processors_are_used_unless_the_user_says_otherwise(chosen):
+    env = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
+    env |= {} if chosen is None else {"OMP_NUM_THREADS": chosen}
+    code = "from mxnet_impl import runtime; print(runtime.describe(runtime.mx.cpu())['threads'])"
+    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True)
+    assert int(done.stdout) == int(chosen or len(os.sched_getaffinity(0)))
 
 
 def test_devices():
