@@ -50,7 +50,7 @@ def sface_loss(
     intra_center: float = 0.87,
     inter_center: float = 1.2,
     form: Form = "streamed",
-    block_size: int = 2048,
+    block_size: int | None = None,
     epsilon: float | None = None,
     compiled: bool = False,
 ) -> SFaceResult:
@@ -70,6 +70,7 @@ def sface_loss(
         inter_center: b, the angle at which the push is half of s, radians.
         form: "plain" or "streamed"; same results.
         block_size: classes a block of the streamed form, which needs O(N * block_size) memory beside the gradients.
+            None: 2048, so that a block stays in a processor's cache; on a CUDA device enough for 2**24 entries.
         epsilon: on the CPU the streamed form leaves out each push below scale * epsilon; 0 leaves out nothing; None is
             the machine epsilon of the dtype. A push left out changes inter_loss by less than scale * epsilon / N, the
             gradient of its embedding x by less than that over ||x||, and that of its prototype w over ||w||.

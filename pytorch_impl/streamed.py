@@ -37,7 +37,7 @@ def streamed(
     r_inter: _Weight,
     *,
     least_cosine: float,
-    block_size: int,
+    block_size: int | None = None,
     compiled: bool = False,
 ) -> tuple[Tensor, ...]:
     """Loss, intra_loss, inter_loss, target_cosine, other_cosine, accuracy; the loss is differentiable once.
@@ -49,7 +49,8 @@ def streamed(
         r_intra: weight of a sample's own cosine, given its angle.
         r_inter: weight of the other cosines, given their angles.
         least_cosine: on the CPU, r_inter is taken to be 0 for cosines below this; with -1 for none.
-        block_size: classes a block; memory beside the gradients is O(N * block_size).
+        block_size: classes a block; memory beside the gradients is O(N * block_size). None: 2048, so that a block stays
+            in a processor's cache; on a CUDA device as many as give a block 2**24 entries, to keep it busy.
         compiled: where every entry counts (on a CUDA device, or with least_cosine -1), compute what becomes of a
             block's product in one kernel, compiled at the first call.
     """
@@ -88,7 +89,7 @@ class _Pass:
         r_intra: _Weight,
         r_inter: _Weight,
         least_cosine: float,
-        block_size: int,
+        block_size: int | None,
         compiled: bool,
     ) -> None:
         self.class_weight, self.labels, self.r_inter, self.least_cosine = class_weight, labels, r_inter, least_cosine
@@ -102,15 +103,18 @@ class _Pass:
         self.nearest_other = embeddings.new_full((len(labels),), -1)
         self.norms = class_weight.new_empty(len(class_weight))
         self.grad_unit_embeddings = torch.zeros_like(embeddings)
-        self.grad_class_weight = torch.zeros_like(class_weight)
         # samples, classes and cosines of gathered entries: in one place, small tensors would break the heap into pieces
         self.waiting = labels.new_empty(_WAITING), labels.new_empty(_WAITING), embeddings.new_empty(_WAITING)
         self.num_waiting = 0
 
         self.gathers = least_cosine > -1 and embeddings.device.type == "cpu"
+        # every row is written but those of prototypes without a gathered entry
+        self.grad_class_weight = (torch.zeros_like if self.gathers else torch.empty_like)(class_weight)
         self.compiled = compiled and not self.gathers
         self.can_screen = self.screens = self.gathers and class_weight.dtype == torch.float32 and _has_bfloat16()
         self.rounded_embeddings, self.embedding_sum = self.unit_embeddings.bfloat16(), self.unit_embeddings.sum(0)
+        if block_size is None:
+            block_size = 2048 if embeddings.device.type == "cpu" else max(1, 2**24 // len(labels))
         for first in range(0, len(class_weight), block_size):
             self._add_block(slice(first, min(first + block_size, len(class_weight))))
         self._add_waiting()
@@ -140,7 +144,7 @@ class _Pass:
         if self.screens and self._screen(block, own, is_own):
             return
         if self.compiled:
-            self._add_compiled(block, norms, own, is_own)
+            self._add_compiled(block, norms)
             return
         cosines = (self.unit_embeddings @ weight.T).div_(norms)
         self.cosine_sum += cosines.sum()
@@ -232,25 +236,30 @@ class _Pass:
         self.grad_class_weight.index_copy_(0, rows, sums)
 
     def _add_dense(self, block: slice, cosines: Tensor, norms: Tensor, own: Tensor, is_own: Tensor) -> None:
+        _put(cosines, own, is_own, self.target_cosines)
         cosines.clamp_(-1, 1)
-        r_inter = self.r_inter(torch.acos(cosines))
-        _put(r_inter, own, is_own, 0)
-        self.inter_sum += (r_inter * cosines).sum()
-        _put(r_inter, own, is_own, -self.r_intra)
-        self._add_products(block, r_inter.div_(len(self.labels)), norms)
+        g = self.r_inter(torch.acos(cosines))
+        _put(g, own, is_own, 0)
+        self.inter_sum += (g * cosines).sum()
+        _put(g, own, is_own, -self.r_intra)
+        g_by_norm = g.div_(norms * len(self.labels))
+        self._add_products(block, g_by_norm, (g_by_norm * cosines).sum(0))
 
-    def _add_compiled(self, block: slice, norms: Tensor, own: Tensor, is_own: Tensor) -> None:
-        dots = self.unit_embeddings @ self.class_weight[block].T
-        g, inter_sum, cosine_sum, highest = _compiled()(dots, norms, own, is_own, self.r_intra, self.r_inter)
-        self.inter_sum += inter_sum
-        self.cosine_sum += cosine_sum
+    def _add_compiled(self, block: slice, norms: Tensor) -> None:
+        dots = self.class_weight[block] @ self.unit_embeddings.T
+        g_by_norm, radial, inter_sums, cosine_sums, highest = _compiled()(
+            dots, norms, self.labels - block.start, self.target_cosines, self.r_intra, self.r_inter
+        )
+        self.inter_sum += inter_sums.sum()
+        self.cosine_sum += cosine_sums.sum()
         self.nearest_other = torch.maximum(self.nearest_other, highest)
-        self._add_products(block, g, norms)
+        self._add_products(block, g_by_norm.T, radial)
 
-    def _add_products(self, block: slice, g: Tensor, norms: Tensor) -> None:
-        prototypes = self.class_weight[block] / norms[:, None]
-        self.grad_unit_embeddings += g @ prototypes
-        self.grad_class_weight[block] = _through_normalisation(g.T @ self.unit_embeddings, prototypes, norms[:, None])
+    def _add_products(self, block: slice, g_by_norm: Tensor, radial: Tensor) -> None:
+        weight, norms = self.class_weight[block], self.norms[block]
+        self.grad_unit_embeddings.addmm_(g_by_norm, weight)
+        grad_weight = torch.mm(g_by_norm.T, self.unit_embeddings, out=self.grad_class_weight[block])
+        grad_weight.addcmul_(weight, (radial / norms * (norms > NORM_FLOOR))[:, None], value=-1)
 
 
 @functools.cache
@@ -259,14 +268,19 @@ def _compiled() -> Callable[..., tuple[Tensor, ...]]:
 
 
 def _dense_entries(
-    dots: Tensor, norms: Tensor, own: Tensor, is_own: Tensor, r_intra: Tensor, r_inter: _Weight
+    dots: Tensor, norms: Tensor, own: Tensor, target_cosines: Tensor, r_intra: Tensor, r_inter: _Weight
 ) -> tuple[Tensor, ...]:
-    """g of a block, its sums of r_inter cos and of cos, and each sample's largest cosine with another's prototype."""
-    is_target = is_own[:, None] & (torch.arange(dots.shape[1], device=dots.device) == own[:, None])
-    cosines = (dots / norms).clamp(-1, 1)
+    """g by norms of a block, from its dots (classes, N), and sums a class: of that times cos, of r_inter cos, of cos.
+
+    And each sample's largest cosine with another's prototype. A row is a class, so that one kernel makes all the sums.
+    """
+    is_target = torch.arange(len(dots), device=dots.device)[:, None] == own
+    norms = norms[:, None]
+    cosines = torch.where(is_target, target_cosines, (dots / norms).clamp(-1, 1))
     push = torch.where(is_target, 0, r_inter(torch.acos(cosines)))
-    g = torch.where(is_target, -r_intra[:, None], push) / len(dots)
-    return g, (push * cosines).sum(), cosines.sum(), torch.where(is_target, -1, cosines).amax(1)
+    g_by_norm = torch.where(is_target, -r_intra, push) / (norms * dots.shape[1])
+    highest = torch.where(is_target, -1, cosines).amax(0)
+    return g_by_norm, (g_by_norm * cosines).sum(1), (push * cosines).sum(1), cosines.sum(1), highest
 
 
 def _has_bfloat16() -> bool:
