@@ -64,39 +64,41 @@ class RecordDataset:
         self._reader = RecordReader(root / RECORD)
         self._name = str(self._reader.path)
         self.num_classes = _read_property(root / PROPERTY)
-        self._keys = self._image_keys()
-        if len(self._keys) == 0:
+        self._rows = self._image_rows()
+        if not self._rows:
             raise ValueError(f"{self._reader.path}: holds no images")
 
     def __len__(self) -> int:
-        return len(self._keys)
+        return len(self._rows)
 
     def sample(self, index: int) -> Sample:
-        key = int(self._keys[index])
-        record, name = self._reader.read(key), f"{self._name} key {key}"
-        if not record.image:
+        row = self._rows[index]
+        _, labels, image = self._reader.read_at(row)
+        name = f"{self._name} key {self._reader.keys.item(row)}"
+        if not image:
             raise ValueError(f"{name}: expected an image, got a record without one")
-        return Sample(record.image, _checked_label(record.labels[0], self.num_classes, name), name)
+        return Sample(image, _checked_label(labels[0], self.num_classes, name), name)
 
-    def _image_keys(self) -> np.ndarray:
+    def _image_rows(self) -> range:
+        """Places of the images in the reader's keys."""
         reader = self._reader
         first_key = int(reader.keys[0])
         record = reader.read(first_key)
         if record.flag == 0 or record.image:
-            return reader.keys
+            return range(len(reader))
         # keys first_key + 1 .. first identity record - 1 are images
         if len(record.labels) < 1 or not record.labels[0].is_integer():
             raise ValueError(
                 f"{reader.path} key {first_key}: expected the key of the first identity, got {record.labels}"
             )
         end = int(record.labels[0])
-        keys = reader.keys[(reader.keys > first_key) & (reader.keys < end)]
-        if len(keys) != end - first_key - 1:
+        rows = range(1, int(reader.keys.searchsorted(end)))
+        if len(rows) != max(0, end - first_key - 1):
             raise ValueError(
                 f"{reader.path}: its first record says that keys {first_key + 1} to {end - 1} are images, but the "
-                f"index has {len(keys)} of these {end - first_key - 1}; the file or its index is cut short"
+                f"index has {len(rows)} of these {end - first_key - 1}; the file or its index is cut short"
             )
-        return keys
+        return rows
 
 
 class ListDataset:

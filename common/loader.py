@@ -116,40 +116,41 @@ class Loader:
 
     def _submit(self, pool: concurrent.futures.Executor, step: int) -> "_Pending":
         epoch, step_in_epoch = divmod(step, self.steps_per_epoch)
-        order, flips = self._plan(epoch)
         first = step_in_epoch * self._batch_size + self._rank * self._share
+        order, flips = self._plan(epoch)
+        mine = slice(first, first + self._share)
+        indices = order[mine].tolist()
+        mirrored = flips[mine].tolist() if self._flip else [False] * self._share
         images = np.empty((self._share, 3, self._image_size, self._image_size), np.uint8)
         labels = np.empty(self._share, np.int64)
 
         def fill(rows: range) -> int:
-            return sum(self._fill(images, labels, row, order, first + row, flips) for row in rows)
+            skipped = 0
+            for row in rows:
+                index, tries = indices[row], 0
+                while not self._decode(index, mirrored[row], images[row], labels[row : row + 1]):
+                    tries += 1
+                    if tries == len(order):
+                        raise BadImage(f"none of the {len(order)} images of the set decodes")
+                    index = int(order[(first + row + tries) % len(order)])
+                skipped += tries
+            return skipped
 
         chunk = -(-self._share // self._workers)
         rows = [range(start, min(start + chunk, self._share)) for start in range(0, self._share, chunk)]
         return _Pending(images, labels, [pool.submit(fill, part) for part in rows])
 
-    def _fill(
-        self, images: np.ndarray, labels: np.ndarray, row: int, order: np.ndarray, position: int, flips: np.ndarray
-    ) -> int:
-        """Decode the sample at `position`, or the first good one after it; how many were skipped."""
-        for skipped in range(len(order)):
-            sample = self._dataset.sample(int(order[(position + skipped) % len(order)]))
-            try:
-                decode_image(
-                    sample.encoded,
-                    sample.name,
-                    self._image_size,
-                    self._on_wrong_size,
-                    mirror=self._flip and bool(flips[position]),
-                    out=images[row],
-                )
-            except BadImage as error:
-                if not self._skip:
-                    raise BadImage(f"{error} (--data.on-bad-image skip goes on without such images)") from None
-                continue
-            labels[row] = sample.label
-            return skipped
-        raise BadImage(f"none of the {len(order)} images of the set decodes")
+    def _decode(self, index: int, mirror: bool, image: np.ndarray, label: np.ndarray) -> bool:
+        """Decode a sample to its place in a batch; False: it is to be skipped."""
+        sample = self._dataset.sample(index)
+        try:
+            decode_image(sample.encoded, sample.name, self._image_size, self._on_wrong_size, mirror=mirror, out=image)
+        except BadImage as error:
+            if not self._skip:
+                raise BadImage(f"{error} (--data.on-bad-image skip goes on without such images)") from None
+            return False
+        label[0] = sample.label
+        return True
 
     def _plan(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
         if self._plan_cache is None or self._plan_cache[0] != epoch:

@@ -70,7 +70,8 @@ class RecordReader:
         order = np.argsort(keys)
         self.keys, self._offsets = keys[order], offsets[order]
         in_file = np.append(np.unique(offsets), self._size)
-        self._lengths = in_file[np.searchsorted(in_file, self._offsets, "right")] - self._offsets  # one read for each
+        lengths = in_file[np.searchsorted(in_file, self._offsets, "right")] - self._offsets
+        self._ahead = np.minimum(lengths, MOST_AHEAD)  # one read for almost each record
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -83,7 +84,11 @@ class RecordReader:
         row = int(self.keys.searchsorted(key))
         if row == len(self) or self.keys[row] != key:
             raise KeyError(f"{self.path}: no record has key {key}")
-        offset, length = int(self._offsets[row]), min(int(self._lengths[row]), MOST_AHEAD)
+        return self.read_at(row)
+
+    def read_at(self, row: int) -> Record:
+        """The record of `keys[row]`, row 0 .. len - 1: without a search for it."""
+        offset, length = self._offsets.item(row), self._ahead.item(row)
         data = os.pread(self._descriptor, length, offset)
         if len(data) >= WHOLE_IMAGE.size:
             magic, word, flag, label, _, _ = WHOLE_IMAGE.unpack_from(data)
@@ -91,8 +96,9 @@ class RecordReader:
             if magic == MAGIC and flag == 0 and WHOLE_IMAGE.size <= end <= len(data):
                 return Record(0, (label,), data[WHOLE_IMAGE.size : end])
         # several labels, a record in parts or a damaged one
-        payload, _ = self._payload(offset, length, f"key {key}")
-        return self._unpack(payload, f"key {key}")
+        what = f"key {self.keys[row]}"
+        payload, _ = self._payload(offset, length, what)
+        return self._unpack(payload, what)
 
     def _payload(self, offset: int, ahead: int, what: str) -> tuple[bytes, int]:
         """The joined payload of the record at `offset`, read by `ahead` bytes, and the offset of the next record."""

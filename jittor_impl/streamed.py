@@ -40,7 +40,7 @@ def streamed(
     r_inter: _Weight,
     *,
     least_cosine: float,
-    block_size: int,
+    block_size: int | None = None,
 ) -> tuple[Var, ...]:
     """Loss, differentiable once with respect to embeddings and class_weight, and what to log of a step.
 
@@ -51,11 +51,14 @@ def streamed(
         r_intra: weights of the samples' own classes as a function of theta, radians, any shape.
         r_inter: the same of other classes.
         least_cosine: on the CPU r_inter of lower cosines counts as 0; -1: none.
-        block_size: classes a block; O(N * block_size) memory is needed beside the inputs and gradients.
+        block_size: classes a block; O(N * block_size) memory is needed beside the inputs and gradients. None: 2048, so
+            that a block stays in a processor's cache; on a CUDA device as many as give a block 2**24 entries.
 
     Returns:
         loss, intra_loss, inter_loss, target_cosine, other_cosine, accuracy: scalars, all but the first detached.
     """
+    if block_size is None:
+        block_size = max(1, 2**24 // labels.shape[0]) if jt.flags.use_cuda else 2048
     function = _Streamed()
     loss = function(embeddings, class_weight, labels, r_intra, r_inter, least_cosine, block_size)
     return loss, *function.metrics

@@ -32,7 +32,7 @@ def streamed(
     r_inter: _Weight,
     *,
     least_cosine: float,
-    block_size: int,
+    block_size: int | None = None,
 ) -> tuple[NDArray, ...]:
     """Loss, intra_loss, inter_loss, target_cosine, other_cosine and accuracy, each (1,); only the loss has a gradient.
 
@@ -43,15 +43,16 @@ def streamed(
         r_intra: weight of the pull at an angle; radians of any shape in, the same shape out.
         r_inter: weight of the push at an angle, likewise.
         least_cosine: on the CPU, pushes from prototypes at a smaller cosine are left out; -inf: none is.
-        block_size: classes a block.
+        block_size: classes a block; None: 2048, so that a block stays in a processor's cache; on a CUDA device as many
+            as give a block 2**24 entries, to keep it busy.
 
     Memory beside the inputs and what MXNet holds of their gradients: O(N * block_size); on the CPU also 8 bytes an
     entry that is not left out, where these are few; on a CUDA device one gradient of class_weight more.
     """
     arrays = embeddings, class_weight, labels
     if embeddings.context.device_type == "cpu":
-        return streamed_on_cpu(*arrays, r_intra, r_inter, least_cosine, block_size)
-    return _on_device(*arrays, r_intra, r_inter, block_size)
+        return streamed_on_cpu(*arrays, r_intra, r_inter, least_cosine, block_size or 2048)
+    return _on_device(*arrays, r_intra, r_inter, block_size or max(1, 2**24 // len(labels)))
 
 
 def _on_device(

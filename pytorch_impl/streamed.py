@@ -54,6 +54,8 @@ def streamed(
         compiled: where every entry counts (on a CUDA device, or with least_cosine -1), compute what becomes of a
             block's product in one kernel, compiled at the first call.
     """
+    if block_size is None:
+        block_size = 2048 if embeddings.device.type == "cpu" else max(1, 2**24 // len(labels))
     return _Streamed.apply(embeddings, class_weight, labels, r_intra, r_inter, least_cosine, block_size, compiled)
 
 
@@ -89,7 +91,7 @@ class _Pass:
         r_intra: _Weight,
         r_inter: _Weight,
         least_cosine: float,
-        block_size: int | None,
+        block_size: int,
         compiled: bool,
     ) -> None:
         self.class_weight, self.labels, self.r_inter, self.least_cosine = class_weight, labels, r_inter, least_cosine
@@ -113,8 +115,6 @@ class _Pass:
         self.compiled = compiled and not self.gathers
         self.can_screen = self.screens = self.gathers and class_weight.dtype == torch.float32 and _has_bfloat16()
         self.rounded_embeddings, self.embedding_sum = self.unit_embeddings.bfloat16(), self.unit_embeddings.sum(0)
-        if block_size is None:
-            block_size = 2048 if embeddings.device.type == "cpu" else max(1, 2**24 // len(labels))
         for first in range(0, len(class_weight), block_size):
             self._add_block(slice(first, min(first + block_size, len(class_weight))))
         self._add_waiting()

@@ -153,13 +153,13 @@ def test_a_large_file_opens_without_a_pass_over_its_records(tmp_path):
     """100,000 records: what is read per record would show as seconds; labels are read with their samples."""
     write_records(tmp_path, ((b"x", i // 10) for i in range(100_000)), 10_000, 112)
     reads = []
-    original = RecordReader.read
+    original = RecordReader.read_at
     try:
-        RecordReader.read = lambda self, key: reads.append(key) or original(self, key)
+        RecordReader.read_at = lambda self, row: reads.append(row) or original(self, row)
         started = time.monotonic()
         dataset = open_dataset(tmp_path)
         dataset.sample(99_999)
     finally:
-        RecordReader.read = original
+        RecordReader.read_at = original
     assert len(reads) == 2
     assert time.monotonic() - started < 20  # a hang, not a benchmark
