@@ -6,11 +6,11 @@ import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from common.ranks import INTERRUPTED, Stopped
+
 if TYPE_CHECKING:  # at run time, `info` must work where packages are missing
     from common.config import RunConfig
     from common.trainer import Trainer
-
-INTERRUPTED = 130  # what a shell reports for a program that Ctrl-C ended
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,7 +63,6 @@ def main(backend: Backend, arguments: list[str]) -> int:
 def train(backend: Backend, arguments: list[str]) -> int:
     """Train a recipe, or go on with a run that stopped: train RECIPE [--field value ...]"""
     from common import commands
-    from common.training import Stopped
 
     try:
         commands.train(backend, arguments)
@@ -107,7 +106,6 @@ def import_weights(backend: Backend, arguments: list[str]) -> int:
 def reproduce(backend: Backend, arguments: list[str]) -> int:
     """Train and evaluate a published row, or say what is missing: reproduce ROW [--check] [--field value ...]"""
     from common.reproduce import reproduce as run
-    from common.training import Stopped
 
     try:
         return 0 if run(backend, arguments) else 1

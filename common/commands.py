@@ -16,7 +16,7 @@ from common.pair_set import find_pair_sets
 from common.published import pair_set_files
 from common.recipes import RECIPES
 from common.report import comparison_table, write_report
-from common.training import fit, latest_checkpoint
+from common.training import Progress, fit, latest_checkpoint
 
 if TYPE_CHECKING:
     from common.cli import Backend
@@ -26,7 +26,7 @@ RAW_PIXELS = "raw_pixels"
 
 def train(backend: "Backend", arguments: list[str]) -> None:
     """Train a recipe to its end, evaluate it, and write the report; raises as `common.training.fit`."""
-    train_config(backend, parse_recipe(backend, "train", RECIPES, arguments))
+    train_config(backend, parse_recipe(backend, "train", RECIPES, arguments), ["train", *arguments])
 
 
 def parse_recipe(
@@ -46,14 +46,27 @@ def run_folder(backend: "Backend", config: RunConfig) -> Path:
     return config.out or Path("runs") / backend.name / f"{config.name}-seed{config.seed}"
 
 
-def train_config(backend: "Backend", config: RunConfig) -> None:
-    """Train a checked configuration, evaluate it, and write the report; raises as `common.training.fit`."""
+def train_config(backend: "Backend", config: RunConfig, command: list[str]) -> None:
+    """Train a checked configuration, evaluate it, and write the report; raises as `common.training.fit`.
+
+    With several devices it starts itself, which is `command`, in as many processes.
+    """
+    if config.devices > 1:
+        distributed = backend.module("distributed")
+        if not distributed.is_launched():
+            distributed.launch(config.devices, command)
+            return
     folder = run_folder(backend, config)
     dataset = open_dataset(config.data.root, config.data.kind)
-    print(f"{len(dataset)} images of {dataset.num_classes} identities in {config.data.root}; run folder {folder}")
     trainer = backend.create_trainer(config, dataset.num_classes)
+    if trainer.ranks.rank == 0:
+        print(f"{len(dataset)} images of {dataset.num_classes} identities in {config.data.root}; run folder {folder}")
     progress = fit(trainer, dataset, config, folder)
+    if trainer.ranks.rank == 0:
+        _report(backend, config, folder, progress)
 
+
+def _report(backend: "Backend", config: RunConfig, folder: Path, progress: Progress) -> None:
     if config.data.raw_pixels:
         _evaluate_raw_pixels(config, folder / "evaluation")
     report = write_report(folder)

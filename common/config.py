@@ -130,6 +130,12 @@ class RunConfig:
     """auto, cpu, cuda or cuda:N; auto takes a CUDA device where there is one."""
     precision: Literal["fp32", "bf16", "fp16", "fp64"] = "fp32"
     """Arithmetic of the backbone; weights, loss and angles stay in fp32. fp64: all of it in double, for comparisons."""
+    devices: int = 1
+    """Processes that train together on this host, one a GPU, or each with a share of the cores; each decodes its own
+    images. The framework's launcher starts them."""
+    sync_batch_norm: bool = False
+    """Of several devices: BatchNorm sees the whole batch, so that results do not depend on their number; else each
+    device's share, which takes less time."""
     compile: bool = False
     """PyTorch: compile the backbone's training step, and on a GPU SFace's (torch.compile; on a CPU it needs g++)."""
     log_every: int = 10
@@ -154,6 +160,7 @@ FREE_ON_RESUME = frozenset(
         "data.prefetch_mib",
         "data.evaluate_on",
         "data.raw_pixels",
+        "devices",
         "log_every",
         "evaluate_every",
         "save_every",
@@ -224,6 +231,12 @@ def check(config: RunConfig) -> None:
         "optimiser.row_sparse",
         "false unless the head is sface, and without clip_norm and fp16",
         optimiser,
+    )
+    _expect(
+        config.devices >= 1 and optimiser.batch_size % (config.devices * optimiser.accumulate) == 0,
+        "devices",
+        f"a divisor of a batch's part ({optimiser.batch_size} / {optimiser.accumulate} images)",
+        config,
     )
     _expect(0 <= config.seed < 2**63, "seed", "0 to 2^63 - 1", config)
     _expect(config.angle_images >= 0, "angle_images", "at least 0", config)

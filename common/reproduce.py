@@ -76,7 +76,7 @@ def reproduce(backend: "Backend", arguments: list[str]) -> bool:
         raise data.error
     refuse_another_run(folder, config)
     write_json(folder / RECORD, {"row": name, "published_in": row.implementation, **statement._asdict()})
-    commands.train_config(backend, config)
+    commands.train_config(backend, config, ["reproduce", *arguments])
     return _evaluate_the_rest(backend, config, folder) and data.complete
 
 

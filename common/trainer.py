@@ -4,15 +4,19 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from common.ranks import Ranks
+
 
 class Trainer(Protocol):
-    """A backbone, a head and their optimiser on a device."""
+    """A backbone, a head and their optimiser on a device; of several ranks, each has one and calls the same methods."""
+
+    ranks: Ranks
 
     def train_step(self, images: np.ndarray, labels: np.ndarray, learning_rate: float) -> None:
         """One optimiser step.
 
         Args:
-            images: (N, 3, S, S) uint8, RGB; normalised on the device.
+            images: (N, 3, S, S) uint8, RGB, this rank's share of the batch; normalised on the device.
             labels: (N,) int64.
             learning_rate: of this step.
 
@@ -23,7 +27,7 @@ class Trainer(Protocol):
         """
 
     def metrics(self) -> dict[str, float]:
-        """Loss and metrics of the last step (SFaceResult's fields); waits for the device."""
+        """Loss and metrics of the last step over all ranks (SFaceResult's fields); waits for the device."""
 
     def first_bad_step(self) -> int | None:
         """The first step, from 1, whose loss was not finite, since the start or a resume; waits for the device."""
@@ -32,7 +36,10 @@ class Trainer(Protocol):
         """Raw embeddings (N, D) float32 of (N, 3, S, S) uint8 images, in evaluation mode."""
 
     def state(self) -> dict[str, np.ndarray]:
-        """Everything a resumed run needs: "backbone.*", "head.*", "momentum.*" under canonical names, and the rest."""
+        """Everything a resumed run needs: "backbone.*", "head.*", "momentum.*" under canonical names, and the rest.
+
+        The same whatever the number of ranks; every rank calls it, rank 0 gets all of it, the others need not.
+        """
 
     def load_weights(self, state: dict[str, np.ndarray]) -> None:
         """Take over "backbone.*" and "head.*" of a `state()`, for evaluation; raises as `load_state`."""

@@ -14,6 +14,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+import numpy as np
 import tqdm
 
 from common import checkpoint
@@ -26,13 +27,10 @@ from common.evaluation_files import evaluation_record, save_evaluation
 from common.files import read_json, write_json
 from common.loader import Loader
 from common.pair_set import find_pair_sets
+from common.ranks import Stopped
 from common.runlog import RunLog, environment
 from common.schedule import learning_rate, milestone_steps, total_steps
 from common.trainer import Trainer
-
-
-class Stopped(Exception):
-    """The user stopped the run; a checkpoint of the step that was reached is saved."""
 
 
 class NonFiniteLoss(ArithmeticError):
@@ -66,8 +64,12 @@ def fit(trainer: Trainer, dataset: Dataset, config: RunConfig, folder: Path) -> 
             bad data saves a checkpoint first.
         OSError: something cannot be written; checkpoints stay as they were.
     """
-    _claim(folder, config, trainer)
+    refuse_another_run(folder, config)
     run = _Run(trainer, dataset, config, folder)
+    if run.writes:
+        write_json(folder / "config.json", configuration.to_json(config))
+        write_json(folder / "environment.json", environment(trainer.describe()))
+    trainer.ranks.total(0)  # nobody looks for checkpoints before all are here
     run.resume()
     with _stop_signals() as stop_asked:
         run.train(stop_asked)
@@ -84,7 +86,9 @@ class _Run:
     def __init__(self, trainer: Trainer, dataset: Dataset, config: RunConfig, folder: Path) -> None:
         data, optimiser = config.data, config.optimiser
         self.trainer, self.config, self.folder = trainer, config, folder
+        self.ranks, self.writes = trainer.ranks, trainer.ranks.rank == 0
         self.progress = Progress()
+        self.saved_step = 0
         self.loader = Loader(
             dataset,
             optimiser.batch_size,
@@ -95,6 +99,8 @@ class _Run:
             on_bad_image=data.on_bad_image,
             workers=data.workers,
             prefetch_mib=data.prefetch_mib,
+            rank=self.ranks.rank,
+            ranks=self.ranks.count,
         )
         self.milestones = milestone_steps(optimiser, self.loader.steps_per_epoch)
         self.total = total_steps(optimiser, self.loader.steps_per_epoch)
@@ -112,12 +118,13 @@ class _Run:
         except (KeyError, TypeError):
             raise checkpoint.DamagedCheckpoint(f"{path / checkpoint.STATE}: expected progress of a run") from None
         self.trainer.load_state(saved.arrays, self.progress.step)
+        self.saved_step = self.progress.step
 
     def train(self, stop_asked: threading.Event) -> None:
         progress, config = self.progress, self.config
-        for missing in self.missing_sets:
+        log = RunLog(self.folder, progress.step) if self.writes else None
+        for missing in self.missing_sets if self.writes else ():
             tqdm.tqdm.write(f"evaluation set {missing}: not found at {config.data.root / (missing + '.bin')}")
-        log = RunLog(self.folder, progress.step)
         optimiser = config.optimiser
         bar = tqdm.tqdm(
             total=self.total * optimiser.batch_size,
@@ -126,9 +133,11 @@ class _Run:
             desc=config.name,
             dynamic_ncols=True,
             smoothing=0.05,
+            disable=not self.writes,
         )
         batches = self.loader.batches(progress.step, self.total)
         logged_step, logged_seconds = progress.step, progress.seconds
+        skipped_before, skipped_here = progress.skipped, 0
         lap = time.monotonic()
         try:
             while progress.step < self.total:
@@ -137,14 +146,18 @@ class _Run:
                 rate = learning_rate(progress.step, optimiser.learning_rate, self.milestones, optimiser.warmup_steps)
                 self.trainer.train_step(batch.images, batch.labels, rate)
                 progress.step += 1
-                progress.skipped += batch.skipped
+                skipped_here += batch.skipped
                 bar.update(optimiser.batch_size)
 
                 is_last = progress.step == self.total
-                stop = stop_asked.is_set()
                 log_now = is_last or progress.step % config.log_every == 0
                 evaluate_now = is_last or progress.step % config.evaluate_every == 0
-                save_now = is_last or stop or progress.step % config.save_every == 0
+                save_now = is_last or progress.step % config.save_every == 0
+                stop = False
+                if self.ranks.count == 1 or log_now or evaluate_now or save_now:  # to agree, ranks wait for each other
+                    stop = self.ranks.total(stop_asked.is_set()) > 0
+                    save_now |= stop
+                    progress.skipped = skipped_before + self.ranks.total(skipped_here)
                 metrics = self._finite_metrics() if log_now or evaluate_now or save_now else {}
 
                 progress.seconds += time.monotonic() - lap
@@ -152,18 +165,18 @@ class _Run:
                     images = (progress.step - logged_step) * optimiser.batch_size
                     speed = images / (progress.seconds - logged_seconds)
                     logged_step, logged_seconds = progress.step, progress.seconds
-                    log.write(
-                        {
-                            "kind": "train",
-                            "step": progress.step,
-                            "epoch": progress.step / self.loader.steps_per_epoch,
-                            "lr": rate,
-                            **metrics,
-                            "skipped": progress.skipped,
-                            "images_per_second": speed,
-                            "seconds": progress.seconds,
-                        }
-                    )
+                    record = {
+                        "kind": "train",
+                        "step": progress.step,
+                        "epoch": progress.step / self.loader.steps_per_epoch,
+                        "lr": rate,
+                        **metrics,
+                        "skipped": progress.skipped,
+                        "images_per_second": speed,
+                        "seconds": progress.seconds,
+                    }
+                    if log is not None:
+                        log.write(record)
                     bar.set_postfix({name: f"{metrics[name]:.3f}" for name in ("loss", "accuracy")}, refresh=False)
                 if evaluate_now:
                     with self._saving_first():
@@ -178,16 +191,18 @@ class _Run:
         finally:
             batches.close()
             bar.close()
-            log.close()
+            if log is not None:
+                log.close()
 
     @contextmanager
     def _saving_first(self) -> Iterator[None]:
-        """Bad data stops the run, but loses no step."""
+        """Bad data stops the run, but loses no step; of several ranks one alone cannot save."""
         try:
             yield
         except (ValueError, OSError):
-            self._finite_metrics()
-            self._save_if_new()
+            if self.ranks.count == 1:
+                self._finite_metrics()
+                self._save_if_new()
             raise
 
     def _finite_metrics(self) -> dict[str, float]:
@@ -202,11 +217,15 @@ class _Run:
             )
         return self.trainer.metrics()
 
-    def _evaluate(self, log: RunLog) -> bool:
-        """Evaluate on all sets that are there; whether their mean accuracy is the best so far."""
+    def _evaluate(self, log: RunLog | None) -> bool:
+        """Evaluate on all sets that are there, on rank 0; whether their mean accuracy is the best so far."""
+        state = self.trainer.state() if self.angles is not None else {}
+        is_best = log is not None and self._evaluate_here(log, state)
+        return self.ranks.total(is_best) > 0
+
+    def _evaluate_here(self, log: RunLog, state: dict[str, np.ndarray]) -> bool:
         if self.angles is not None:
-            class_weight = self.trainer.state()["head.class_weight"]
-            log.write(self.angles.record(self.trainer.embed, class_weight, self.progress.step))
+            log.write(self.angles.record(self.trainer.embed, state["head.class_weight"], self.progress.step))
         evaluations = evaluate_sets(self.trainer, self.pair_sets, self.config)
         for evaluation in evaluations:
             save_evaluation(self.folder / "evaluation", evaluation, self.progress.step)
@@ -225,12 +244,14 @@ class _Run:
 
     def _save_if_new(self) -> None:
         folder, step = self.folder / "checkpoints", self.progress.step
-        latest = latest_checkpoint(self.folder)
-        if step == 0 or (latest is not None and checkpoint.step_of(latest) == step):
+        if step == self.saved_step:
             return
-        state = {"progress": dataclasses.asdict(self.progress), "config": configuration.to_json(self.config)}
-        checkpoint.save_checkpoint(folder, step, self.trainer.state(), state)
-        checkpoint.prune(folder, self.config.keep, self.progress.best_step)
+        self.saved_step = step
+        arrays = self.trainer.state()
+        if self.writes:
+            state = {"progress": dataclasses.asdict(self.progress), "config": configuration.to_json(self.config)}
+            checkpoint.save_checkpoint(folder, step, arrays, state)
+            checkpoint.prune(folder, self.config.keep, self.progress.best_step)
 
 
 def evaluate_sets(trainer: Trainer, pair_sets: dict[str, Any], config: RunConfig) -> list[Evaluation]:
@@ -257,13 +278,6 @@ def refuse_another_run(folder: Path, config: RunConfig) -> None:
                 f"{folder} holds a run of another configuration ({'; '.join(changed)}); "
                 "choose another folder with --out, or delete this one"
             )
-
-
-def _claim(folder: Path, config: RunConfig, trainer: Trainer) -> None:
-    """Make the run folder, or make sure that the run in it is this one."""
-    refuse_another_run(folder, config)
-    write_json(folder / "config.json", configuration.to_json(config))
-    write_json(folder / "environment.json", environment(trainer.describe()))
 
 
 @contextmanager

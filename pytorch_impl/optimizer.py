@@ -7,7 +7,7 @@ momentum buffer. (MXNet's own SGD has it inside, and the two part at the first d
 import torch
 from torch import Tensor, nn
 
-NORMALISATIONS = (nn.BatchNorm1d, nn.BatchNorm2d)
+NORMALISATIONS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.SyncBatchNorm)
 
 
 def create_optimizer(modules: list[nn.Module], *, momentum: float, weight_decay: float) -> torch.optim.SGD:

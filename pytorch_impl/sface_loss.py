@@ -23,7 +23,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pytorch_impl.streamed import NORM_FLOOR, _accuracy, _Weight, streamed
+from pytorch_impl.streamed import NORM_FLOOR, Shard, _accuracy, _Weight, streamed
 
 Form = Literal["plain", "streamed"]
 
@@ -53,6 +53,7 @@ def sface_loss(
     block_size: int | None = None,
     epsilon: float | None = None,
     compiled: bool = False,
+    shard: Shard | None = None,
 ) -> SFaceResult:
     """SFace loss, differentiable once with respect to embeddings and class_weight.
 
@@ -76,12 +77,14 @@ def sface_loss(
             gradient of its embedding x by less than that over ||x||, and that of its prototype w over ||w||.
         compiled: where the streamed form leaves out no push (on a CUDA device, or with epsilon 0), compute what becomes
             of a block's product in one kernel, compiled at the first call (torch.compile).
+        shard: class_weight is a part of all classes, and labels below 0 or from C on are of classes elsewhere: for the
+            streamed form only, see `streamed.py`.
 
     Raises:
         ValueError: shapes do not fit, epsilon is not in [0, 1), or a label is out of range (checked on the CPU only: on
             a CUDA device the check would make the host wait at every step; there the indexing fails instead).
     """
-    _check(embeddings, class_weight, labels)
+    _check(embeddings, class_weight, labels, shard)
     r_intra = partial(intra_weight, scale=scale, slope=intra_slope, center=intra_center)
     r_inter = partial(inter_weight, scale=scale, slope=inter_slope, center=inter_center)
     with torch.autocast(embeddings.device.type, enabled=False):
@@ -102,6 +105,7 @@ def sface_loss(
                     least_cosine=least_cosine,
                     block_size=block_size,
                     compiled=compiled,
+                    shard=shard,
                 )
             )
     raise ValueError(f'form: expected "plain" or "streamed", got {form!r}')
@@ -180,6 +184,9 @@ class SFaceHead(nn.Module):
         self.compiled = compiled
 
     def forward(self, embeddings: Tensor, labels: Tensor) -> SFaceResult:
+        return self._loss(embeddings, labels)
+
+    def _loss(self, embeddings: Tensor, labels: Tensor, shard: Shard | None = None) -> SFaceResult:
         return sface_loss(
             embeddings,
             self.class_weight,
@@ -192,6 +199,7 @@ class SFaceHead(nn.Module):
             form=self.form,
             epsilon=self.epsilon,
             compiled=self.compiled,
+            shard=shard,
         )
 
 
@@ -204,8 +212,8 @@ def _least_cosine(epsilon: float, slope: float, center: float) -> float:
     return math.cos(min(math.pi, max(0.0, center + math.log(1 / epsilon - 1) / slope)))
 
 
-def _check(embeddings: Tensor, class_weight: Tensor, labels: Tensor) -> None:
-    num_classes = len(class_weight)
+def _check(embeddings: Tensor, class_weight: Tensor, labels: Tensor, shard: Shard | None) -> None:
+    num_classes = len(class_weight) if shard is None else shard.num_classes
     if embeddings.ndim != 2 or class_weight.ndim != 2 or embeddings.shape[1] != class_weight.shape[1]:
         raise ValueError(
             "expected embeddings (N, D) and class_weight (C, D) with the same D, "
@@ -215,7 +223,7 @@ def _check(embeddings: Tensor, class_weight: Tensor, labels: Tensor) -> None:
         raise ValueError(f"expected at least 1 sample and 2 classes, got {len(embeddings)} and {num_classes}")
     if labels.shape != embeddings.shape[:1] or labels.dtype != torch.int64:
         raise ValueError(f"labels: expected int64 ({len(embeddings)},), got {labels.dtype} {tuple(labels.shape)}")
-    if labels.device.type == "cpu":
+    if labels.device.type == "cpu" and shard is None:
         bad = ((labels < 0) | (labels >= num_classes)).nonzero()
         if len(bad):
             row = int(bad[0])

@@ -13,6 +13,7 @@ those of cosines below a given one are left out, and the few entries of g that r
 
 import functools
 from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -29,6 +30,14 @@ _WAITING = 4096  # gathered entries that wait until their part of the gradients 
 _Weight = Callable[[Tensor], Tensor]  # r as a function of theta, any shape
 
 
+class Shard(NamedTuple):
+    """Says that `class_weight` holds a part of all classes, the others being with other processes."""
+
+    num_classes: int  # of all parts together
+    total: _Weight  # sum over the processes, elementwise
+    highest: _Weight  # maximum over the processes, elementwise
+
+
 def streamed(
     embeddings: Tensor,
     class_weight: Tensor,
@@ -39,13 +48,14 @@ def streamed(
     least_cosine: float,
     block_size: int | None = None,
     compiled: bool = False,
+    shard: Shard | None = None,
 ) -> tuple[Tensor, ...]:
     """Loss, intra_loss, inter_loss, target_cosine, other_cosine, accuracy; the loss is differentiable once.
 
     Args:
         embeddings: (N, D).
         class_weight: (C, D), of the same dtype.
-        labels: 0..C-1, int64, (N,).
+        labels: 0..C-1, int64, (N,); with `shard`, of others too, whose classes are elsewhere.
         r_intra: weight of a sample's own cosine, given its angle.
         r_inter: weight of the other cosines, given their angles.
         least_cosine: on the CPU, r_inter is taken to be 0 for cosines below this; with -1 for none.
@@ -53,10 +63,13 @@ def streamed(
             in a processor's cache; on a CUDA device as many as give a block 2**24 entries, to keep it busy.
         compiled: where every entry counts (on a CUDA device, or with least_cosine -1), compute what becomes of a
             block's product in one kernel, compiled at the first call.
+        shard: values are those of all classes, the gradient for embeddings that of this part.
     """
     if block_size is None:
         block_size = 2048 if embeddings.device.type == "cpu" else max(1, 2**24 // len(labels))
-    return _Streamed.apply(embeddings, class_weight, labels, r_intra, r_inter, least_cosine, block_size, compiled)
+    return _Streamed.apply(
+        embeddings, class_weight, labels, r_intra, r_inter, least_cosine, block_size, compiled, shard
+    )
 
 
 class _Streamed(torch.autograd.Function):
@@ -77,7 +90,7 @@ class _Streamed(torch.autograd.Function):
         if grad_loss.device.type != "cpu" or grad_loss != 1:
             for gradient in gradients:
                 gradient.mul_(grad_loss)
-        return *gradients, *[None] * 6
+        return *gradients, *[None] * 7
 
 
 class _Pass:
@@ -93,15 +106,22 @@ class _Pass:
         least_cosine: float,
         block_size: int,
         compiled: bool,
+        shard: Shard | None,
     ) -> None:
         self.class_weight, self.labels, self.r_inter, self.least_cosine = class_weight, labels, r_inter, least_cosine
         self.unit_embeddings, self.embedding_norms = _normalise(embeddings)
-        own_prototypes, _ = _normalise(class_weight[labels])
+        self.shard = shard
+        rows = labels if shard is None else labels.clamp(0, len(class_weight) - 1)
+        own_prototypes, _ = _normalise(class_weight[rows])
         self.target_cosines = (self.unit_embeddings * own_prototypes).sum(1).clamp(-1, 1)
+        if shard is not None:
+            self.target_cosines.masked_fill_(rows != labels, 0)
+        self.cosine_sum = -self.target_cosines.sum()
+        if shard is not None:
+            self.target_cosines = shard.total(self.target_cosines)
         self.r_intra = r_intra(torch.acos(self.target_cosines))
 
         self.inter_sum = embeddings.new_zeros(())
-        self.cosine_sum = -self.target_cosines.sum()
         self.nearest_other = embeddings.new_full((len(labels),), -1)
         self.norms = class_weight.new_empty(len(class_weight))
         self.grad_unit_embeddings = torch.zeros_like(embeddings)
@@ -121,6 +141,10 @@ class _Pass:
 
     def values(self) -> tuple[Tensor, ...]:
         batch_size, num_classes = len(self.labels), len(self.class_weight)
+        if self.shard is not None:
+            num_classes = self.shard.num_classes
+            self.inter_sum, self.cosine_sum = self.shard.total(torch.stack([self.inter_sum, self.cosine_sum]))
+            self.nearest_other = self.shard.highest(self.nearest_other)
         intra_loss = (-self.r_intra * self.target_cosines).mean()
         inter_loss = self.inter_sum / batch_size
         return (

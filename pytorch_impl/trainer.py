@@ -1,16 +1,21 @@
 """Backbone, head and optimiser on a device: what `common.training.fit` drives (`common.trainer.Trainer`)."""
 
+import contextlib
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from common.config import HeadConfig, RunConfig
 from common.initialisation import draw_parameters
+from common.ranks import Ranks
 from common.row_sparse import RowSparseSGD
-from pytorch_impl import checkpoint, runtime
+from pytorch_impl import checkpoint, distributed, runtime
 from pytorch_impl.backbones import create_backbone
+from pytorch_impl.distributed import Group, ShardedSFaceHead
 from pytorch_impl.margin_losses import ArcFaceHead, CosFaceHead, NormalisedSoftmaxHead, SoftmaxHead, SphereFaceHead
 from pytorch_impl.optimizer import create_optimizer, momentum_buffer, set_learning_rate
 from pytorch_impl.sface_loss import SFaceHead
@@ -28,32 +33,42 @@ class Trainer:
     """
 
     def __init__(self, config: RunConfig, num_classes: int) -> None:
-        self.device = runtime.resolve_device(config.device)
+        self.device = distributed.local_device(runtime.resolve_device(config.device))
+        self.ranks = distributed.join(self.device)
         self._config = config
         self._num_classes = num_classes
         runtime.seed_everything(config.seed)
         backbone = create_backbone(
             config.model.backbone, config.model.embedding_size, config.data.image_size, config.model.dropout
         )
-        head = create_head(config.head, config.model.embedding_size, num_classes)
+        head = create_head(config.head, config.model.embedding_size, num_classes, self.ranks)
         if isinstance(head, SFaceHead):
             head.compiled = config.compile
         self._modules = nn.ModuleDict({"backbone": backbone, "head": head})
-        checkpoint.from_canonical(
-            self._modules, draw_parameters(checkpoint.parameter_specs(self._modules), config.seed)
-        )
+        self._sharded = {"head.class_weight"} if isinstance(head, ShardedSFaceHead) else set()
+        specs = checkpoint.parameter_specs(self._modules)
+        for name in self._sharded:
+            specs[name] = specs[name]._replace(shape=(num_classes, *specs[name].shape[1:]))
+        checkpoint.from_canonical(self._modules, self._parts(draw_parameters(specs, config.seed)))
+        if config.sync_batch_norm and isinstance(self.ranks, Group):
+            distributed.synchronise_batch_norm(backbone, self.device)
         self._precision = runtime.PRECISIONS[config.precision]
         self._master = torch.float64 if self._precision == torch.float64 else torch.float32
         self._modules.to(self.device, self._master)
         backbone.to(memory_format=torch.channels_last)
         self.backbone, self.head = backbone, head
         self._trained_backbone = torch.compile(backbone) if config.compile else backbone
+        self._trained_head: nn.Module = head
+        if isinstance(self.ranks, Group):
+            self._trained_backbone = self._data_parallel(self._trained_backbone)
+            if not self._sharded:
+                self._trained_head = self._data_parallel(head)
         rule = {"momentum": config.optimiser.momentum, "weight_decay": config.optimiser.weight_decay}
         self._row_sparse = RowSparseSGD(num_classes, **rule) if config.optimiser.row_sparse else None
         if self._row_sparse and self.device.type != "cpu":
             raise ValueError(f"optimiser.row_sparse: expected false on {self.device}, got true; it is for the CPU")
         self._optimizer = create_optimizer([backbone] if self._row_sparse else [backbone, head], **rule)
-        self._scaler = torch.amp.GradScaler(self.device.type, enabled=config.precision == "fp16")
+        self._scaler = distributed.create_scaler(self.ranks, self.device.type, config.precision == "fp16")
         self._step = 0
         self._metrics: dict[str, Tensor] = {}
         self._first_bad_step = torch.full((), -1, dtype=torch.int64, device=self.device)
@@ -61,6 +76,8 @@ class Trainer:
     def train_step(self, images: np.ndarray, labels: np.ndarray, learning_rate: float) -> None:
         self._check_labels(labels)
         self._modules.train()
+        if isinstance(self.ranks, Group):
+            self._seed_dropout()
         if isinstance(self.head, SphereFaceHead):
             self.head.step = self._step
         set_learning_rate(self._optimizer, learning_rate)
@@ -68,15 +85,18 @@ class Trainer:
 
         parts = self._config.optimiser.accumulate
         totals: dict[str, Tensor] = {}
-        for part_images, part_labels in zip(np.split(images, parts), np.split(labels, parts), strict=True):
-            result = self.head(self._forward(part_images, self._trained_backbone), self._to_device(part_labels))
-            self._scaler.scale(result.loss / parts).backward()
+        split = zip(np.split(images, parts), np.split(labels, parts), strict=True)
+        for part, (part_images, part_labels) in enumerate(split, 1):
+            with self._exchange_gradients(part == parts):
+                embeddings = self._forward(part_images, self._trained_backbone)
+                result = self._trained_head(embeddings, self._to_device(part_labels))
+                self._scaler.scale(result.loss / parts).backward()
             for name, value in result._asdict().items():
                 totals[name] = totals.get(name, 0) + value.detach() / parts
 
         if self._config.optimiser.clip_norm is not None:
             self._scaler.unscale_(self._optimizer)
-            nn.utils.clip_grad_norm_(self._modules.parameters(), self._config.optimiser.clip_norm)
+            self._clip_gradients(self._config.optimiser.clip_norm)
         self._scaler.step(self._optimizer)
         self._scaler.update()
         if self._row_sparse:
@@ -86,10 +106,16 @@ class Trainer:
         self._step += 1
 
     def metrics(self) -> dict[str, float]:
+        if isinstance(self.ranks, Group) and not self._sharded:  # each rank's are those of its share
+            mean = self.ranks.sum(torch.stack(list(self._metrics.values()))) / self.ranks.count
+            return dict(zip(self._metrics, mean.tolist(), strict=True))
         return {name: value.item() for name, value in self._metrics.items()}
 
     def first_bad_step(self) -> int | None:
-        step = int(self._first_bad_step.item())
+        bad_step = self._first_bad_step
+        if isinstance(self.ranks, Group):
+            bad_step = self.ranks.maximum(bad_step.clone())
+        step = int(bad_step.item())
         return None if step < 0 else step
 
     def embed(self, images: np.ndarray) -> np.ndarray:
@@ -100,7 +126,12 @@ class Trainer:
     def state(self) -> dict[str, np.ndarray]:
         if self._row_sparse:
             self._row_sparse.catch_up(*self._prototypes())
-        arrays = checkpoint.to_canonical(self._modules) | checkpoint.to_arrays(self._momentum())
+        tensors = checkpoint.named_tensors(self._modules) | self._momentum()
+        for name, tensor in tensors.items():
+            if self._is_sharded(name):
+                whole = self.ranks.joined(tensor, self._num_classes)
+                tensors[name] = tensor if whole is None else whole
+        arrays = checkpoint.to_arrays(tensors)
         arrays["random.cpu"] = torch.get_rng_state().numpy()
         if self.device.type == "cuda":
             arrays["random.cuda"] = torch.cuda.get_rng_state(self.device).numpy()
@@ -111,13 +142,14 @@ class Trainer:
 
     def load_weights(self, state: dict[str, np.ndarray]) -> None:
         weights = {name: array for name, array in state.items() if name.startswith(("backbone.", "head."))}
-        checkpoint.from_canonical(self._modules, weights)
+        checkpoint.from_canonical(self._modules, self._parts(weights))
         self._forget_rest()
 
     def load_state(self, state: dict[str, np.ndarray], step: int) -> None:
         tensors = checkpoint.named_tensors(self._modules) | self._momentum()
         kept = ("backbone.", "head.", "momentum.")
-        checkpoint.from_arrays(tensors, {name: array for name, array in state.items() if name.startswith(kept)})
+        arrays = {name: array for name, array in state.items() if name.startswith(kept)}
+        checkpoint.from_arrays(tensors, self._parts(arrays))
         if "random.cpu" in state:
             torch.set_rng_state(torch.from_numpy(state["random.cpu"]))
         if "random.cuda" in state and self.device.type == "cuda":
@@ -136,6 +168,7 @@ class Trainer:
         return {
             **runtime.describe(self.device),
             "precision": self._config.precision,
+            "ranks": self.ranks.count,
             "backbone_parameters": count(self.backbone),
             "head_parameters": count(self.head),
         }
@@ -157,6 +190,48 @@ class Trainer:
         is_first = (self._first_bad_step < 0) & ~torch.isfinite(loss)
         self._first_bad_step = torch.where(is_first, self._step + 1, self._first_bad_step)
 
+    def _data_parallel(self, module: nn.Module) -> nn.Module:
+        on = [self.device.index] if self.device.type == "cuda" else None
+        # running statistics are those of rank 0, which alone evaluates and saves
+        return DistributedDataParallel(module, device_ids=on, broadcast_buffers=False)
+
+    @contextlib.contextmanager
+    def _exchange_gradients(self, now: bool) -> Iterator[None]:
+        """Of the parts of a batch, gradients of the last one's backward pass are those of all parts."""
+        with contextlib.ExitStack() as stack:
+            for module in (self._trained_backbone, self._trained_head):
+                if isinstance(module, DistributedDataParallel) and not now:
+                    stack.enter_context(module.no_sync())
+            yield
+
+    def _clip_gradients(self, largest: float) -> None:
+        shards = [p for name, p in self._modules.named_parameters() if name in self._sharded]
+        if not shards:
+            nn.utils.clip_grad_norm_(self._modules.parameters(), largest)
+            return
+        shared = [p.grad for name, p in self._modules.named_parameters() if name not in self._sharded]
+        of_shards = self.ranks.sum(nn.utils.get_total_norm([p.grad for p in shards]).square())
+        norm = (nn.utils.get_total_norm([grad for grad in shared if grad is not None]).square() + of_shards).sqrt()
+        nn.utils.clip_grads_with_norm_(self._modules.parameters(), largest, norm)
+
+    def _seed_dropout(self) -> None:
+        """Of several ranks each step has its own stream, so that nothing of it needs to be saved."""
+        state = np.random.SeedSequence([self._config.seed, self._step, self.ranks.rank]).generate_state(1, np.uint64)
+        torch.manual_seed(int(state[0]))
+
+    def _is_sharded(self, name: str) -> bool:
+        return name.removeprefix("momentum.") in self._sharded
+
+    def _parts(self, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Of arrays of which each rank has a share, this rank's."""
+        for name, array in arrays.items():
+            if self._is_sharded(name) and array.shape[:1] != (self._num_classes,):
+                raise ValueError(f"{name}: expected {self._num_classes} rows, got {array.shape[:1]}")
+        return {
+            name: array[self.ranks.share(self._num_classes)] if self._is_sharded(name) else array
+            for name, array in arrays.items()
+        }
+
     def _prototypes(self) -> tuple[np.ndarray, np.ndarray]:
         """The memory of the prototypes and of their momentum."""
         weight = self.head.class_weight
@@ -177,8 +252,8 @@ class Trainer:
             raise ValueError(f"labels: expected 0..{self._num_classes - 1}, got {labels[row]} at row {row}")
 
 
-def create_head(config: HeadConfig, embedding_size: int, num_classes: int) -> nn.Module:
-    """The loss head that a configuration names, over `num_classes` prototypes."""
+def create_head(config: HeadConfig, embedding_size: int, num_classes: int, ranks: Ranks | None = None) -> nn.Module:
+    """The loss head that a configuration names, over `num_classes` prototypes; SFace's: this rank's share of them."""
     margin = {} if config.margin is None else {"margin": config.margin}
     if config.name == "softmax":
         return SoftmaxHead(embedding_size, num_classes)
@@ -190,14 +265,14 @@ def create_head(config: HeadConfig, embedding_size: int, num_classes: int) -> nn
         return ArcFaceHead(embedding_size, num_classes, scale=config.scale, **margin)
     if config.name == "sphereface":
         return SphereFaceHead(embedding_size, num_classes)
-    return SFaceHead(
-        embedding_size,
-        num_classes,
-        scale=config.scale,
-        intra_slope=config.intra_slope,
-        inter_slope=config.inter_slope,
-        intra_center=config.intra_center,
-        inter_center=config.inter_center,
-        form=config.form,
-        epsilon=config.epsilon,
-    )
+    sface = {
+        "scale": config.scale,
+        "intra_slope": config.intra_slope,
+        "inter_slope": config.inter_slope,
+        "intra_center": config.intra_center,
+        "inter_center": config.inter_center,
+        "epsilon": config.epsilon,
+    }
+    if isinstance(ranks, Group) and config.form == "streamed":
+        return ShardedSFaceHead(ranks, embedding_size, num_classes, **sface)
+    return SFaceHead(embedding_size, num_classes, form=config.form, **sface)

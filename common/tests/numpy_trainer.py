@@ -5,12 +5,14 @@ from typing import Any
 import numpy as np
 
 from common.config import RunConfig
+from common.ranks import Alone
 
 
 class NumpyTrainer:
     """The contract of `common.trainer.Trainer`; `break_at` makes the loss of that step NaN."""
 
     def __init__(self, config: RunConfig, num_classes: int, break_at: int | None = None) -> None:
+        self.ranks = Alone()
         random = np.random.default_rng(config.seed)
         self.weight = random.standard_normal((num_classes, 48)) * 0.01
         self.velocity = np.zeros_like(self.weight)

@@ -1,0 +1,55 @@
+"""The processes that train one model together, one a device: what the loop must know of them."""
+
+import os
+import signal
+from collections.abc import Mapping
+from typing import Protocol
+
+INTERRUPTED = 130  # what a shell reports for a program that Ctrl-C ended
+
+
+class Stopped(Exception):
+    """The user stopped the run; a checkpoint of the step that was reached is saved."""
+
+
+class Ranks(Protocol):
+    """The processes of a run, and which of them this one is."""
+
+    rank: int  # 0 writes logs and checkpoints, and evaluates
+    count: int
+
+    def total(self, number: int) -> int:
+        """The sum of what each rank gives; every rank must call it, at the same step, and waits for the others.
+
+        Raises:
+            LostRank: another rank ended or hangs; named.
+        """
+
+
+class LostRank(OSError):
+    """A process of the run ended or hangs. The message names it, and says what to do."""
+
+
+class Alone:
+    """A run of one process."""
+
+    rank, count = 0, 1
+
+    def total(self, number: int) -> int:
+        return number
+
+
+def share_of_cores(processes: int) -> str:
+    """Threads of each of so many processes on this host, as OMP_NUM_THREADS wants it."""
+    return str(max(1, len(os.sched_getaffinity(0)) // processes))
+
+
+def stopped_or_lost(statuses: Mapping[int, int]) -> Exception:
+    """What to raise when processes of a job ended with these exit statuses (negative: by that signal), by rank."""
+    if all(status in (INTERRUPTED, -signal.SIGINT, -signal.SIGTERM) for status in statuses.values()):
+        return Stopped("stopped; start it again to go on")
+    rank, status = next(
+        (rank, status) for rank, status in sorted(statuses.items()) if status not in (INTERRUPTED, -signal.SIGTERM)
+    )
+    how = f"was ended by {signal.Signals(-status).name}" if status < 0 else f"ended with status {status}"
+    return LostRank(f"rank {rank} {how}; start the same command again to go on from the last checkpoint")

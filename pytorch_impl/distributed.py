@@ -1,0 +1,245 @@
+"""Several processes that train one model, on PyTorch's own engine: torchrun, and NCCL or Gloo between them.
+
+The backbone is data parallel. The prototypes of SFace are not: each rank holds a share of the classes, with their
+momentum. As SFace has no normaliser over classes, ranks exchange, besides the backbone's gradients,
+
+    forward     all embeddings and labels (all-gather), N cosines of samples with their own prototypes
+    backward    the gradients of the embeddings (reduce-scatter)
+
+and never a logit or a sum over classes. Loss and gradients are those of one process on the whole batch.
+"""
+
+import datetime
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import torch.distributed.nn.functional as differentiable
+from torch import Tensor, nn
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+from common.ranks import Alone, LostRank, Ranks, share_of_cores, stopped_or_lost
+from pytorch_impl.sface_loss import SFaceHead, SFaceResult
+from pytorch_impl.streamed import Shard
+
+PATIENCE = float(os.environ.get("SFACE_RANK_TIMEOUT", 600))  # seconds without news after which a rank counts as lost
+BEATS = 10  # news of a rank in that time
+
+
+def is_launched() -> bool:
+    """Whether torchrun, or `launch`, started this process."""
+    return "RANK" in os.environ and "WORLD_SIZE" in os.environ
+
+
+def launch(devices: int, arguments: list[str]) -> None:
+    """Run `python -m pytorch_impl ARGUMENTS` in so many processes on this host, as torchrun does.
+
+    Raises:
+        Stopped: Ctrl-C; a checkpoint was saved.
+        LostRank: a process ended early; named.
+    """
+    os.environ.setdefault("OMP_NUM_THREADS", share_of_cores(devices))
+    config = LaunchConfig(
+        min_nodes=1,
+        max_nodes=1,
+        nproc_per_node=devices,
+        rdzv_backend="c10d",
+        rdzv_endpoint="127.0.0.1:0",
+        max_restarts=0,
+        monitor_interval=0.2,
+    )
+    try:
+        elastic_launch(config, sys.executable)("-m", "pytorch_impl", *arguments)
+    except ChildFailedError as error:
+        raise stopped_or_lost({rank: failure.exitcode for rank, failure in error.failures.items()}) from None
+
+
+def join(device: torch.device) -> Ranks:
+    """The group that this process was started in; `Alone` if it was not started in one."""
+    return Group(device) if is_launched() and int(os.environ["WORLD_SIZE"]) > 1 else Alone()
+
+
+def local_device(device: torch.device) -> torch.device:
+    """The device of this rank among those of its host."""
+    return torch.device("cuda", int(os.environ["LOCAL_RANK"])) if is_launched() and device.type == "cuda" else device
+
+
+class Group:
+    """All processes of a torchrun job (`common.ranks.Ranks`); those that do not answer are named."""
+
+    def __init__(self, device: torch.device) -> None:
+        # what waits longer than that has been found by the heartbeat, but for a rank that computes for hours
+        dist.init_process_group(
+            "nccl" if device.type == "cuda" else "gloo", timeout=datetime.timedelta(seconds=max(3600, PATIENCE))
+        )
+        self.rank, self.count = dist.get_rank(), dist.get_world_size()
+        self._on_host = dist.new_group(backend="gloo") if device.type == "cuda" else None
+        _Heartbeat(self.rank, self.count).start()
+
+    def total(self, number: int) -> int:
+        tensor = torch.tensor(int(number))
+        try:
+            dist.all_reduce(tensor, group=self._on_host)
+        except RuntimeError as error:
+            raise LostRank(f"rank {self.rank} waited for another rank in vain ({error})") from None
+        return int(tensor)
+
+    def sum(self, tensor: Tensor) -> Tensor:
+        """Elementwise over the ranks."""
+        dist.all_reduce(tensor)
+        return tensor
+
+    def maximum(self, tensor: Tensor) -> Tensor:
+        """Elementwise over the ranks."""
+        dist.all_reduce(tensor, dist.ReduceOp.MAX)
+        return tensor
+
+    def share(self, length: int) -> slice:
+        """The contiguous part of `length` things that is this rank's; parts differ by one at most."""
+        return _share(length, self.rank, self.count)
+
+    def joined(self, part: Tensor, length: int) -> Tensor | None:
+        """The whole of which each rank has its share along the first dimension; on the host, for rank 0 alone."""
+        whole = torch.empty(length, *part.shape[1:], dtype=part.dtype) if self.rank == 0 else None
+        for rank in range(self.count):
+            place = _share(length, rank, self.count)
+            piece = part.detach().contiguous()
+            if rank != self.rank:
+                piece = torch.empty(place.stop - place.start, *part.shape[1:], dtype=part.dtype, device=part.device)
+            dist.broadcast(piece, rank)
+            if whole is not None:
+                whole[place] = piece.cpu()
+        return whole
+
+
+class ShardedSFaceHead(SFaceHead):
+    """SFace on the classes of this rank's share, for the embeddings of all ranks; the arguments are SFaceHead's.
+
+    `forward` takes this rank's embeddings (N / ranks, D) and labels; its result is that of the whole batch, the same
+    on all ranks. As DistributedDataParallel takes the mean of gradients over ranks, those of the embeddings are
+    `ranks` times what they are in the whole batch's loss.
+
+    Raises:
+        ValueError: fewer classes than ranks.
+    """
+
+    def __init__(self, group: Group, embedding_size: int, num_classes: int, **options: Any) -> None:
+        if num_classes < group.count:
+            raise ValueError(f"expected at least as many identities as devices, got {num_classes} and {group.count}")
+        share = group.share(num_classes)
+        super().__init__(embedding_size, share.stop - share.start, form="streamed", **options)
+        self.first = share.start
+        self.group = group
+        self.shard = Shard(num_classes, group.sum, group.maximum)
+
+    def forward(self, embeddings: Tensor, labels: Tensor) -> SFaceResult:
+        embeddings = _Gather.apply(embeddings.to(self.class_weight.dtype), self.group.count)
+        return self._loss(embeddings, _gathered(labels, self.group.count) - self.first, self.shard)
+
+
+class _SyncBatchNorm(nn.BatchNorm2d):
+    """Mean and variance over all ranks, of (N, C) and (N, C, H, W). PyTorch's own works on a GPU alone."""
+
+    def _check_input_dim(self, x: Tensor) -> None:
+        pass
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training:
+            return super().forward(x)
+        dims = [0, *range(2, x.ndim)]
+        shape = [1, -1, *[1] * (x.ndim - 2)]
+        count, samples = dist.get_world_size(), x.numel() // x.shape[1] * dist.get_world_size()
+        mean = differentiable.all_reduce(x.mean(dims)) / count
+        centered = x - mean.view(shape)
+        variance = differentiable.all_reduce(centered.square().mean(dims)) / count
+        with torch.no_grad():
+            self.running_mean.lerp_(mean.to(self.running_mean), self.momentum)
+            self.running_var.lerp_(variance.to(self.running_var) * (samples / (samples - 1)), self.momentum)
+        out = centered * torch.rsqrt(variance + self.eps).view(shape)
+        return out * self.weight.view(shape) + self.bias.view(shape)
+
+
+def synchronise_batch_norm(backbone: nn.Module, device: torch.device) -> None:
+    """Have each BatchNorm of the backbone see the whole batch: PyTorch's own on a GPU, ours on a CPU."""
+    if device.type == "cuda":
+        nn.SyncBatchNorm.convert_sync_batchnorm(backbone)
+        return
+    for module in backbone.modules():
+        if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
+            module.__class__ = _SyncBatchNorm
+
+
+def create_scaler(ranks: Ranks, device: str, enabled: bool) -> torch.amp.GradScaler:
+    """The scale of losses in float16; of several ranks, all leave a step out if one must."""
+    if isinstance(ranks, Alone):
+        return torch.amp.GradScaler(device, enabled=enabled)
+    from torch.distributed.fsdp.sharded_grad_scaler import ShardedGradScaler  # its import takes seconds
+
+    return ShardedGradScaler(device, enabled=enabled)
+
+
+class _Gather(torch.autograd.Function):
+    """All ranks' rows, one rank's behind another's; backward: the sum of all ranks' gradients for this rank's rows."""
+
+    @staticmethod
+    def forward(ctx, rows, count):
+        ctx.count = count
+        return _gathered(rows, count)
+
+    @staticmethod
+    def backward(ctx, grad):
+        part = grad.new_empty(len(grad) // ctx.count, *grad.shape[1:])
+        dist.reduce_scatter_tensor(part, grad.contiguous())
+        return part.mul_(ctx.count), None
+
+
+def _gathered(rows: Tensor, count: int) -> Tensor:
+    whole = rows.new_empty(count * len(rows), *rows.shape[1:])
+    dist.all_gather_into_tensor(whole, rows.detach().contiguous())
+    return whole
+
+
+def _share(length: int, rank: int, count: int) -> slice:
+    return slice(length * rank // count, length * (rank + 1) // count)
+
+
+class _Heartbeat(threading.Thread):
+    """Gives news of this rank to the job's store, and ends this process when another one gives none.
+
+    A thread, because a process that waits in a collective operation cannot look elsewhere.
+    """
+
+    def __init__(self, rank: int, count: int, end: Callable[[int], Any] = os._exit) -> None:
+        super().__init__(name="heartbeat", daemon=True)
+        self._rank, self._count, self._end = rank, count, end
+        self._store = dist.PrefixStore("heartbeat", dist.distributed_c10d._get_default_store().clone())
+
+    def run(self) -> None:
+        heard: dict[int, tuple[bytes, float]] = {}
+        beat = 0
+        while True:
+            try:
+                self._store.set(str(self._rank), f"{beat} on {os.uname().nodename}, process {os.getpid()}")
+                for other in range(self._count):
+                    news = self._store.get(str(other)) if self._store.check([str(other)]) else b"0"
+                    if heard.get(other, (b"", 0.0))[0] != news:
+                        heard[other] = news, time.monotonic()
+                    elif time.monotonic() - heard[other][1] > PATIENCE:
+                        where = news.decode().partition(" ")[2]
+                        print(
+                            f"error: rank {other} {where} has given no news for {PATIENCE:g} s; "
+                            "start the same command again to go on from the last checkpoint",
+                            file=sys.stderr,
+                            flush=True,
+                        )
+                        self._end(1)
+            except (dist.DistError, RuntimeError):  # the store is gone: so is the job
+                return
+            beat += 1
+            time.sleep(PATIENCE / BEATS)
