@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Protocol
 
 INTERRUPTED = 130  # what a shell reports for a program that Ctrl-C ended
+LOST_ANOTHER = 75  # exit status of a rank that waited for another one in vain
 
 
 class Stopped(Exception):
@@ -46,10 +47,13 @@ def share_of_cores(processes: int) -> str:
 
 def stopped_or_lost(statuses: Mapping[int, int]) -> Exception:
     """What to raise when processes of a job ended with these exit statuses (negative: by that signal), by rank."""
-    if all(status in (INTERRUPTED, -signal.SIGINT, -signal.SIGTERM) for status in statuses.values()):
+    asked_to = (INTERRUPTED, -signal.SIGINT, -signal.SIGTERM)
+    told = {rank: status for rank, status in statuses.items() if status not in asked_to}
+    if not told:
         return Stopped("stopped; start it again to go on")
-    rank, status = next(
-        (rank, status) for rank, status in sorted(statuses.items()) if status not in (INTERRUPTED, -signal.SIGTERM)
-    )
-    how = f"was ended by {signal.Signals(-status).name}" if status < 0 else f"ended with status {status}"
+    rank, status = min(told.items(), key=lambda item: (item[1] == LOST_ANOTHER, item))
+    if status == LOST_ANOTHER:
+        how = "lost another one, named above"
+    else:
+        how = f"was ended by {signal.Signals(-status).name}" if status < 0 else f"ended with status {status}"
     return LostRank(f"rank {rank} {how}; start the same command again to go on from the last checkpoint")

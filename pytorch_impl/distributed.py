@@ -9,7 +9,9 @@ momentum. As SFace has no normaliser over classes, ranks exchange, besides the b
 and never a logit or a sum over classes. Loss and gradients are those of one process on the whole batch.
 """
 
+import atexit
 import datetime
+import functools
 import os
 import sys
 import threading
@@ -21,15 +23,17 @@ import torch
 import torch.distributed as dist
 import torch.distributed.nn.functional as differentiable
 from torch import Tensor, nn
+from torch.distributed.elastic.multiprocessing.api import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-from common.ranks import Alone, LostRank, Ranks, share_of_cores, stopped_or_lost
+from common.ranks import LOST_ANOTHER, Alone, LostRank, Ranks, share_of_cores, stopped_or_lost
 from pytorch_impl.sface_loss import SFaceHead, SFaceResult
 from pytorch_impl.streamed import Shard
 
 PATIENCE = float(os.environ.get("SFACE_RANK_TIMEOUT", 600))  # seconds without news after which a rank counts as lost
 BEATS = 10  # news of a rank in that time
+ENDED = b"ended"  # the last news of a rank
 
 
 def is_launched() -> bool:
@@ -58,8 +62,11 @@ def launch(devices: int, arguments: list[str]) -> None:
         elastic_launch(config, sys.executable)("-m", "pytorch_impl", *arguments)
     except ChildFailedError as error:
         raise stopped_or_lost({rank: failure.exitcode for rank, failure in error.failures.items()}) from None
+    except SignalException:  # the ranks got it too, and have ended
+        raise stopped_or_lost({}) from None
 
 
+@functools.cache
 def join(device: torch.device) -> Ranks:
     """The group that this process was started in; `Alone` if it was not started in one."""
     return Group(device) if is_launched() and int(os.environ["WORLD_SIZE"]) > 1 else Alone()
@@ -80,7 +87,10 @@ class Group:
         )
         self.rank, self.count = dist.get_rank(), dist.get_world_size()
         self._on_host = dist.new_group(backend="gloo") if device.type == "cuda" else None
-        _Heartbeat(self.rank, self.count).start()
+        heartbeat = _Heartbeat(self.rank, self.count)
+        heartbeat.start()
+        atexit.register(dist.destroy_process_group)
+        atexit.register(heartbeat.stop)
 
     def total(self, number: int) -> int:
         tensor = torch.tensor(int(number))
@@ -195,13 +205,13 @@ class _Gather(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad):
         part = grad.new_empty(len(grad) // ctx.count, *grad.shape[1:])
-        dist.reduce_scatter_tensor(part, grad.contiguous())
+        dist.reduce_scatter_single(part, grad.contiguous())
         return part.mul_(ctx.count), None
 
 
 def _gathered(rows: Tensor, count: int) -> Tensor:
     whole = rows.new_empty(count * len(rows), *rows.shape[1:])
-    dist.all_gather_into_tensor(whole, rows.detach().contiguous())
+    dist.all_gather_single(whole, rows.detach().contiguous())
     return whole
 
 
@@ -219,18 +229,23 @@ class _Heartbeat(threading.Thread):
         super().__init__(name="heartbeat", daemon=True)
         self._rank, self._count, self._end = rank, count, end
         self._store = dist.PrefixStore("heartbeat", dist.distributed_c10d._get_default_store().clone())
+        self._stopping = threading.Event()
+
+    def stop(self) -> None:
+        self._stopping.set()
+        self.join()
 
     def run(self) -> None:
         heard: dict[int, tuple[bytes, float]] = {}
         beat = 0
-        while True:
+        while not self._stopping.wait(PATIENCE / BEATS if beat else 0):
             try:
-                self._store.set(str(self._rank), f"{beat} on {os.uname().nodename}, process {os.getpid()}")
+                self._store.set(str(self._rank), f"{beat} on {os.uname().nodename}, process {os.getpid()},")
                 for other in range(self._count):
                     news = self._store.get(str(other)) if self._store.check([str(other)]) else b"0"
                     if heard.get(other, (b"", 0.0))[0] != news:
                         heard[other] = news, time.monotonic()
-                    elif time.monotonic() - heard[other][1] > PATIENCE:
+                    elif news != ENDED and time.monotonic() - heard[other][1] > PATIENCE:
                         where = news.decode().partition(" ")[2]
                         print(
                             f"error: rank {other} {where} has given no news for {PATIENCE:g} s; "
@@ -238,8 +253,8 @@ class _Heartbeat(threading.Thread):
                             file=sys.stderr,
                             flush=True,
                         )
-                        self._end(1)
+                        self._end(LOST_ANOTHER)
             except (dist.DistError, RuntimeError):  # the store is gone: so is the job
                 return
             beat += 1
-            time.sleep(PATIENCE / BEATS)
+        self._store.set(str(self._rank), ENDED.decode())

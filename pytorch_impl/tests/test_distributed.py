@@ -1,0 +1,280 @@
+"""Several ranks compute what one computes on the joined batch, over Gloo; and a job that loses one ends and goes on."""
+
+import contextlib
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from benchmarks.material import write_training_set
+from common import config as configuration
+from common.checkpoint import step_of
+from common.tests.backend_checks.trainer import WITHOUT_DROPOUT, configured
+from common.tests.hosts import two_hosts
+from common.training import latest_checkpoint
+from pytorch_impl.sface_loss import sface_loss
+
+CLASSES = 7  # of three ranks: two, two and three
+
+
+def torchrun(ranks: int, *arguments: str) -> None:
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(ranks), "--standalone", "-m"]
+    done = subprocess.run([*command, *arguments], capture_output=True, text=True, check=False, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
+def trained(folder: Path, ranks: int, jobs: dict[str, dict]) -> dict[str, dict[str, np.ndarray]]:
+    """What each job left; ranks 0: without torchrun."""
+    written = [{"classes": CLASSES, "out": str(folder / f"{name}.npz"), **job} for name, job in jobs.items()]
+    path = folder / f"jobs-{ranks}.json"
+    path.write_text(json.dumps(written))
+    arguments = ("common.tests.rank_job", "pytorch_impl", str(path))
+    if ranks == 0:
+        subprocess.run([sys.executable, "-m", *arguments], check=True, timeout=300)
+    else:
+        torchrun(ranks, *arguments)
+    found = {name: dict(np.load(folder / f"{name}.npz")) for name in jobs}
+    if (folder / "whole-middle.npz").exists():
+        found["middle"] = dict(np.load(folder / "whole-middle.npz"))
+    return found
+
+
+def config(**options) -> dict:
+    return configuration.to_json(configured(batch_size=12, model=WITHOUT_DROPOUT, **options))
+
+
+def assert_close(found: dict, expected: dict, tolerance: float, leave_out: tuple[str, ...] = ()) -> None:
+    """All floating-point arrays, relative to the largest value; below 1e-3, as where a bias has no effect, to that."""
+    assert found.keys() == expected.keys()
+    for name, array in expected.items():
+        if array.dtype.kind == "f" and not name.endswith(leave_out):
+            error = np.abs(found[name] - array).max() / max(np.abs(array).max(), 1e-3)
+            assert error <= tolerance, (name, error)
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory):
+    """One rank: 20 steps in float64, whole and in parts, and 3 steps in float32."""
+    jobs = {
+        "whole": {"config": config(precision="fp64"), "steps": [0, 20], "middle": 10},
+        "parts": {"config": config(precision="fp64", accumulate=3, clip_norm=0.5), "steps": [0, 5]},
+        "float32": {"config": config(), "steps": [0, 3]},
+        "arcface": {"config": config(precision="fp64", head=configuration.HeadConfig("arcface")), "steps": [0, 3]},
+    }
+    return trained(tmp_path_factory.mktemp("alone"), 0, jobs)
+
+
+@pytest.fixture(scope="module")
+def three(tmp_path_factory, alone):
+    """The same on three ranks: with BatchNorm over all of them, or each its part."""
+    folder = tmp_path_factory.mktemp("three")
+    np.savez(folder / "start.npz", **alone["middle"])
+    double = {"precision": "fp64", "sync_batch_norm": True}
+    jobs = {
+        "whole": {"config": config(**double), "steps": [0, 20], "middle": 10},
+        "parts": {"config": config(precision="fp64", clip_norm=0.5), "steps": [0, 5]},
+        "float32": {"config": config(sync_batch_norm=True), "steps": [0, 3]},
+        "arcface": {"config": config(**double, head=configuration.HeadConfig("arcface")), "steps": [0, 3]},
+        "resumed": {"config": config(**double), "steps": [10, 20], "load": str(folder / "start.npz")},
+    }
+    return trained(folder, 3, jobs)
+
+
+# Of the running statistics of parts, rank 0's are those of its own parts alone.
+RUNNING = ("running_mean", "running_var")
+
+
+def test_twenty_steps_of_three_ranks_are_those_of_one(alone, three):
+    assert_close(three["whole"], alone["whole"], 1e-9)
+    assert np.abs(alone["whole"]["metrics.loss"]).max() > 1
+
+
+def test_three_ranks_are_one_that_accumulates_three_parts_gradients_clipped(alone, three):
+    assert_close(three["parts"], alone["parts"], 1e-9, RUNNING)
+
+
+def test_in_float32_a_few_steps_agree(alone, three):
+    """2e-1 of the largest value, as the parity suite has it for a backbone's gradients; measured 4e-2."""
+    assert_close(three["float32"], alone["float32"], 2e-1)
+    assert three["float32"]["metrics.loss"] == pytest.approx(alone["float32"]["metrics.loss"], rel=1e-3)
+
+
+def test_another_head_is_data_parallel(alone, three):
+    assert_close(three["arcface"], alone["arcface"], 1e-9)
+
+
+def test_a_run_goes_on_with_another_number_of_ranks(tmp_path, alone, three):
+    """One to three above; three to two and to one here."""
+    assert_close(three["resumed"], {**alone["whole"], **rows(alone["whole"], 10)}, 1e-9)
+    np.savez(tmp_path / "start.npz", **three["middle"])
+    job = {"steps": [10, 20], "load": str(tmp_path / "start.npz")}
+    expected = {**alone["whole"], **rows(alone["whole"], 10)}
+    two = trained(tmp_path, 2, {"two": {"config": config(precision="fp64", sync_batch_norm=True), **job}})
+    assert_close(two["two"], expected, 1e-9)
+    assert_close(trained(tmp_path, 0, {"one": {"config": config(precision="fp64"), **job}})["one"], expected, 1e-9)
+
+
+def rows(arrays: dict[str, np.ndarray], first: int) -> dict[str, np.ndarray]:
+    return {name: array[first:] for name, array in arrays.items() if name.startswith("metrics.")}
+
+
+def test_the_sharded_head_is_the_whole_one(tmp_path):
+    """Loss, metrics, both gradients; 7, 4 and 5000 classes over 4 ranks, the last class in no batch."""
+    generator = torch.Generator().manual_seed(0)
+    given, problems = {}, {}
+    for dtype, bound in ((torch.float64, 1e-12), (torch.float32, 2e-5)):
+        for classes in (7, 4, 5000):
+            key = f"{dtype}-{classes}"
+            x = torch.randn(8, 16, generator=generator, dtype=dtype)
+            w = torch.randn(classes, 16, generator=generator, dtype=dtype)
+            labels = torch.randint(classes - 1, (8,), generator=generator)
+            problems[key] = x.requires_grad_(), w.requires_grad_(), labels, bound
+            arrays = {"embeddings": x, "class_weight": w, "labels": labels}
+            given |= {f"{name}.{key}": tensor.detach().numpy() for name, tensor in arrays.items()}
+    np.savez(tmp_path / "in.npz", **given)
+    torchrun(4, "pytorch_impl.tests.head_job", str(tmp_path / "in.npz"), str(tmp_path / "out.npz"))
+    found = np.load(tmp_path / "out.npz")
+    for key, (x, w, labels, bound) in problems.items():
+        result = sface_loss(x, w, labels)
+        result.loss.backward()
+        expected = {**result._asdict(), "grad_embeddings": x.grad, "grad_class_weight": w.grad}
+        for name, value in expected.items():
+            value = value.detach().numpy()
+            assert np.abs(found[f"{name}.{key}"] - value).max() <= bound * max(np.abs(value).max(), 1e-6), (name, key)
+
+
+def test_fewer_classes_than_ranks_are_refused(tmp_path):
+    given = {"embeddings.a": np.ones((4, 3)), "class_weight.a": np.ones((3, 3)), "labels.a": np.zeros(4, np.int64)}
+    np.savez(tmp_path / "in.npz", **given)
+    with pytest.raises(AssertionError, match="at least as many identities as devices, got 3 and 4"):
+        torchrun(4, "pytorch_impl.tests.head_job", str(tmp_path / "in.npz"), str(tmp_path / "out.npz"))
+
+
+# Jobs that lose a rank, by the user's command
+
+
+@pytest.fixture
+def job(tmp_path):
+    """Starts `train --devices 2` on a small set; ends what is left of it."""
+    write_training_set(tmp_path / "set", 48, CLASSES, SIZE)
+    started = []
+
+    def start(*options: str, **environment: str) -> subprocess.Popen:
+        arguments = ["--data.root", "set", "--data.image-size", str(SIZE), "--data.evaluate-on", "--model.backbone"]
+        arguments += ["mobilefacenet", "--model.embedding-size", "16", "--optimiser.batch-size", "12", "--out", "run"]
+        arguments += ["--data.no-raw-pixels", "--log-every", "1", "--save-every", "2", "--device", "cpu", *options]
+        started.append(
+            subprocess.Popen(
+                [sys.executable, "-m", "pytorch_impl", "train", "lfw-small", *arguments],
+                cwd=tmp_path,
+                env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", **environment},
+                stderr=subprocess.PIPE,
+                stdout=subprocess.DEVNULL,
+                text=True,
+                start_new_session=True,
+            )
+        )
+        return started[-1]
+
+    yield start
+    for process in started:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+
+
+ROOT = Path(__file__).resolve().parents[2]
+SIZE = 32
+LONG = ("--optimiser.max-steps", "100000", "--optimiser.epochs", "100000", "--devices", "2")
+
+
+def ranks_of(process: subprocess.Popen) -> list[int]:
+    """Process ids of the ranks, in their order."""
+    found = {}
+    for path in Path("/proc").glob("[0-9]*"):
+        try:
+            parent = re.search(r"^PPid:\s+(\d+)$", (path / "status").read_text(), re.MULTILINE)
+            environment = (path / "environ").read_bytes().split(b"\0")
+        except OSError:
+            continue
+        rank = [entry[5:] for entry in environment if entry.startswith(b"RANK=")]
+        if parent and int(parent[1]) == process.pid and rank:
+            found[int(rank[0])] = int(path.name)
+    return [found[rank] for rank in sorted(found)]
+
+
+def wait_for_checkpoint(run: Path, newer_than: int = -1) -> None:
+    end = time.monotonic() + 120
+    while time.monotonic() < end:
+        latest = latest_checkpoint(run)
+        if latest is not None and step_of(latest) > newer_than:
+            return
+        time.sleep(0.05)
+    raise AssertionError("no checkpoint within two minutes")
+
+
+def test_a_killed_rank_ends_the_job_and_the_same_command_goes_on(job, tmp_path):
+    """Killed are rank 1 in training, and rank 0 while it saves."""
+    run = tmp_path / "run"
+    for rank in (1, 0):
+        step = step_of(latest_checkpoint(run)) if run.exists() else -1
+        process = job(*LONG)
+        wait_for_checkpoint(run, step)
+        pid = ranks_of(process)[rank]
+        while rank == 0 and not list(run.glob("checkpoints/.step-*.tmp")):
+            pass
+        os.kill(pid, signal.SIGKILL)
+        began = time.monotonic()
+        _, errors = process.communicate(timeout=60)
+        assert time.monotonic() - began < 45
+        assert process.returncode == 2
+        assert f"error: rank {rank} was ended by SIGKILL; start the same command again to go on" in errors
+
+    again = job(*LONG)
+    wait_for_checkpoint(run, step_of(latest_checkpoint(run)))
+    again.send_signal(signal.SIGINT)
+    _, errors = again.communicate(timeout=60)
+    assert again.returncode == 130, errors
+    steps = [json.loads(line)["step"] for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
+    assert steps == sorted(set(steps))
+
+
+def test_a_rank_that_hangs_is_named(job, tmp_path):
+    process = job(*LONG, SFACE_RANK_TIMEOUT="5")
+    wait_for_checkpoint(tmp_path / "run")
+    os.kill(ranks_of(process)[1], signal.SIGSTOP)
+    named = re.compile(r"error: rank 1 on \S+, process \d+, has given no news for 5 s")
+    assert any(named.search(line) for line in process.stderr)
+    # the launcher asks rank 1 to end for 30 s, then kills it
+
+
+def test_ranks_on_two_hosts(tmp_path, alone):
+    """One rank each in two network namespaces, with torchrun's arguments for several hosts."""
+    jobs = [{"classes": CLASSES, "config": config(precision="fp64", sync_batch_norm=True), "steps": [0, 3]}]
+    jobs[0]["out"] = str(tmp_path / "out.npz")
+    (tmp_path / "jobs.json").write_text(json.dumps(jobs))
+    with two_hosts() as hosts:
+        common = ["--nnodes", "2", "--nproc-per-node", "1", "--master-addr", hosts[0].address, "--master-port", "29400"]
+        module = ["-m", "common.tests.rank_job", "pytorch_impl", str(tmp_path / "jobs.json")]
+        processes = [
+            subprocess.Popen(
+                [*host.prefix, sys.executable, "-m", "torch.distributed.run", *common, "--node-rank", str(i), *module],
+                env={**os.environ, "GLOO_SOCKET_IFNAME": host.device},
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+            for i, host in enumerate(hosts)
+        ]
+        for process in processes:
+            _, errors = process.communicate(timeout=120)
+            assert process.returncode == 0, errors[-2000:]
+    found = dict(np.load(tmp_path / "out.npz"))
+    expected = alone["whole"]["metrics.loss"][:3]
+    assert found["metrics.loss"] == pytest.approx(expected, rel=1e-9)
