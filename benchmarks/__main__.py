@@ -3,11 +3,12 @@
 import sys
 
 from benchmarks import all as everything
-from benchmarks import head, loader, noise, speed, step, verify
+from benchmarks import head, loader, noise, scale, speed, step, verify
 
 COMMANDS = {
     "head": head.main,
     "noise": noise.main,
+    "scale": scale.main,
     "speed": speed.main,
     "step": step.main,
     "loader": loader.main,

@@ -76,6 +76,8 @@ class HeadConfig:
     """sface: the readable form with (N, C) matrices, or blocks of classes with gradients in closed form."""
     epsilon: float | None = None
     """sface, streamed, on the CPU: pushes below scale * epsilon are left out; 0: no push; none: the machine epsilon."""
+    sample_rate: float = 1.0
+    """PyTorch; normalised-softmax, cosface, arcface: share of the classes that a step sees (Partial FC)."""
     margin: float | None = None
     """cosface, arcface: m; none: 0.35 for cosface, 0.5 radians for arcface."""
 
@@ -188,6 +190,13 @@ def check(config: RunConfig) -> None:
         _expect(0 < getattr(head, name) < math.pi, f"head.{name}", "an angle in radians, above 0 and below pi", head)
     _expect(head.epsilon is None or 0 <= head.epsilon < 1, "head.epsilon", "none, or at least 0 and below 1", head)
     _expect(head.margin is None or 0 <= head.margin < math.pi, "head.margin", "none or 0 to below pi", head)
+    _expect(
+        0 < head.sample_rate <= 1
+        and (head.sample_rate == 1 or head.name in ("normalised-softmax", "cosface", "arcface")),
+        "head.sample_rate",
+        "above 0 and up to 1, and 1 unless the head is normalised-softmax, cosface or arcface",
+        head,
+    )
     _expect(
         head.margin is None or head.name in ("cosface", "arcface"),
         "head.margin",

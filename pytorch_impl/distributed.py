@@ -149,8 +149,16 @@ class ShardedSFaceHead(SFaceHead):
         self.shard = Shard(num_classes, group.sum, group.maximum)
 
     def forward(self, embeddings: Tensor, labels: Tensor) -> SFaceResult:
-        embeddings = _Gather.apply(embeddings.to(self.class_weight.dtype), self.group.count)
-        return self._loss(embeddings, _gathered(labels, self.group.count) - self.first, self.shard)
+        embeddings, labels = gathered(embeddings.to(self.class_weight.dtype), labels, self.group)
+        return self._loss(embeddings, labels - self.first, self.shard)
+
+
+def gathered(embeddings: Tensor, labels: Tensor, group: Group) -> tuple[Tensor, Tensor]:
+    """Embeddings (N, D) and labels (N,) of all ranks, from this rank's (N / ranks, D) and (N / ranks,).
+
+    The gradient of its own embeddings is `ranks` times the sum of all ranks' gradients for them.
+    """
+    return _Gather.apply(embeddings, group.count), _gathered(labels, group.count)
 
 
 class _SyncBatchNorm(nn.BatchNorm2d):

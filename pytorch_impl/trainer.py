@@ -16,7 +16,14 @@ from common.row_sparse import RowSparseSGD
 from pytorch_impl import checkpoint, distributed, runtime
 from pytorch_impl.backbones import create_backbone
 from pytorch_impl.distributed import Group, ShardedSFaceHead
-from pytorch_impl.margin_losses import ArcFaceHead, CosFaceHead, NormalisedSoftmaxHead, SoftmaxHead, SphereFaceHead
+from pytorch_impl.margin_losses import (
+    ArcFaceHead,
+    CosFaceHead,
+    MarginHead,
+    NormalisedSoftmaxHead,
+    SoftmaxHead,
+    SphereFaceHead,
+)
 from pytorch_impl.optimizer import create_optimizer, momentum_buffer, set_learning_rate
 from pytorch_impl.sface_loss import SFaceHead
 
@@ -44,6 +51,8 @@ class Trainer:
         head = create_head(config.head, config.model.embedding_size, num_classes, self.ranks)
         if isinstance(head, SFaceHead):
             head.compiled = config.compile
+        if isinstance(head, MarginHead):
+            head.sample_rate = config.head.sample_rate
         self._modules = nn.ModuleDict({"backbone": backbone, "head": head})
         self._sharded = {"head.class_weight"} if isinstance(head, ShardedSFaceHead) else set()
         specs = checkpoint.parameter_specs(self._modules)

@@ -144,3 +144,24 @@ def test_bad_input(kind):
         head(torch.randn(2, 4), torch.tensor([0, 10]))
     with pytest.raises(ValueError, match=r"embeddings: expected \(N, 4\).*got \(2, 5\)"):
         head(torch.randn(2, 5), torch.tensor([0, 1]))
+
+
+def test_a_step_that_samples_classes_sees_its_own_and_others():
+    """Partial FC: rows drawn have a gradient, those of the batch among them; all do at rate 1 and in evaluation."""
+    torch.manual_seed(0)
+    head = NormalisedSoftmaxHead(4, 40)
+    x, labels = torch.randn(6, 4), torch.tensor([3, 3, 39, 0, 7, 20])
+    whole = head(x, labels).loss
+    head.sample_rate = 0.25
+    seen = set()
+    for _ in range(20):
+        head.class_weight.grad = None
+        sampled = head(x, labels)
+        sampled.loss.backward()
+        rows = set((head.class_weight.grad != 0).any(1).nonzero()[:, 0].tolist())
+        assert len(rows) == 10
+        assert rows >= set(labels.tolist())
+        assert sampled.loss < whole
+        seen |= rows
+    assert len(seen) > 30
+    assert head.eval()(x, labels).loss == whole
