@@ -10,6 +10,7 @@ and never a logit or a sum over classes. Loss and gradients are those of one pro
 """
 
 import atexit
+import contextlib
 import datetime
 import functools
 import os
@@ -249,20 +250,23 @@ class _Heartbeat(threading.Thread):
         while not self._stopping.wait(PATIENCE / BEATS if beat else 0):
             try:
                 self._store.set(str(self._rank), f"{beat} on {os.uname().nodename}, process {os.getpid()},")
-                for other in range(self._count):
-                    news = self._store.get(str(other)) if self._store.check([str(other)]) else b"0"
-                    if heard.get(other, (b"", 0.0))[0] != news:
-                        heard[other] = news, time.monotonic()
-                    elif news != ENDED and time.monotonic() - heard[other][1] > PATIENCE:
-                        where = news.decode().partition(" ")[2]
-                        print(
-                            f"error: rank {other} {where} has given no news for {PATIENCE:g} s; "
-                            "start the same command again to go on from the last checkpoint",
-                            file=sys.stderr,
-                            flush=True,
-                        )
-                        self._end(LOST_ANOTHER)
-            except (dist.DistError, RuntimeError):  # the store is gone: so is the job
-                return
+                lost = self._lost(heard)
+            except (dist.DistError, RuntimeError) as error:
+                lost = f"the launcher of rank {self._rank} is gone ({str(error).splitlines()[0]})"
+            if lost and not self._stopping.is_set():
+                advice = "start the same command again to go on from the last checkpoint"
+                print(f"error: {lost}; {advice}", file=sys.stderr, flush=True)
+                self._end(LOST_ANOTHER)
             beat += 1
-        self._store.set(str(self._rank), ENDED.decode())
+        with contextlib.suppress(dist.DistError, RuntimeError):
+            self._store.set(str(self._rank), ENDED.decode())
+
+    def _lost(self, heard: dict[int, tuple[bytes, float]]) -> str | None:
+        """Which rank has been silent for too long; `heard`: news of each, and when they came."""
+        for rank in range(self._count):
+            news = self._store.get(str(rank)) if self._store.check([str(rank)]) else b"0"
+            if heard.get(rank, (b"", 0.0))[0] != news:
+                heard[rank] = news, time.monotonic()
+            elif news != ENDED and time.monotonic() - heard[rank][1] > PATIENCE:
+                return f"rank {rank} {news.decode().partition(' ')[2]} has given no news for {PATIENCE:g} s"
+        return None

@@ -249,10 +249,23 @@ def test_a_killed_rank_ends_the_job_and_the_same_command_goes_on(job, tmp_path):
 def test_a_rank_that_hangs_is_named(job, tmp_path):
     process = job(*LONG, SFACE_RANK_TIMEOUT="5")
     wait_for_checkpoint(tmp_path / "run")
-    os.kill(ranks_of(process)[1], signal.SIGSTOP)
+    pid = ranks_of(process)[1]
+    os.kill(pid, signal.SIGSTOP)
     named = re.compile(r"error: rank 1 on \S+, process \d+, has given no news for 5 s")
     assert any(named.search(line) for line in process.stderr)
-    # the launcher asks rank 1 to end for 30 s, then kills it
+    os.kill(pid, signal.SIGKILL)  # the launcher asks it to end for 30 s, then does that
+    assert process.wait(timeout=60) == 2
+
+
+def test_ranks_do_not_outlive_their_launcher(job, tmp_path):
+    process = job(*LONG, SFACE_RANK_TIMEOUT="5")
+    wait_for_checkpoint(tmp_path / "run")
+    pids = ranks_of(process)
+    process.kill()
+    end = time.monotonic() + 60
+    while any(Path(f"/proc/{pid}").exists() for pid in pids) and time.monotonic() < end:
+        time.sleep(0.1)
+    assert not [pid for pid in pids if Path(f"/proc/{pid}").exists()]
 
 
 def test_ranks_on_two_hosts(tmp_path, alone):
