@@ -47,7 +47,7 @@ def sharded_forms(name: str, classes: int, batch: int, dim: int) -> Callable[[],
         embeddings.grad = None
         optimizer.zero_grad()
         if name == "sharded softmax":
-            loss = _sharded_softmax(ranks, embeddings, labels, head.class_weight, ranks.share(classes).start)
+            loss = sharded_softmax(ranks, embeddings, labels, head.class_weight, ranks.share(classes).start)
         else:
             loss = head(embeddings, labels).loss
         loss.backward()
@@ -58,7 +58,7 @@ def sharded_forms(name: str, classes: int, batch: int, dim: int) -> Callable[[],
     return step
 
 
-def _sharded_softmax(ranks: Group, embeddings: Tensor, labels: Tensor, class_weight: Tensor, first: int) -> Tensor:
+def sharded_softmax(ranks: Group, embeddings: Tensor, labels: Tensor, class_weight: Tensor, first: int) -> Tensor:
     """Cross-entropy of 64 cos over the classes of all ranks: of each sample, the maximum and the sum are exchanged."""
     x, labels = gathered(embeddings, labels, ranks)
     logits = 64 * F.normalize(x) @ F.normalize(class_weight).T

@@ -1,6 +1,7 @@
-"""python -m pytorch_impl.tests.head_job IN.npz OUT.npz: the sharded head on this rank's samples of several problems.
+"""python -m pytorch_impl.tests.head_job IN.npz OUT.npz: sharded heads on this rank's samples of several problems.
 
-IN holds embeddings.K, class_weight.K and labels.K of problem K, OUT their loss, metrics and both gradients.
+IN holds embeddings.K, class_weight.K and labels.K of problem K, OUT SFace's loss, metrics and both gradients, and as
+softmax_embeddings.K and softmax_class_weight.K the gradients of the softmax that `benchmarks scale` measures.
 """
 
 import sys
@@ -10,6 +11,7 @@ import torch
 
 from pytorch_impl import distributed
 from pytorch_impl.distributed import ShardedSFaceHead
+from pytorch_impl.sharded_forms import sharded_softmax
 
 
 def main(problems: str, out: str) -> None:
@@ -29,6 +31,10 @@ def main(problems: str, out: str) -> None:
         # what data parallelism makes of it: the mean over ranks
         found[f"grad_embeddings.{key}"] = group.joined(local.grad / group.count, len(x))
         found[f"grad_class_weight.{key}"] = group.joined(head.class_weight.grad, len(w))
+        local.grad = head.class_weight.grad = None
+        sharded_softmax(group, local, labels[mine], head.class_weight, head.first).backward()
+        found[f"softmax_embeddings.{key}"] = group.joined(local.grad / group.count, len(x))
+        found[f"softmax_class_weight.{key}"] = group.joined(head.class_weight.grad, len(w))
     if group.rank == 0:
         np.savez(out, **found)
 

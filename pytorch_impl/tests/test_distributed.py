@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 
 from benchmarks.material import write_training_set
 from common import config as configuration
@@ -146,6 +147,9 @@ def test_the_sharded_head_is_the_whole_one(tmp_path):
         result = sface_loss(x, w, labels)
         result.loss.backward()
         expected = {**result._asdict(), "grad_embeddings": x.grad, "grad_class_weight": w.grad}
+        softmax = F.cross_entropy(64 * F.normalize(x) @ F.normalize(w).T, labels)
+        of_x, of_w = torch.autograd.grad(softmax, (x, w))
+        expected |= {"softmax_embeddings": of_x, "softmax_class_weight": of_w}
         for name, value in expected.items():
             value = value.detach().numpy()
             assert np.abs(found[f"{name}.{key}"] - value).max() <= bound * max(np.abs(value).max(), 1e-6), (name, key)
