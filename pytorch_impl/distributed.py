@@ -1,12 +1,6 @@
 """Several processes that train one model, on PyTorch's own engine: torchrun, and NCCL or Gloo between them.
 
-The backbone is data parallel. The prototypes of SFace are not: each rank holds a share of the classes, with their
-momentum. As SFace has no normaliser over classes, ranks exchange, besides the backbone's gradients,
-
-    forward     all embeddings and labels (all-gather), N cosines of samples with their own prototypes
-    backward    the gradients of the embeddings (reduce-scatter)
-
-and never a logit or a sum over classes. Loss and gradients are those of one process on the whole batch.
+The backbone is data parallel, the prototypes of SFace are in shards of classes (`class_shards.py`).
 """
 
 import atexit
@@ -29,12 +23,10 @@ from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from common.ranks import LOST_ANOTHER, Alone, LostRank, Ranks, share_of_cores, stopped_or_lost
-from pytorch_impl.sface_loss import SFaceHead, SFaceResult
-from pytorch_impl.streamed import Shard
 
 PATIENCE = float(os.environ.get("SFACE_RANK_TIMEOUT", 600))  # seconds without news after which a rank counts as lost
 BEATS = 10  # news of a rank in that time
-ENDED = b"ended"  # the last news of a rank
+_ENDED = b"ended"  # the last news of a rank
 
 
 def is_launched() -> bool:
@@ -129,39 +121,6 @@ class Group:
         return whole
 
 
-class ShardedSFaceHead(SFaceHead):
-    """SFace on the classes of this rank's share, for the embeddings of all ranks; the arguments are SFaceHead's.
-
-    `forward` takes this rank's embeddings (N / ranks, D) and labels; its result is that of the whole batch, the same
-    on all ranks. As DistributedDataParallel takes the mean of gradients over ranks, those of the embeddings are
-    `ranks` times what they are in the whole batch's loss.
-
-    Raises:
-        ValueError: fewer classes than ranks.
-    """
-
-    def __init__(self, group: Group, embedding_size: int, num_classes: int, **options: Any) -> None:
-        if num_classes < group.count:
-            raise ValueError(f"expected at least as many identities as devices, got {num_classes} and {group.count}")
-        share = group.share(num_classes)
-        super().__init__(embedding_size, share.stop - share.start, form="streamed", **options)
-        self.first = share.start
-        self.group = group
-        self.shard = Shard(num_classes, group.sum, group.maximum)
-
-    def forward(self, embeddings: Tensor, labels: Tensor) -> SFaceResult:
-        embeddings, labels = gathered(embeddings.to(self.class_weight.dtype), labels, self.group)
-        return self._loss(embeddings, labels - self.first, self.shard)
-
-
-def gathered(embeddings: Tensor, labels: Tensor, group: Group) -> tuple[Tensor, Tensor]:
-    """Embeddings (N, D) and labels (N,) of all ranks, from this rank's (N / ranks, D) and (N / ranks,).
-
-    The gradient of its own embeddings is `ranks` times the sum of all ranks' gradients for them.
-    """
-    return _Gather.apply(embeddings, group.count), _gathered(labels, group.count)
-
-
 class _SyncBatchNorm(nn.BatchNorm2d):
     """Mean and variance over all ranks, of (N, C) and (N, C, H, W). PyTorch's own works on a GPU alone."""
 
@@ -192,36 +151,6 @@ def synchronise_batch_norm(backbone: nn.Module, device: torch.device) -> None:
     for module in backbone.modules():
         if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
             module.__class__ = _SyncBatchNorm
-
-
-def create_scaler(ranks: Ranks, device: str, enabled: bool) -> torch.amp.GradScaler:
-    """The scale of losses in float16; of several ranks, all leave a step out if one must."""
-    if isinstance(ranks, Alone):
-        return torch.amp.GradScaler(device, enabled=enabled)
-    from torch.distributed.fsdp.sharded_grad_scaler import ShardedGradScaler  # its import takes seconds
-
-    return ShardedGradScaler(device, enabled=enabled)
-
-
-class _Gather(torch.autograd.Function):
-    """All ranks' rows, one rank's behind another's; backward: the sum of all ranks' gradients for this rank's rows."""
-
-    @staticmethod
-    def forward(ctx, rows, count):
-        ctx.count = count
-        return _gathered(rows, count)
-
-    @staticmethod
-    def backward(ctx, grad):
-        part = grad.new_empty(len(grad) // ctx.count, *grad.shape[1:])
-        dist.reduce_scatter_single(part, grad.contiguous())
-        return part.mul_(ctx.count), None
-
-
-def _gathered(rows: Tensor, count: int) -> Tensor:
-    whole = rows.new_empty(count * len(rows), *rows.shape[1:])
-    dist.all_gather_single(whole, rows.detach().contiguous())
-    return whole
 
 
 def _share(length: int, rank: int, count: int) -> slice:
@@ -259,7 +188,7 @@ class _Heartbeat(threading.Thread):
                 self._end(LOST_ANOTHER)
             beat += 1
         with contextlib.suppress(dist.DistError, RuntimeError):
-            self._store.set(str(self._rank), ENDED.decode())
+            self._store.set(str(self._rank), _ENDED.decode())
 
     def _lost(self, heard: dict[int, tuple[bytes, float]]) -> str | None:
         """Which rank has been silent for too long; `heard`: news of each, and when they came."""
@@ -267,6 +196,6 @@ class _Heartbeat(threading.Thread):
             news = self._store.get(str(rank)) if self._store.check([str(rank)]) else b"0"
             if heard.get(rank, (b"", 0.0))[0] != news:
                 heard[rank] = news, time.monotonic()
-            elif news != ENDED and time.monotonic() - heard[rank][1] > PATIENCE:
+            elif news != _ENDED and time.monotonic() - heard[rank][1] > PATIENCE:
                 return f"rank {rank} {news.decode().partition(' ')[2]} has given no news for {PATIENCE:g} s"
         return None

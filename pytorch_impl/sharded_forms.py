@@ -7,7 +7,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pytorch_impl import runtime
-from pytorch_impl.distributed import Group, ShardedSFaceHead, gathered, join
+from pytorch_impl.class_shards import ShardedSFaceHead, gathered
+from pytorch_impl.distributed import Group, join
 from pytorch_impl.optimizer import create_optimizer, set_learning_rate
 from pytorch_impl.sface_loss import SFaceHead
 

@@ -15,7 +15,8 @@ from common.ranks import Ranks
 from common.row_sparse import RowSparseSGD
 from pytorch_impl import checkpoint, distributed, runtime
 from pytorch_impl.backbones import create_backbone
-from pytorch_impl.distributed import Group, ShardedSFaceHead
+from pytorch_impl.class_shards import ShardedSFaceHead
+from pytorch_impl.distributed import Group
 from pytorch_impl.margin_losses import (
     ArcFaceHead,
     CosFaceHead,
@@ -77,7 +78,7 @@ class Trainer:
         if self._row_sparse and self.device.type != "cpu":
             raise ValueError(f"optimiser.row_sparse: expected false on {self.device}, got true; it is for the CPU")
         self._optimizer = create_optimizer([backbone] if self._row_sparse else [backbone, head], **rule)
-        self._scaler = distributed.create_scaler(self.ranks, self.device.type, config.precision == "fp16")
+        self._scaler = self._create_scaler()
         self._step = 0
         self._metrics: dict[str, Tensor] = {}
         self._first_bad_step = torch.full((), -1, dtype=torch.int64, device=self.device)
@@ -198,6 +199,15 @@ class Trainer:
         """Without looking at the value: that would make the host wait for the device."""
         is_first = (self._first_bad_step < 0) & ~torch.isfinite(loss)
         self._first_bad_step = torch.where(is_first, self._step + 1, self._first_bad_step)
+
+    def _create_scaler(self) -> torch.amp.GradScaler:
+        """The scale of losses in float16; of several ranks, all leave a step out if one must."""
+        enabled = self._config.precision == "fp16"
+        if not (enabled and isinstance(self.ranks, Group)):
+            return torch.amp.GradScaler(self.device.type, enabled=enabled)
+        from torch.distributed.fsdp.sharded_grad_scaler import ShardedGradScaler  # its import takes seconds
+
+        return ShardedGradScaler(self.device.type)
 
     def _data_parallel(self, module: nn.Module) -> nn.Module:
         on = [self.device.index] if self.device.type == "cuda" else None

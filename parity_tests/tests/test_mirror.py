@@ -39,7 +39,8 @@ ALLOWED = {
     ),
 }
 
-ONLY_PYTORCHS = ("compiled",)  # arguments: torch.compile has no twin
+# arguments: torch.compile has no twin, and the engines of the others no all-gather of rows
+ONLY_PYTORCHS = ("compiled", "shard", "ranks")
 
 FORWARD = ("forward", "hybrid_forward", "execute")
 # A Parameter is a tensor in PyTorch and in Jittor has no class of its own. Names are mapped with their module: the

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from pytorch_impl import distributed
-from pytorch_impl.distributed import ShardedSFaceHead
+from pytorch_impl.class_shards import ShardedSFaceHead
 from pytorch_impl.sharded_forms import sharded_softmax
 
 

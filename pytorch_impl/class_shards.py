@@ -1,0 +1,74 @@
+"""SFace with its prototypes in shards of classes: each rank holds a share of them, with their momentum.
+
+As SFace has no normaliser over classes, ranks exchange, besides the backbone's gradients,
+
+    forward     all embeddings and labels (all-gather), N cosines of samples with their own prototypes, for the accuracy
+                also N with the nearest others
+    backward    the gradients of the embeddings (reduce-scatter)
+
+and never a logit or a sum over classes. Loss and gradients are those of one process on the whole batch.
+"""
+
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from pytorch_impl.distributed import Group
+from pytorch_impl.sface_loss import SFaceHead, SFaceResult
+from pytorch_impl.streamed import Shard
+
+
+class ShardedSFaceHead(SFaceHead):
+    """SFace on the classes of this rank's share, for the embeddings of all ranks; the arguments are SFaceHead's.
+
+    `forward` takes this rank's embeddings (N / ranks, D) and labels; its result is that of the whole batch, the same
+    on all ranks. As DistributedDataParallel takes the mean of gradients over ranks, those of the embeddings are
+    `ranks` times what they are in the whole batch's loss.
+
+    Raises:
+        ValueError: fewer classes than ranks.
+    """
+
+    def __init__(self, group: Group, embedding_size: int, num_classes: int, **options: Any) -> None:
+        if num_classes < group.count:
+            raise ValueError(f"expected at least as many identities as devices, got {num_classes} and {group.count}")
+        share = group.share(num_classes)
+        super().__init__(embedding_size, share.stop - share.start, form="streamed", **options)
+        self.first = share.start
+        self.group = group
+        self.shard = Shard(num_classes, group.sum, group.maximum)
+
+    def forward(self, embeddings: Tensor, labels: Tensor) -> SFaceResult:
+        embeddings, labels = gathered(embeddings.to(self.class_weight.dtype), labels, self.group)
+        return self._loss(embeddings, labels - self.first, self.shard)
+
+
+def gathered(embeddings: Tensor, labels: Tensor, group: Group) -> tuple[Tensor, Tensor]:
+    """Embeddings (N, D) and labels (N,) of all ranks, from this rank's (N / ranks, D) and (N / ranks,).
+
+    The gradient of its own embeddings is `ranks` times the sum of all ranks' gradients for them.
+    """
+    return _Gather.apply(embeddings, group.count), _gathered(labels, group.count)
+
+
+class _Gather(torch.autograd.Function):
+    """All ranks' rows, one rank's behind another's; backward: the sum of all ranks' gradients for this rank's rows."""
+
+    @staticmethod
+    def forward(ctx, rows, count):
+        ctx.count = count
+        return _gathered(rows, count)
+
+    @staticmethod
+    def backward(ctx, grad):
+        part = grad.new_empty(len(grad) // ctx.count, *grad.shape[1:])
+        dist.reduce_scatter_single(part, grad.contiguous())
+        return part.mul_(ctx.count), None
+
+
+def _gathered(rows: Tensor, count: int) -> Tensor:
+    whole = rows.new_empty(count * len(rows), *rows.shape[1:])
+    dist.all_gather_single(whole, rows.detach().contiguous())
+    return whole
