@@ -9,7 +9,7 @@ BACKEND ?= pytorch
 BACKENDS := pytorch mxnet jittor
 JOBS := 2
 # Threads of each of these: frameworks that share a core with another one spin, and take many times longer.
-TEST := OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n $(JOBS)
+TEST := OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n $(JOBS) --dist loadgroup
 
 .PHONY: demo test lint clean
 

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from common.ranks import INTERRUPTED, Stopped
+from common.ranks import BAD_INPUT, INTERRUPTED, Stopped
 
 if TYPE_CHECKING:  # at run time, `info` must work where packages are missing
     from common.config import RunConfig
@@ -57,7 +57,7 @@ def main(backend: Backend, arguments: list[str]) -> int:
     except KeyboardInterrupt:
         print("stopped at once; the last checkpoint stands", file=sys.stderr)
         return INTERRUPTED
-    return 2
+    return BAD_INPUT
 
 
 def train(backend: Backend, arguments: list[str]) -> int:

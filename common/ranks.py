@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Protocol
 
 INTERRUPTED = 130  # what a shell reports for a program that Ctrl-C ended
+BAD_INPUT = 2  # of a command that said what was wrong
 LOST_ANOTHER = 75  # exit status of a rank that waited for another one in vain
 
 
@@ -52,6 +53,8 @@ def stopped_or_lost(statuses: Mapping[int, int]) -> Exception:
     if not told:
         return Stopped("stopped; start it again to go on")
     rank, status = min(told.items(), key=lambda item: (item[1] == LOST_ANOTHER, item))
+    if status == BAD_INPUT:
+        return LostRank(f"rank {rank} could not go on; it says why above")
     if status == LOST_ANOTHER:
         how = "lost another one, named above"
     else:

@@ -3,6 +3,7 @@
 import sys
 
 from common.cli import Backend, main
+from jittor_impl import distributed
 
 if __name__ == "__main__":
-    sys.exit(main(Backend(name="jittor", package="jittor_impl"), sys.argv[1:]))
+    distributed.end_with(lambda: main(Backend(name="jittor", package="jittor_impl"), sys.argv[1:]))

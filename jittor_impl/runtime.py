@@ -118,6 +118,8 @@ def _prepare_environment() -> None:
     os.environ.setdefault("kernel_flags", KERNEL_FLAGS)
     # By default the git branch around the environment: Jittor would compile everything anew on each branch.
     os.environ.setdefault("cache_name", "main")
+    if "OMPI_COMM_WORLD_SIZE" not in os.environ:
+        os.environ.setdefault("use_mpi", "0")  # a process alone needs none; mpirun sets the other variable
     # More threads share unguarded state and, rarely, crash; one takes 1.3 times as long for a network's operators.
     os.environ.setdefault("use_parallel_op_compiler", "1")
     _provide_onednn(_jittor_home())

@@ -9,8 +9,9 @@ from jittor import Var, nn
 
 from common.config import HeadConfig, RunConfig
 from common.initialisation import draw_parameters
-from jittor_impl import checkpoint, runtime
+from jittor_impl import checkpoint, distributed, runtime
 from jittor_impl.backbones import create_backbone
+from jittor_impl.distributed import Group
 from jittor_impl.margin_losses import ArcFaceHead, CosFaceHead, NormalisedSoftmaxHead, SoftmaxHead, SphereFaceHead
 from jittor_impl.optimizer import create_optimizer, momentum_buffer, set_learning_rate
 from jittor_impl.sface_loss import SFaceHead
@@ -34,11 +35,14 @@ class Trainer:
             )
         if config.compile:
             raise ValueError("compile: expected false with Jittor, got true; torch.compile is PyTorch's")
+        if config.head.sample_rate != 1:
+            raise ValueError(f"head.sample_rate: expected 1 with Jittor, got {config.head.sample_rate}; PyTorch has it")
         if config.optimiser.row_sparse:
             raise ValueError(
                 "optimiser.row_sparse: expected false with Jittor, got true; only PyTorch's trainer has it"
             )
-        self.device = runtime.resolve_device(config.device)
+        self.device = runtime.resolve_device(distributed.local_device(config.device))
+        self.ranks = distributed.join()
         self._config = config
         self._num_classes = num_classes
         runtime.seed_everything(config.seed)
@@ -50,6 +54,8 @@ class Trainer:
         checkpoint.from_canonical(
             self._modules, draw_parameters(checkpoint.parameter_specs(self._modules), config.seed)
         )
+        if config.sync_batch_norm and isinstance(self.ranks, Group):
+            distributed.synchronise_batch_norm(backbone)
         self._dtype = runtime.PRECISIONS[config.precision]
         if self._dtype == "float64":
             self._modules.float64()
@@ -70,7 +76,7 @@ class Trainer:
             self.head.step = self._step
         set_learning_rate(self._optimizer, learning_rate)
         # dropout depends on seed and step only, so that a resumed run needs no state of a generator
-        runtime.seed_everything(_dropout_seed(self._config.seed, self._step))
+        runtime.seed_everything(_dropout_seed(self._config.seed, self._step, self.ranks.rank))
 
         parts = self._config.optimiser.accumulate
         totals: dict[str, Var] = {}
@@ -80,6 +86,8 @@ class Trainer:
             for name, value in result._asdict().items():
                 totals[name] = totals.get(name, 0) + value.detach() / parts
 
+        if isinstance(self.ranks, Group):
+            self._average_gradients(self.ranks)
         if self._config.optimiser.clip_norm is not None:
             self._clip_gradients(self._config.optimiser.clip_norm)
         self._optimizer.step()
@@ -91,11 +99,18 @@ class Trainer:
         self._step += 1
 
     def metrics(self) -> dict[str, float]:
-        return {name: value.item() for name, value in self._metrics.items()}
+        values = {name: value.item() for name, value in self._metrics.items()}
+        if isinstance(self.ranks, Group):  # each rank's are those of its share
+            mean = self.ranks.sum(jt.array(np.array(list(values.values())), "float64")).numpy() / self.ranks.count
+            return dict(zip(values, mean.tolist(), strict=True))
+        return values
 
     def first_bad_step(self) -> int | None:
         step = int(self._first_bad_step.item())
-        return None if step < 0 else step
+        steps = [step if rank == self.ranks.rank else 0 for rank in range(self.ranks.count)]
+        if isinstance(self.ranks, Group):
+            steps = self.ranks.sum(jt.array(np.array(steps), "int32")).numpy().tolist()
+        return min((step for step in steps if step >= 0), default=None)
 
     def embed(self, images: np.ndarray) -> np.ndarray:
         self._modules.eval()
@@ -123,6 +138,7 @@ class Trainer:
         return {
             **runtime.describe(self.device),
             "precision": self._config.precision,
+            "ranks": self.ranks.count,
             "backbone_parameters": count(self.backbone),
             "head_parameters": count(self.head),
         }
@@ -130,6 +146,13 @@ class Trainer:
     def _forward(self, images: np.ndarray) -> Var:
         x = jt.array(images).cast(self._dtype)
         return self.backbone((x - 127.5) / 128)
+
+    def _average_gradients(self, group: Group) -> None:
+        """The loss is the mean over a batch, of which each rank computed the gradients of as large a share."""
+        jt.sync_all()
+        for parameters in self._optimizer.param_groups:
+            for gradient in parameters["grads"]:
+                gradient.update(group.sum(gradient) / jt.array(group.count, gradient.dtype))
 
     def _clip_gradients(self, clip_norm: float) -> None:
         gradients = [gradient for group in self._optimizer.param_groups for gradient in group["grads"]]
@@ -164,8 +187,9 @@ class _Modules(nn.Module):
         self.head = head
 
 
-def _dropout_seed(seed: int, step: int) -> int:
-    return int.from_bytes(hashlib.sha256(f"{seed} {step}".encode()).digest()[:4], "big")
+def _dropout_seed(seed: int, step: int, rank: int) -> int:
+    drawn = f"{seed} {step} {rank}" if rank else f"{seed} {step}"
+    return int.from_bytes(hashlib.sha256(drawn.encode()).digest()[:4], "big")
 
 
 def create_head(config: HeadConfig, embedding_size: int, num_classes: int) -> nn.Module:

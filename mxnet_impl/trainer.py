@@ -9,8 +9,9 @@ from mxnet.ndarray import NDArray
 
 from common.config import HeadConfig, RunConfig
 from common.initialisation import draw_parameters
-from mxnet_impl import checkpoint, runtime
+from mxnet_impl import checkpoint, distributed, runtime
 from mxnet_impl.backbones import create_backbone
+from mxnet_impl.distributed import Group
 from mxnet_impl.margin_losses import ArcFaceHead, CosFaceHead, NormalisedSoftmaxHead, SoftmaxHead, SphereFaceHead
 from mxnet_impl.optimizer import create_optimizer, momentum_buffer, set_learning_rate
 from mxnet_impl.running_statistics import RunningStatistics
@@ -35,9 +36,17 @@ class Trainer:
             )
         if config.compile:
             raise ValueError("compile: expected false with MXNet, got true; torch.compile is PyTorch's")
+        if config.head.sample_rate != 1:
+            raise ValueError(f"head.sample_rate: expected 1 with MXNet, got {config.head.sample_rate}; PyTorch has it")
         if config.optimiser.row_sparse:
             raise ValueError("optimiser.row_sparse: expected false with MXNet, got true; only PyTorch's trainer has it")
-        self.device = runtime.resolve_device(config.device)
+        self.device = distributed.local_device(runtime.resolve_device(config.device))
+        self.ranks = distributed.join()
+        if config.sync_batch_norm and isinstance(self.ranks, Group):
+            raise ValueError(
+                "sync_batch_norm: expected false with several ranks of MXNet, got true; "
+                "its SyncBatchNorm works inside one process only"
+            )
         self._config = config
         self._num_classes = num_classes
         runtime.seed_everything(config.seed)
@@ -73,8 +82,9 @@ class Trainer:
         if isinstance(self.head, SphereFaceHead):
             self.head.step = self._step
         set_learning_rate(self._optimizer, learning_rate)
-        # dropout depends on seed and step only, so that a resumed run needs no state of a generator
-        runtime.seed_everything(_dropout_seed(self._config.seed, self._step))
+        # dropout depends on seed, step and rank only, so that a resumed run needs no state of a generator
+        stream = (self.ranks.rank,) if isinstance(self.ranks, Group) else ()
+        runtime.seed_everything(_dropout_seed(self._config.seed, self._step, *stream))
 
         parts = self._config.optimiser.accumulate
         totals: dict[str, NDArray] = {}
@@ -90,6 +100,8 @@ class Trainer:
             for name, value in result._asdict().items():
                 totals[name] = totals.get(name, 0) + value.detach() / parts
 
+        if isinstance(self.ranks, Group):
+            self._average_gradients()
         if self._config.optimiser.clip_norm is not None:
             self._clip_gradients(self._config.optimiser.clip_norm)
         self._optimizer.step()
@@ -98,11 +110,21 @@ class Trainer:
         self._step += 1
 
     def metrics(self) -> dict[str, float]:
-        return {name: float(value.asscalar()) for name, value in self._metrics.items()}
+        metrics = {name: float(value.asscalar()) for name, value in self._metrics.items()}
+        if isinstance(self.ranks, Group):  # each rank's are those of its share
+            values = nd.array(list(metrics.values()), dtype=np.float64)
+            self.ranks.sum({"metrics": values})
+            metrics = dict(zip(metrics, (values / self.ranks.count).asnumpy().tolist(), strict=True))
+        return metrics
 
     def first_bad_step(self) -> int | None:
-        step = int(self._first_bad_step.asscalar())
-        return None if step < 0 else step
+        steps = np.array([self._first_bad_step.asscalar()])
+        if isinstance(self.ranks, Group):
+            of_ranks = nd.zeros(self.ranks.count, dtype=np.float64)
+            of_ranks[self.ranks.rank] = steps[0]
+            self.ranks.sum({"first_bad_step": of_ranks})
+            steps = of_ranks.asnumpy()
+        return min((int(step) for step in steps if step >= 0), default=None)
 
     def embed(self, images: np.ndarray) -> np.ndarray:
         return self._forward(images).astype(np.float32).asnumpy()
@@ -129,6 +151,7 @@ class Trainer:
         return {
             **runtime.describe(self.device),
             "precision": self._config.precision,
+            "ranks": self.ranks.count,
             "backbone_parameters": count(self.backbone),
             "head_parameters": count(self.head),
         }
@@ -136,6 +159,12 @@ class Trainer:
     def _forward(self, images: np.ndarray) -> NDArray:
         x = nd.array(images, self.device, np.uint8).astype(self._dtype)
         return self.backbone((x - 127.5) / 128)
+
+    def _average_gradients(self) -> None:
+        gradients = {name: parameter.grad() for name, parameter in self._trained.items()}
+        self.ranks.sum(gradients)
+        for gradient in gradients.values():
+            gradient /= self.ranks.count
 
     def _clip_gradients(self, clip_norm: float) -> None:
         gradients = [parameter.grad() for parameter in self._trained.values()]
@@ -172,8 +201,8 @@ class _Modules(gluon.Block):
         self.head = head
 
 
-def _dropout_seed(seed: int, step: int) -> int:
-    return int.from_bytes(hashlib.sha256(f"{seed} {step}".encode()).digest()[:4], "big")
+def _dropout_seed(*stream: int) -> int:
+    return int.from_bytes(hashlib.sha256(" ".join(map(str, stream)).encode()).digest()[:4], "big")
 
 
 def create_head(config: HeadConfig, embedding_size: int, num_classes: int) -> gluon.Block:

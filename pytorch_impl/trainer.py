@@ -49,7 +49,7 @@ class Trainer:
         backbone = create_backbone(
             config.model.backbone, config.model.embedding_size, config.data.image_size, config.model.dropout
         )
-        head = create_head(config.head, config.model.embedding_size, num_classes, self.ranks)
+        head = create_head(config.head, config.model.embedding_size, num_classes, ranks=self.ranks)
         if isinstance(head, SFaceHead):
             head.compiled = config.compile
         if isinstance(head, MarginHead):
@@ -124,7 +124,9 @@ class Trainer:
     def first_bad_step(self) -> int | None:
         bad_step = self._first_bad_step
         if isinstance(self.ranks, Group):
-            bad_step = self.ranks.maximum(bad_step.clone())
+            never = 2**62
+            bad_step = -self.ranks.maximum(-torch.where(bad_step < 0, never, bad_step))
+            bad_step = torch.where(bad_step == never, -1, bad_step)
         step = int(bad_step.item())
         return None if step < 0 else step
 
@@ -271,7 +273,7 @@ class Trainer:
             raise ValueError(f"labels: expected 0..{self._num_classes - 1}, got {labels[row]} at row {row}")
 
 
-def create_head(config: HeadConfig, embedding_size: int, num_classes: int, ranks: Ranks | None = None) -> nn.Module:
+def create_head(config: HeadConfig, embedding_size: int, num_classes: int, *, ranks: Ranks | None = None) -> nn.Module:
     """The loss head that a configuration names, over `num_classes` prototypes; SFace's: this rank's share of them."""
     margin = {} if config.margin is None else {"margin": config.margin}
     if config.name == "softmax":

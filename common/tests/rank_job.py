@@ -14,7 +14,7 @@ import numpy as np
 from common import config as configuration
 from common.cli import Backend
 
-SIZE, RATE = 32, 0.01
+RATE = 0.01
 
 
 def main(package: str, path: str) -> None:
@@ -38,13 +38,13 @@ def run(
     if load is not None:
         saved = dict(np.load(load))
         trainer.load_state({name: saved[name] for name in saved if not name.startswith("metrics.")}, steps[0])
-    batch_size = checked.optimiser.batch_size
+    batch_size, size = checked.optimiser.batch_size, checked.data.image_size
     share = batch_size // ranks.count
     mine = slice(ranks.rank * share, (ranks.rank + 1) * share)
     metrics = []
     for step in range(*steps):
         random = np.random.default_rng(step)
-        images = random.integers(0, 256, (batch_size, 3, SIZE, SIZE), np.uint8)
+        images = random.integers(0, 256, (batch_size, 3, size, size), np.uint8)
         labels = random.integers(0, classes - 1, batch_size)  # the last class is in no batch
         trainer.train_step(images[mine], labels[mine], RATE)
         metrics.append(trainer.metrics())

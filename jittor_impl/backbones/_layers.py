@@ -139,6 +139,22 @@ class BatchNorm(nn.Module):
             running.update((running + momentum * (new.detach() - running)).stop_grad())
 
 
+class SyncBatchNorm(BatchNorm):
+    """BatchNorm over the batches of all processes of an MPI job, each of which has a part of the same size.
+
+    A BatchNorm becomes one by `module.__class__ = SyncBatchNorm`.
+    """
+
+    def execute(self, x: Var) -> Var:
+        if not self.is_training():
+            return super().execute(x)
+        function = _SyncBatchNormFunction(self.eps)
+        y = function(x, self.weight, self.bias)
+        count = x.numel() // self.num_features * jt.world_size
+        self._follow(function.mean, function.var * _number(count / (count - 1), x))
+        return y
+
+
 class PReLU(nn.Module):
     """max(0, x) + weight min(0, x), one weight (C,) a channel of (N, C, H, W)."""
 
@@ -182,6 +198,31 @@ class _BatchNormLoops(jt.Function):
         )
 
 
+class _SyncBatchNormFunction(jt.Function):
+    """What `_BatchNormLoops` computes, of all processes' x; the gradients of weight and bias are this one's alone."""
+
+    def __init__(self, eps: float) -> None:
+        self.eps = eps
+
+    def execute(self, x: Var, weight: Var, bias: Var) -> Var:
+        self.axes = [0, *range(2, x.ndim)]
+        self.count = _number(x.numel() // x.shape[1] * jt.world_size, x)
+        self.mean = _sum_of_all(x.sum(self.axes)) / self.count
+        centred = x - self.mean.broadcast(x, self.axes)
+        self.var = _sum_of_all((centred * centred).sum(self.axes)) / self.count
+        inverse_std = _number(1, x) / jt.sqrt(self.var + _number(self.eps, x))
+        self.normalised, self.scale = centred * inverse_std.broadcast(x, self.axes), weight * inverse_std
+        return self.normalised * weight.broadcast(x, self.axes) + bias.broadcast(x, self.axes)
+
+    def grad(self, grad_y: Var) -> tuple[Var, ...]:
+        along_one, along_x = grad_y.sum(self.axes), (grad_y * self.normalised).sum(self.axes)
+        constant, slope, scale = (
+            values.broadcast(grad_y, self.axes)
+            for values in (_sum_of_all(along_one) / self.count, _sum_of_all(along_x) / self.count, self.scale)
+        )
+        return scale * (grad_y - constant - slope * self.normalised), along_x, along_one
+
+
 class _PReLULoops(jt.Function):
     """What `_prelu` computes."""
 
@@ -199,6 +240,13 @@ class _PReLULoops(jt.Function):
             cpu_header=_LOOPS,
             cpu_src="prelu_backward(shape_of(in0), in0_p, in1_p, in2_p, out0_p, out1_p);",
         )
+
+
+def _sum_of_all(values: Var) -> Var:
+    """Over the processes of an MPI job; at once, as a graph that runs later does not say in which order it sums."""
+    total = values.mpi_all_reduce("add")
+    total.sync()
+    return total
 
 
 def _affine(x: Var, mean: Var, scale: Var, bias: Var) -> Var:

@@ -23,6 +23,8 @@ from common.tests.hosts import two_hosts
 from common.training import latest_checkpoint
 from pytorch_impl.sface_loss import sface_loss
 
+pytestmark = pytest.mark.xdist_group("several ranks")  # its runs are shared by the tests
+
 CLASSES = 7  # of three ranks: two, two and three
 
 

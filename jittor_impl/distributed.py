@@ -1,0 +1,218 @@
+"""Several processes that train one model, on Jittor's own engine: mpirun starts them, MPI runs between them.
+
+Backbone and prototypes are data parallel: each rank computes a share of the batch, and gradients are averaged.
+"""
+
+import contextlib
+import ctypes
+import functools
+import math
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import NoReturn
+
+import jittor as jt
+from jittor import Var, nn
+
+from common.ranks import INTERRUPTED, Alone, LostRank, Ranks, share_of_cores, stopped_or_lost
+from jittor_impl.backbones._layers import BatchNorm, SyncBatchNorm, _sum_of_all
+from jittor_impl.runtime import REQUIREMENTS
+
+PATIENCE = float(os.environ.get("SFACE_RANK_TIMEOUT", 600))  # seconds of sleep after which a rank counts as lost
+SAVING = 30  # seconds that ranks have to save when they are stopped
+
+
+def is_launched() -> bool:
+    """Whether mpirun, or `launch`, started this process."""
+    return "OMPI_COMM_WORLD_SIZE" in os.environ
+
+
+def launch(devices: int, arguments: list[str]) -> None:
+    """Run `python -m jittor_impl ARGUMENTS` in so many processes on this host, under mpirun.
+
+    Raises:
+        Stopped: Ctrl-C; a checkpoint was saved.
+        LostRank: a process ended early or hangs; named.
+        FileNotFoundError: there is no mpirun.
+    """
+    command, environment = _mpirun(devices)
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # Jittor's handler would end this process with a child that is killed
+    process = subprocess.Popen(
+        [*command, "jittor_impl", *arguments],
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        start_new_session=True,  # Ctrl-C would have mpirun end the ranks before they save
+        # it ends with this process, however that ends: 1 is PR_SET_PDEATHSIG
+        preexec_fn=functools.partial(ctypes.CDLL(None).prctl, 1, signal.SIGTERM),
+    )
+    job = _Job(process, devices)
+    previous = {number: signal.signal(number, job.stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        while process.poll() is None:
+            job.watch()
+            time.sleep(0.1)
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+    if process.returncode != 0:
+        raise job.failure()
+
+
+def join() -> Ranks:
+    """The group that this process was started in; `Alone` if it was not started in one."""
+    return Group() if is_launched() and jt.world_size > 1 else Alone()
+
+
+def local_device(device: str) -> str:
+    """The name of this rank's device among those of its host."""
+    if not is_launched() or device == "cpu" or not jt.has_cuda:
+        return device
+    return f"cuda:{os.environ['OMPI_COMM_WORLD_LOCAL_RANK']}"
+
+
+def end_with(command: Callable[[], int]) -> NoReturn:
+    """End this process with the exit status that `command` returns.
+
+    MPI's end waits for all ranks: one that failed would wait for those that wait for it.
+    """
+    try:
+        status = command()
+    except Exception:
+        if not is_launched():
+            raise
+        traceback.print_exc()
+        status = 1
+    if is_launched() and status not in (0, INTERRUPTED):
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+    sys.exit(status)
+
+
+class Group:
+    """All processes of an mpirun job (`common.ranks.Ranks`); when one is lost, mpirun or `launch` ends the others."""
+
+    def __init__(self) -> None:
+        self.rank, self.count = jt.rank, jt.world_size
+        for number in (signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE, signal.SIGILL):
+            signal.signal(number, signal.SIG_DFL)  # after Jittor's handlers MPI's end would wait for the other ranks
+        jt.in_mpi = False  # Jittor's optimiser would average the gradients of each part of a batch, beside the trainer
+
+    def total(self, number: int) -> int:
+        return int(self.sum(jt.array(float(number), "float64")).item())
+
+    def sum(self, tensor: Var) -> Var:
+        """Elementwise over the ranks, at once."""
+        return _sum_of_all(tensor)
+
+
+def synchronise_batch_norm(backbone: nn.Module) -> None:
+    """Have each BatchNorm of the backbone see the whole batch."""
+    for module in backbone.modules():
+        if isinstance(module, BatchNorm):
+            module.__class__ = SyncBatchNorm
+
+
+class _Job:
+    """The ranks of an mpirun on this host, by what the system says of their processes.
+
+    They give no news of their own: while Jittor computes or waits in MPI, it lets no other Python thread run. But to
+    wait in MPI takes processor time, so a rank that takes none hangs.
+    """
+
+    def __init__(self, mpirun: subprocess.Popen[bytes], count: int) -> None:
+        self._mpirun, self._count = mpirun, count
+        self._ranks: dict[int, int] = {}  # process ids
+        self._computed: dict[int, tuple[int | None, float]] = {}  # processor time of each rank, when it last changed
+        self._first_lost: int | None = None
+        self._hanging: LostRank | None = None
+        self._deadline = math.inf  # when they end that were asked to stop
+
+    def watch(self) -> None:
+        """Note which rank ended first; end the job if one hangs, or does not stop when asked to."""
+        if len(self._ranks) < self._count:
+            self._ranks = _ranks(self._mpirun.pid)
+        now = time.monotonic()
+        for rank, pid in self._ranks.items():
+            spent = _processor_time(pid)
+            if spent is None and self._first_lost is None:
+                self._first_lost = rank
+            if rank not in self._computed or self._computed[rank][0] != spent:
+                self._computed[rank] = spent, now
+            elif now - self._computed[rank][1] > PATIENCE and self._first_lost is None:
+                self._first_lost = rank
+                self._hanging = LostRank(
+                    f"rank {rank} on {os.uname().nodename}, process {pid}, has not computed for {PATIENCE:g} s; "
+                    "start the same command again to go on from the last checkpoint"
+                )
+                self._send(signal.SIGKILL)
+        if now > self._deadline:
+            self._send(signal.SIGKILL)
+
+    def stop(self, *_: object) -> None:
+        """Have the ranks stop and save; the second time, end them at once."""
+        self._send(signal.SIGTERM if self._deadline == math.inf else signal.SIGKILL)
+        self._deadline = time.monotonic() + SAVING
+
+    def failure(self) -> Exception:
+        """What a job came to whose exit status, that of the first rank to end, is not 0."""
+        status = self._mpirun.returncode
+        if status > 128 and status != INTERRUPTED:
+            status = 128 - status  # as shells report signals
+        return self._hanging or stopped_or_lost({self._first_lost or 0: status})
+
+    def _send(self, number: int) -> None:
+        for pid in self._ranks.values() or [self._mpirun.pid]:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, number)
+
+
+def _mpirun(count: int) -> tuple[list[str], dict[str, str]]:
+    """A command that runs the Python module named after it in so many processes on this host, and its environment."""
+    # pip puts it beside this Python
+    found = shutil.which("mpirun", path=Path(sys.executable).parent) or shutil.which("mpirun")
+    if found is None:
+        raise FileNotFoundError(f"devices: several need Open MPI's mpirun; pip install -r {REQUIREMENTS}")
+    defaults = {
+        "OMP_NUM_THREADS": share_of_cores(count),
+        "PYTHONUNBUFFERED": "1",  # mpirun reads their output from pipes
+        "mpicc_path": str(Path(found).with_name("mpicc")),  # what Jittor compiles its operators against
+        "OMPI_ALLOW_RUN_AS_ROOT": "1",
+        "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1",
+    }
+    environment = {name: value for name, value in os.environ.items() if name != "use_mpi"}
+    command = [found, "--oversubscribe", "--bind-to", "none", "-np", str(count), sys.executable, "-m"]
+    return command, defaults | environment
+
+
+def _ranks(mpirun: int) -> dict[int, int]:
+    """Process ids of the ranks that it has started so far."""
+    found = {}
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError, ValueError):  # it ended, belongs to someone else or is no rank yet
+            if _stat(folder)[1] == str(mpirun):
+                name = b"OMPI_COMM_WORLD_RANK="
+                (rank,) = (v for v in (folder / "environ").read_bytes().split(b"\0") if v.startswith(name))
+                found[int(rank.removeprefix(name))] = int(folder.name)
+    return found
+
+
+def _processor_time(pid: int) -> int | None:
+    """Of a process and its children that ended, in ticks; none if it ended."""
+    try:
+        state, *fields = _stat(Path("/proc", str(pid)))
+    except OSError:
+        return None
+    return None if state in "ZX" else sum(map(int, fields[10:14]))
+
+
+def _stat(folder: Path) -> list[str]:
+    """State, parent and so on of a process: the fields of proc(5) from the third."""
+    return (folder / "stat").read_text().rpartition(")")[2].split()

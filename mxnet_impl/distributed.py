@@ -1,0 +1,199 @@
+"""Several processes that train one model, on MXNet's own engine: its distributed kvstore, a parameter server.
+
+Backbone and prototypes are data parallel: each rank pushes its gradients, a server adds them up, each pulls the sums,
+and all make the same update. A job is a scheduler, a server and the ranks, which `launch` starts on one host. By hand,
+on several hosts, each process has MXNet's variables DMLC_PS_ROOT_URI and DMLC_PS_ROOT_PORT (of the scheduler),
+DMLC_NUM_SERVER, DMLC_NUM_WORKER, and DMLC_ROLE: scheduler and server run `python -c "import mxnet_impl"`, a worker
+`python -m mxnet_impl train ...` with its DMLC_RANK.
+"""
+
+import atexit
+import contextlib
+import ctypes
+import math
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import mxnet as mx
+import numpy as np
+from mxnet import nd
+from mxnet.base import _LIB, check_call
+from mxnet.ndarray import NDArray
+
+from common.ranks import Alone, LostRank, Ranks, Stopped, share_of_cores, stopped_or_lost
+
+PATIENCE = float(os.environ.get("SFACE_RANK_TIMEOUT", 600))  # seconds without news after which a rank counts as lost
+BEATS = 10  # news of a rank in that time, at least
+
+_LAUNCHER, _NEWS = "SFACE_LAUNCHER", "SFACE_NEWS"  # its process id; a folder with a file of each rank, touched as news
+_TIME_TO_SAVE, _TIME_TO_SPEAK = 30, 2  # seconds that ranks have to end after Ctrl-C, and after one of them failed
+_GO_ON = "start the same command again to go on from the last checkpoint"
+# Another role than worker runs inside the import, and ends with the process that started it (1: PR_SET_PDEATHSIG).
+_SERVE = f"import ctypes; ctypes.CDLL(None).prctl(1, {int(signal.SIGKILL)}); import mxnet_impl"
+
+
+def is_launched() -> bool:
+    """Whether `launch` started this process, or somebody gave it its role by hand."""
+    return os.environ.get("DMLC_ROLE") == "worker"
+
+
+def launch(devices: int, arguments: list[str]) -> None:
+    """Run `python -m mxnet_impl ARGUMENTS` in so many processes on this host.
+
+    Raises:
+        Stopped: Ctrl-C or SIGTERM; a checkpoint was saved.
+        KeyboardInterrupt: a second Ctrl-C, or ranks did not stop in 30 seconds; nothing was saved.
+        LostRank: a process ended early or hangs; named.
+    """
+    _run(devices, [sys.executable, "-m", "mxnet_impl", *arguments])
+
+
+def join() -> Ranks:
+    """The group that this process was started in; `Alone` if it was not started in one."""
+    return Group() if is_launched() and int(os.environ["DMLC_NUM_WORKER"]) > 1 else Alone()
+
+
+def local_device(device: mx.Context) -> mx.Context:
+    """The device of this rank among those of its host; of a rank that was started by hand, `device`."""
+    return mx.gpu(int(os.environ["DMLC_RANK"])) if _LAUNCHER in os.environ and device.device_type == "gpu" else device
+
+
+class Group:
+    """All ranks of a job (`common.ranks.Ranks`), one object a process."""
+
+    def __init__(self) -> None:
+        if _LAUNCHER in os.environ:
+            threading.Thread(target=_give_news, name="news", daemon=True).start()
+        with _not_forever():
+            self._store = mx.kv.create("dist_sync")
+        self.rank, self.count = self._store.rank, self._store.num_workers
+        self._names: set[str] = set()
+        if _LAUNCHER in os.environ:  # which ends the server; who leaves, maybe with an error, need not wait for others
+            check_call(_LIB.MXKVStoreSetBarrierBeforeExit(self._store.handle, ctypes.c_int(0)))
+        atexit.register(self._leave)
+
+    def total(self, number: int) -> int:
+        array = nd.array([number], dtype=np.float64)
+        with _not_forever():
+            self.sum({"total": array})
+            return int(array.asscalar())
+
+    def sum(self, tensors: Mapping[str, NDArray]) -> None:
+        """Elementwise over the ranks, in place, without waiting for float32; a name has one shape and dtype throughout.
+
+        The server may add float64 up in float32: it never sets the flag that it asks. So float64 travels as three
+        float32 parts in a place of its rank's own, and is added up here; the range is that of float32.
+        """
+        sent = {name: self._parts(t) if t.dtype == np.float64 else t for name, t in tensors.items()}
+        new = [name for name in sent if name not in self._names]
+        if new:
+            self._store.init(new, [nd.zeros_like(sent[name]) for name in new])
+            self._names.update(new)
+        for name, tensor in sent.items():
+            self._store.push(name, tensor)
+            self._store.pull(name, out=tensor)
+        for name, tensor in tensors.items():
+            if tensor is not sent[name]:
+                high, middle, low = sent[name].asnumpy().astype(np.float64)
+                tensor[:] = (high + (middle + low)).sum(axis=0)  # in this order each rank's number is exact
+
+    def _parts(self, tensor: NDArray) -> NDArray:
+        rest = tensor.asnumpy()
+        parts = np.zeros((3, self.count, *rest.shape), np.float32)
+        with np.errstate(all="ignore"):
+            for part in parts:
+                part[self.rank] = rest
+                rest = rest - part[self.rank]
+        return nd.array(parts)
+
+    def _leave(self) -> None:
+        with _not_forever():  # by hand, all ranks leave together, and then the servers end
+            del self._store
+
+
+def _give_news() -> None:
+    """From a thread, because a process that waits in the kvstore cannot; ends this process with its launcher."""
+    while os.getppid() == int(os.environ[_LAUNCHER]):
+        Path(os.environ[_NEWS], os.environ["DMLC_RANK"]).touch()
+        time.sleep(min(1, PATIENCE / BEATS))
+    os._exit(1)
+
+
+@contextlib.contextmanager
+def _not_forever() -> Iterator[None]:
+    """Around what waits for other ranks: ends this process when it waits in vain, as MXNet then cannot go on."""
+
+    def give_up() -> None:
+        print(f"error: waited for another rank in vain; {_GO_ON}", file=sys.stderr, flush=True)
+        os._exit(1)
+
+    timer = threading.Timer(max(3600, PATIENCE), give_up)  # a rank may compute for long; the launcher looks closer
+    timer.daemon = True
+    timer.start()
+    yield
+    timer.cancel()
+
+
+def _run(devices: int, command: list[str]) -> None:
+    with contextlib.ExitStack() as stack:
+        stack.callback(signal.signal, signal.SIGTERM, signal.signal(signal.SIGTERM, signal.default_int_handler))
+        news = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="sface-ranks-")))
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            port = free.getsockname()[1]
+        host = {"DMLC_PS_ROOT_URI": "127.0.0.1", "DMLC_PS_ROOT_PORT": str(port), "DMLC_NODE_HOST": "127.0.0.1"}
+        job = {"DMLC_NUM_SERVER": "1", "DMLC_NUM_WORKER": str(devices), _LAUNCHER: str(os.getpid()), _NEWS: str(news)}
+        environment = os.environ | host | job
+        if environment["OMP_NUM_THREADS"] == share_of_cores(1):  # all of them is what runtime.py sets, not the user
+            environment["OMP_NUM_THREADS"] = share_of_cores(devices)
+
+        def start(command: list[str], **role: str) -> subprocess.Popen:
+            process = subprocess.Popen(command, env=environment | role, start_new_session=True)  # without our Ctrl-C
+            stack.callback(process.wait)
+            stack.callback(process.kill)
+            return process
+
+        helpers = [start([sys.executable, "-c", _SERVE], DMLC_ROLE=role) for role in ("scheduler", "server")]
+        ranks = [start(command, DMLC_ROLE="worker", DMLC_RANK=str(rank)) for rank in range(devices)]
+        try:
+            _watch(ranks, helpers, news, math.inf)
+        except KeyboardInterrupt:
+            for process in ranks:
+                process.terminate()
+            _watch(ranks, helpers, news, time.monotonic() + _TIME_TO_SAVE)
+
+
+def _watch(ranks: list[subprocess.Popen], helpers: list[subprocess.Popen], news: Path, end: float) -> None:
+    """Wait until all ranks have ended, or till `end`; raises as `launch`, and then some may still run."""
+    heard = [(0, time.monotonic())] * len(ranks)
+    while True:
+        running = [process.poll() is None for process in ranks]
+        failed = {rank: process.returncode for rank, process in enumerate(ranks) if process.returncode}
+        if failed:
+            stopped = isinstance(stopped_or_lost(failed), Stopped)
+            end = min(end, time.monotonic() + (_TIME_TO_SAVE if stopped else _TIME_TO_SPEAK))
+        if not any(running) or time.monotonic() > end:
+            break
+        if any(process.poll() is not None for process in helpers):
+            raise LostRank(f"the scheduler or the server of the kvstore ended; {_GO_ON}")
+        for rank in range(len(ranks)):
+            path = news / str(rank)
+            beat = path.stat().st_mtime_ns if path.exists() else 0
+            if beat != heard[rank][0]:
+                heard[rank] = beat, time.monotonic()
+            patience = PATIENCE if beat else max(3600, PATIENCE)  # before it joins it may read much data
+            if running[rank] and time.monotonic() - heard[rank][1] > patience:
+                name = f"rank {rank} on {os.uname().nodename}, process {ranks[rank].pid},"
+                raise LostRank(f"{name} has given no news for {PATIENCE:g} s; {_GO_ON}")
+        time.sleep(0.1)
+    if failed:
+        raise stopped_or_lost(failed)
+    if any(running):
+        raise KeyboardInterrupt

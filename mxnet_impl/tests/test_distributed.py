@@ -1,0 +1,328 @@
+"""Two ranks against one that computes the same parts of a batch one after the other; and ranks that stop, hang or die.
+
+As a program this file is one rank of a job.
+"""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from mxnet import nd
+
+from common import checkpoint
+from common.cli import main
+from common.config import DataConfig, ModelConfig, OptimiserConfig, RunConfig
+from common.ranks import LostRank
+from common.training import latest_checkpoint
+from data.synthetic import make_synthetic
+from mxnet_impl import distributed
+from mxnet_impl.tests.conftest import BACKEND
+from mxnet_impl.trainer import Trainer, _dropout_seed
+
+pytestmark = pytest.mark.xdist_group("several ranks")  # its runs are shared by the tests
+
+ROOT = Path(__file__).resolve().parents[2]
+CLASSES, BATCH = 7, 12
+STEPS = {"fp64": (17, 20), "fp32": (1, 3)}  # where they are compared; the first is where they change states, too
+STARTED = 60  # seconds in which a job must have done its first steps; MXNet's import alone takes 2
+ENDED = 20  # seconds in which a job must end
+
+
+def configured(precision: str, accumulate: int = 1, **options: bool) -> RunConfig:
+    clip_norm = 10.0 if precision == "fp32" else None  # the gradients' norms are 40 to 60
+    return RunConfig(
+        name="test",
+        data=DataConfig(root=Path("unused"), image_size=32),
+        model=ModelConfig(backbone="mobilefacenet", embedding_size=16),
+        optimiser=OptimiserConfig(batch_size=BATCH, accumulate=accumulate, clip_norm=clip_norm),
+        device="cpu",
+        precision=precision,
+        **options,
+    )
+
+
+def train(trainer: Trainer, first: int, last: int) -> dict[str, np.ndarray]:
+    """Steps first .. last - 1 on this rank's share of noise; the state then, and metrics of each step."""
+    metrics = []
+    for step in range(first, last):
+        random = np.random.default_rng(step)
+        images, labels = random.integers(0, 256, (BATCH, 3, 32, 32), np.uint8), random.integers(0, CLASSES - 1, BATCH)
+        size = BATCH // trainer.ranks.count
+        share = slice(size * trainer.ranks.rank, size * (trainer.ranks.rank + 1))
+        trainer.train_step(images[share], labels[share], 0.002)
+        metrics.append(trainer.metrics())
+    return trainer.state() | {f"metrics.{name}": np.array([m[name] for m in metrics]) for name in metrics[0]}
+
+
+def numbers(rank: int, dtype: str) -> np.ndarray:
+    """Of a rank: of all magnitudes that float32 knows well, and of both signs."""
+    random = np.random.default_rng(rank)
+    return (random.standard_normal((50, 4)) * 10.0 ** random.integers(-20, 20, (50, 4))).astype(dtype)
+
+
+def as_a_rank(folder: Path, precision: str) -> None:
+    trainer = Trainer(configured(precision), CLASSES)
+    group = trainer.ranks
+    middle, last = STEPS[precision]
+
+    def save(name: str, **arrays: np.ndarray) -> None:
+        np.savez(folder / f"{name}-{group.rank}.npz", **arrays)
+
+    save("middle", **train(trainer, 0, middle))
+    save("last", **train(trainer, middle, last))
+    trainer.load_state(dict(np.load(folder / "middle-alone.npz")), middle)
+    save("resumed", **train(trainer, middle, last))
+
+    random = nd.random.uniform(shape=4).asnumpy()  # of the stream that dropout draws from
+    sums = {name: nd.array(numbers(group.rank, name), dtype=name) for name in ("float64", "float32")}
+    group.sum(sums)
+    assert trainer.first_bad_step() is None
+    trainer._first_bad_step[:] = 3 + group.rank if group.rank else -1
+    save(
+        "rest",
+        random=random,
+        **{name: array.asnumpy() for name, array in sums.items()},
+        total=group.total(group.rank + 1),
+        bad_step=trainer.first_bad_step(),
+        described=trainer.describe()["ranks"],
+    )
+
+
+class Job:
+    """Both ranks' arrays, and those of one rank, by the name that they were saved under."""
+
+    def __init__(self, folder: Path, precision: str) -> None:
+        middle, last = STEPS[precision]
+        trainer = Trainer(configured(precision, accumulate=2), CLASSES)
+        self.alone = {"middle": train(trainer, 0, middle)}
+        weights = {name: a for name, a in self.alone["middle"].items() if not name.startswith("metrics.")}
+        np.savez(folder / "middle-alone.npz", **weights)
+        self.alone["last"] = train(trainer, middle, last)
+        distributed._run(2, [sys.executable, "-m", "mxnet_impl.tests.test_distributed", str(folder), precision])
+        self.ranks = [
+            {name: dict(np.load(folder / f"{name}-{rank}.npz")) for name in ("middle", "last", "resumed", "rest")}
+            for rank in range(2)
+        ]
+        state = {name: a for name, a in self.ranks[0]["middle"].items() if not name.startswith("metrics.")}
+        trainer = Trainer(configured(precision, accumulate=2), CLASSES)
+        trainer.load_state(state, middle)
+        self.alone["resumed"] = train(trainer, middle, last)
+
+
+@pytest.fixture(scope="module", params=STEPS)
+def job(request, tmp_path_factory) -> Job:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(ROOT))
+        patch.setenv("MALLOC_PERTURB_", "85")  # glibc: memory starts as no zeros, and so does the server's flag
+        return Job(tmp_path_factory.mktemp("job"), request.param)
+
+
+def errors(found: dict[str, np.ndarray], expected: dict[str, np.ndarray]) -> dict[str, float]:
+    """Largest difference of each array, as a share of its largest value, or of 1e-3 if that is smaller.
+
+    Running statistics are left out: one rank has seen both parts. So is what is zero but for rounding: all that comes
+    before a BatchNorm has no effect of its scale, and so on; it is compared absolutely.
+    """
+    assert found.keys() == expected.keys()
+    return {
+        name: float(np.abs(found[name] - expected[name]).max() / max(np.abs(expected[name]).max(), 1e-3))
+        for name in expected
+        if ".running_" not in name
+    }
+
+
+@pytest.mark.parametrize("part", ["middle", "last", "resumed"])
+def test_two_ranks_are_one_that_accumulates(job, request, part):
+    """When "resumed", each goes on from the other's state.
+
+    float64: measured 4e-10; one rank whose first weights are moved by 1e-16 is as far from itself after 20 steps.
+    float32: halves are exact, so weights are the same to the bit; one rank rounds the means of metrics, measured 5e-8.
+    """
+    precision = request.node.callspec.params["job"]
+    found = errors(job.ranks[0][part], job.alone[part])
+    worst = max(found, key=found.get)
+    assert found[worst] < {"fp64": 1e-9, "fp32": 1e-6}[precision], worst
+
+
+def test_ranks_stay_the_same_to_the_bit(job):
+    for part in ("middle", "last", "resumed"):
+        one, other = (rank[part] for rank in job.ranks)
+        for name in one:
+            assert ".running_" in name or np.array_equal(one[name], other[name]), name
+
+
+def test_sums_are_of_the_precision_of_what_is_summed(job):
+    """Of float64: two numbers of 53 bits, added up from six parts; seen: at most 1.1e-16."""
+    for rank in job.ranks:
+        one, other = numbers(0, "float64"), numbers(1, "float64")
+        assert rank["rest"]["float64"].dtype == np.float64
+        assert (np.abs(rank["rest"]["float64"] - (one + other)) <= 4e-16 * (np.abs(one) + np.abs(other))).all()
+        assert np.array_equal(rank["rest"]["float32"], numbers(0, "float32") + numbers(1, "float32"))
+
+
+def test_what_ranks_agree_on_and_what_not(job):
+    one, other = (rank["rest"] for rank in job.ranks)
+    for name, expected in {"total": 3, "bad_step": 4, "described": 2}.items():
+        assert one[name] == other[name] == expected, name
+    assert not np.array_equal(one["random"], other["random"])
+
+
+def test_dropout_of_one_process_is_what_it_was():
+    assert _dropout_seed(0, 7) == 1627159177
+
+
+def test_synchronised_batch_norm_is_refused_of_several_ranks(monkeypatch):
+    Trainer(configured("fp32", sync_batch_norm=True), CLASSES)
+    monkeypatch.setattr(distributed, "join", lambda: distributed.Group.__new__(distributed.Group))
+    with pytest.raises(ValueError, match="sync_batch_norm: expected false with several ranks of MXNet, got true"):
+        Trainer(configured("fp32", sync_batch_norm=True), CLASSES)
+
+
+def test_threads_are_shared_unless_the_user_gave_them(monkeypatch, tmp_path):
+    print_threads = [sys.executable, "-c", f"import os; open(r'{tmp_path}/' + os.environ['DMLC_RANK'], 'w').write("
+                     "os.environ['OMP_NUM_THREADS'])"]  # fmt: skip
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(6))
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    for given, expected in (("6", "2"), ("5", "5")):
+        monkeypatch.setenv("OMP_NUM_THREADS", given)
+        distributed._run(3, print_threads)
+        assert [(tmp_path / str(rank)).read_text() for rank in range(3)] == [expected] * 3
+
+
+class Processes:
+    """A launcher and the job that it starts: the scheduler, the server, and the ranks "0" and "1"."""
+
+    def __init__(self, command: list[str], folder: Path, patience: str) -> None:
+        environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "SFACE_RANK_TIMEOUT": patience}
+        self._output = folder / "output.txt"
+        with self._output.open("w") as stream:
+            self.launcher = subprocess.Popen(
+                [sys.executable, *command], env=environment, stdout=stream, stderr=subprocess.STDOUT
+            )
+
+    def output(self) -> str:
+        return self._output.read_text()
+
+    def found(self) -> dict[str, int]:
+        """Process ids of the launcher's children, by role, or of ranks by rank."""
+        found = {}
+        for folder in Path("/proc").glob("[0-9]*"):
+            try:
+                parent = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
+                entries = (folder / "environ").read_bytes().split(b"\0") if parent == self.launcher.pid else []
+            except OSError:  # it has ended
+                continue
+            variables = dict(entry.decode().split("=", 1) for entry in entries if b"=" in entry)
+            if "DMLC_ROLE" in variables:
+                found[variables.get("DMLC_RANK", variables["DMLC_ROLE"])] = int(folder.name)
+        return found
+
+    def after(self, holds: Callable[[], bool], signal_number: int, target: str) -> tuple[int, str]:
+        """Send a signal when something holds; the launcher's exit status, and all that was written."""
+        try:
+            wait_for(lambda: holds() or self.launcher.poll() is not None, STARTED)
+            processes = self.found() | {"launcher": self.launcher.pid}
+            assert set(processes) == {"launcher", "scheduler", "server", "0", "1"}, self.output()
+            os.kill(processes[target], signal_number)
+            status = self.launcher.wait(ENDED)
+            wait_for(lambda: not any(map(is_alive, processes.values())), ENDED)
+            return status, self.output()
+        finally:
+            self.launcher.kill()
+            self.launcher.wait()
+
+
+def wait_for(holds: Callable[[], bool], seconds: float) -> None:
+    end = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < end, f"not in {seconds} s"
+        time.sleep(0.05)
+
+
+def is_alive(process: int) -> bool:
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+IDLE = "import time; from mxnet_impl.distributed import join; print('sum', join().total(1), flush=True); time.sleep(99)"
+LAUNCH = "import sys; from mxnet_impl import distributed as d; d._run(2, [sys.executable, '-c', sys.argv[1]])"
+
+
+@pytest.mark.parametrize(
+    ("signal_number", "target", "status", "message"),
+    [
+        (
+            signal.SIGSTOP,
+            "1",
+            1,
+            r"LostRank: rank 1 on \S+, process \d+, has given no news for 2 s; start the same",
+        ),
+        (signal.SIGKILL, "launcher", -9, "sum 2"),
+    ],
+)
+def test_who_hangs_is_named_and_nobody_outlives_the_launcher(tmp_path, signal_number, target, status, message):
+    job = Processes(["-c", LAUNCH, IDLE], tmp_path, patience="2")
+    found, output = job.after(lambda: job.output().count("sum 2") == 2, signal_number, target)
+    assert found == status, output
+    assert re.search(message, output), output
+
+
+def test_a_server_that_ends_ends_the_job(monkeypatch):
+    monkeypatch.setattr(distributed, "_SERVE", "raise SystemExit(1)")
+    with pytest.raises(LostRank, match="the scheduler or the server of the kvstore ended; start the same command"):
+        distributed._run(2, [sys.executable, "-c", "import time; time.sleep(99)"])
+
+
+def steps_of(log: Path) -> list[int]:
+    lines = log.read_text().splitlines() if log.exists() else []
+    return [json.loads(line)["step"] for line in lines if '"train"' in line and line.endswith("}")]
+
+
+def test_a_run_that_was_stopped_and_killed_ends_as_one_rank_does(tmp_path):
+    """Ctrl-C loses no step, kill -9 of a rank those since the last checkpoint; and the loop hands out the shares."""
+    root = make_synthetic(tmp_path / "faces", classes=5, images=4, size=32, pairs=2)
+    arguments = [
+        "train", "lfw-small", "--data.root", str(root), "--data.evaluate-on", "none", "--data.workers", "1",
+        "--data.image-size", "32", "--model.backbone", "mobilefacenet", "--model.embedding-size", "16",
+        "--model.dropout", "0", "--optimiser.batch-size", "8", "--optimiser.max-steps", "10", "--device", "cpu",
+        "--precision", "fp64", "--log-every", "1", "--save-every", "2", "--optimiser.learning-rate", "0.01",
+    ]  # fmt: skip
+    out = tmp_path / "two"
+    log, command = out / "log.jsonl", ["-m", "mxnet_impl", *arguments, "--devices", "2", "--out", str(out)]
+
+    job = Processes(command, tmp_path, patience="600")
+    status, output = job.after(lambda: len(steps_of(log)) > 0, signal.SIGINT, "launcher")
+    assert status == 130, output
+    assert "stopped; start it again to go on" in output
+    stopped = steps_of(log)[-1]
+    assert stopped < 10
+    assert checkpoint.load_checkpoint(latest_checkpoint(out)).step == stopped
+
+    job = Processes(command, tmp_path, patience="600")
+    status, output = job.after(lambda: steps_of(log)[-1] > stopped, signal.SIGKILL, "1")
+    assert status == 2, output
+    assert "error: rank 1 was ended by SIGKILL; start the same command again to go on" in output
+    assert steps_of(log)[-1] < 10
+
+    job = Processes(command, tmp_path, patience="600")
+    assert job.launcher.wait(STARTED) == 0, job.output()
+    assert steps_of(log) == list(range(1, 11))
+    assert main(BACKEND, [*arguments, "--optimiser.accumulate", "2", "--out", str(tmp_path / "one")]) == 0
+    found, expected = (checkpoint.load_checkpoint(latest_checkpoint(tmp_path / name)) for name in ("two", "one"))
+    assert found.step == expected.step == 10
+    wrong = errors(found.arrays, expected.arrays)
+    assert max(wrong.values()) < 1e-9, wrong
+
+
+if __name__ == "__main__":
+    as_a_rank(Path(sys.argv[1]), sys.argv[2])
