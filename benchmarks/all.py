@@ -33,6 +33,7 @@ COMMANDS = (
     Command("step", "A training step", ("--turns", "3", "--cases", "lfw-small")),
     Command("loader", "The loader", ("--turns", "3", "--images", "2048", "--large", "50000")),
     Command("verify", "Verification", ("--turns", "3", "--pairs", "600")),
+    Command("scale", "Several ranks", ("--turns", "2", "--classes", "20000")),
     Command("speed", "The backends side by side", ("--turns", "3", "--cases", "lfw-small")),
 )
 

@@ -320,8 +320,8 @@ FAULTS: dict[str, tuple[Fault, ...]] = {
             "biased for unbiased variance",
             5,
             "backbones/_layers.py",
-            "_number(count / (count - 1), x)",
-            "_number(1, x)",
+            "(mean, var * _number(count / (count - 1), x)",
+            "(mean, var * _number(1, x)",
         ),
         Fault(
             "learning rate inside the momentum",

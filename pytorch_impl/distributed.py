@@ -74,6 +74,8 @@ class Group:
     """All processes of a torchrun job (`common.ranks.Ranks`); those that do not answer are named."""
 
     def __init__(self, device: torch.device) -> None:
+        if device.type == "cuda":
+            torch.cuda.set_device(device)
         # what waits longer than that has been found by the heartbeat, but for a rank that computes for hours
         dist.init_process_group(
             "nccl" if device.type == "cuda" else "gloo", timeout=datetime.timedelta(seconds=max(3600, PATIENCE))

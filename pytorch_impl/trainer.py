@@ -37,7 +37,7 @@ class Trainer:
         num_classes: identities of the training set.
 
     Raises:
-        ValueError: no such device or backbone, or a row-sparse update on a CUDA device.
+        ValueError: no such device or backbone, or a row-sparse update on a CUDA device or of several ranks.
     """
 
     def __init__(self, config: RunConfig, num_classes: int) -> None:
@@ -77,6 +77,8 @@ class Trainer:
         self._row_sparse = RowSparseSGD(num_classes, **rule) if config.optimiser.row_sparse else None
         if self._row_sparse and self.device.type != "cpu":
             raise ValueError(f"optimiser.row_sparse: expected false on {self.device}, got true; it is for the CPU")
+        if self._row_sparse and self.ranks.count > 1:
+            raise ValueError("optimiser.row_sparse: expected false with several ranks, got true; it is for one process")
         self._optimizer = create_optimizer([backbone] if self._row_sparse else [backbone, head], **rule)
         self._scaler = self._create_scaler()
         self._step = 0
