@@ -8,8 +8,9 @@ RUN := $(VENV)/bin/python
 BACKEND ?= pytorch
 BACKENDS := pytorch mxnet jittor
 JOBS := 2
+# Tests of several ranks share what jobs of them left, hence a file a worker.
 # Threads of each of these: frameworks that share a core with another one spin, and take many times longer.
-TEST := OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n $(JOBS) --dist loadgroup
+TEST := OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n $(JOBS)
 
 .PHONY: demo test lint clean
 
@@ -19,7 +20,7 @@ demo: $(VENV)/installed-$(BACKEND) $(VENV)/installed-demo
 
 test: $(VENV)/installed-dev $(VENV)/installed-all lint
 	$(TEST) common data benchmarks parity_tests
-	for backend in $(BACKENDS); do $(TEST) $${backend}_impl || exit 1; done
+	for backend in $(BACKENDS); do $(TEST) --dist loadfile $${backend}_impl || exit 1; done
 
 lint: $(VENV)/installed-dev
 	$(VENV)/bin/ruff check .

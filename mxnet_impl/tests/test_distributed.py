@@ -27,10 +27,9 @@ from mxnet_impl import distributed
 from mxnet_impl.tests.conftest import BACKEND
 from mxnet_impl.trainer import Trainer, _dropout_seed
 
-pytestmark = pytest.mark.xdist_group("several ranks")  # its runs are shared by the tests
-
 ROOT = Path(__file__).resolve().parents[2]
 CLASSES, BATCH = 7, 12
+STEPS = 24  # of the command's run: enough that it is not at its end when it is to be stopped
 STEPS = {"fp64": (17, 20), "fp32": (1, 3)}  # where they are compared; the first is where they change states, too
 STARTED = 60  # seconds in which a job must have done its first steps; MXNet's import alone takes 2
 ENDED = 20  # seconds in which a job must end
@@ -294,7 +293,7 @@ def test_a_run_that_was_stopped_and_killed_ends_as_one_rank_does(tmp_path):
     arguments = [
         "train", "lfw-small", "--data.root", str(root), "--data.evaluate-on", "none", "--data.workers", "1",
         "--data.image-size", "32", "--model.backbone", "mobilefacenet", "--model.embedding-size", "16",
-        "--model.dropout", "0", "--optimiser.batch-size", "8", "--optimiser.max-steps", "10", "--device", "cpu",
+        "--model.dropout", "0", "--optimiser.batch-size", "8", "--optimiser.max-steps", str(STEPS), "--device", "cpu",
         "--precision", "fp64", "--log-every", "1", "--save-every", "2", "--optimiser.learning-rate", "0.01",
     ]  # fmt: skip
     out = tmp_path / "two"
@@ -305,21 +304,21 @@ def test_a_run_that_was_stopped_and_killed_ends_as_one_rank_does(tmp_path):
     assert status == 130, output
     assert "stopped; start it again to go on" in output
     stopped = steps_of(log)[-1]
-    assert stopped < 10
+    assert stopped < STEPS
     assert checkpoint.load_checkpoint(latest_checkpoint(out)).step == stopped
 
     job = Processes(command, tmp_path, patience="600")
     status, output = job.after(lambda: steps_of(log)[-1] > stopped, signal.SIGKILL, "1")
     assert status == 2, output
     assert "error: rank 1 was ended by SIGKILL; start the same command again to go on" in output
-    assert steps_of(log)[-1] < 10
+    assert steps_of(log)[-1] < STEPS
 
     job = Processes(command, tmp_path, patience="600")
     assert job.launcher.wait(STARTED) == 0, job.output()
-    assert steps_of(log) == list(range(1, 11))
+    assert steps_of(log) == list(range(1, STEPS + 1))
     assert main(BACKEND, [*arguments, "--optimiser.accumulate", "2", "--out", str(tmp_path / "one")]) == 0
     found, expected = (checkpoint.load_checkpoint(latest_checkpoint(tmp_path / name)) for name in ("two", "one"))
-    assert found.step == expected.step == 10
+    assert found.step == expected.step == STEPS
     wrong = errors(found.arrays, expected.arrays)
     assert max(wrong.values()) < 1e-9, wrong
 

@@ -23,8 +23,6 @@ from common.tests.hosts import two_hosts
 from common.training import latest_checkpoint
 from pytorch_impl.sface_loss import sface_loss
 
-pytestmark = pytest.mark.xdist_group("several ranks")  # its runs are shared by the tests
-
 CLASSES = 7  # of three ranks: two, two and three
 
 
@@ -70,6 +68,8 @@ def alone(tmp_path_factory):
         "whole": {"config": config(precision="fp64"), "steps": [0, 20], "middle": 10},
         "parts": {"config": config(precision="fp64", accumulate=3, clip_norm=0.5), "steps": [0, 5]},
         "float32": {"config": config(), "steps": [0, 3]},
+        "bf16": {"config": config(precision="bf16"), "steps": [0, 2]},
+        "fp16": {"config": config(precision="fp16"), "steps": [0, 2]},
         "arcface": {"config": config(precision="fp64", head=configuration.HeadConfig("arcface")), "steps": [0, 3]},
     }
     return trained(tmp_path_factory.mktemp("alone"), 0, jobs)
@@ -114,10 +114,10 @@ def test_in_float32_a_few_steps_agree(alone, three):
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
 def test_reduced_precision_is_near(alone, three, precision):
-    """A twentieth: bfloat16 has 8 bits, and networks amplify; measured 7e-3 and 2e-3."""
-    expected = alone["float32"]["metrics.loss"][:2]
-    assert three[precision]["metrics.loss"] == pytest.approx(expected, rel=5e-2)
-    assert np.isfinite(three[precision]["head.class_weight"]).all()
+    """A twentieth: bfloat16 has 8 bits, networks amplify. All ranks leave out a step that overflows, as one does."""
+    assert three[precision]["metrics.loss"] == pytest.approx(alone[precision]["metrics.loss"], rel=5e-2)
+    if precision == "fp16":
+        assert three[precision]["scaler.scale"] == alone[precision]["scaler.scale"]
 
 
 def test_another_head_is_data_parallel(alone, three):
