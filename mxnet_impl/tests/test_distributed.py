@@ -29,7 +29,7 @@ from mxnet_impl.trainer import Trainer, _dropout_seed
 
 ROOT = Path(__file__).resolve().parents[2]
 CLASSES, BATCH = 7, 12
-STEPS = 24  # of the command's run: enough that it is not at its end when it is to be stopped
+LENGTH = 16  # of the command's run: enough that it is not at its end when it is to be stopped
 STEPS = {"fp64": (17, 20), "fp32": (1, 3)}  # where they are compared; the first is where they change states, too
 STARTED = 60  # seconds in which a job must have done its first steps; MXNet's import alone takes 2
 ENDED = 20  # seconds in which a job must end
@@ -293,8 +293,8 @@ def test_a_run_that_was_stopped_and_killed_ends_as_one_rank_does(tmp_path):
     arguments = [
         "train", "lfw-small", "--data.root", str(root), "--data.evaluate-on", "none", "--data.workers", "1",
         "--data.image-size", "32", "--model.backbone", "mobilefacenet", "--model.embedding-size", "16",
-        "--model.dropout", "0", "--optimiser.batch-size", "8", "--optimiser.max-steps", str(STEPS), "--device", "cpu",
-        "--precision", "fp64", "--log-every", "1", "--save-every", "2", "--optimiser.learning-rate", "0.01",
+        "--model.dropout", "0", "--optimiser.batch-size", "8", "--optimiser.max-steps", str(LENGTH), "--device", "cpu",
+        "--precision", "fp64", "--log-every", "1", "--save-every", "2", "--optimiser.learning-rate", "0.002",
     ]  # fmt: skip
     out = tmp_path / "two"
     log, command = out / "log.jsonl", ["-m", "mxnet_impl", *arguments, "--devices", "2", "--out", str(out)]
@@ -304,21 +304,21 @@ def test_a_run_that_was_stopped_and_killed_ends_as_one_rank_does(tmp_path):
     assert status == 130, output
     assert "stopped; start it again to go on" in output
     stopped = steps_of(log)[-1]
-    assert stopped < STEPS
+    assert stopped < LENGTH
     assert checkpoint.load_checkpoint(latest_checkpoint(out)).step == stopped
 
     job = Processes(command, tmp_path, patience="600")
     status, output = job.after(lambda: steps_of(log)[-1] > stopped, signal.SIGKILL, "1")
     assert status == 2, output
     assert "error: rank 1 was ended by SIGKILL; start the same command again to go on" in output
-    assert steps_of(log)[-1] < STEPS
+    assert steps_of(log)[-1] < LENGTH
 
     job = Processes(command, tmp_path, patience="600")
     assert job.launcher.wait(STARTED) == 0, job.output()
-    assert steps_of(log) == list(range(1, STEPS + 1))
+    assert steps_of(log) == list(range(1, LENGTH + 1))
     assert main(BACKEND, [*arguments, "--optimiser.accumulate", "2", "--out", str(tmp_path / "one")]) == 0
     found, expected = (checkpoint.load_checkpoint(latest_checkpoint(tmp_path / name)) for name in ("two", "one"))
-    assert found.step == expected.step == STEPS
+    assert found.step == expected.step == LENGTH
     wrong = errors(found.arrays, expected.arrays)
     assert max(wrong.values()) < 1e-9, wrong
 
