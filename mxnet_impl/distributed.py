@@ -144,7 +144,8 @@ def _not_forever() -> Iterator[None]:
 
 def _run(devices: int, command: list[str]) -> None:
     with contextlib.ExitStack() as stack:
-        stack.callback(signal.signal, signal.SIGTERM, signal.signal(signal.SIGTERM, signal.default_int_handler))
+        for number in (signal.SIGINT, signal.SIGTERM):  # both, as a shell starts background jobs without Ctrl-C
+            stack.callback(signal.signal, number, signal.signal(number, signal.default_int_handler))
         news = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="sface-ranks-")))
         with socket.create_server(("127.0.0.1", 0)) as free:
             port = free.getsockname()[1]

@@ -3,6 +3,7 @@
 As a program this file is one rank of a job.
 """
 
+import functools
 import json
 import os
 import re
@@ -202,10 +203,12 @@ class Processes:
     def __init__(self, command: list[str], folder: Path, patience: str) -> None:
         environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "SFACE_RANK_TIMEOUT": patience}
         self._output = folder / "output.txt"
+        self._start = functools.partial(self._started, [sys.executable, *command], environment)
+        self.launcher = self._start()
+
+    def _started(self, command: list[str], environment: dict[str, str]) -> subprocess.Popen:
         with self._output.open("w") as stream:
-            self.launcher = subprocess.Popen(
-                [sys.executable, *command], env=environment, stdout=stream, stderr=subprocess.STDOUT
-            )
+            return subprocess.Popen(command, env=environment, stdout=stream, stderr=subprocess.STDOUT)
 
     def output(self) -> str:
         return self._output.read_text()
@@ -227,7 +230,13 @@ class Processes:
     def after(self, holds: Callable[[], bool], signal_number: int, target: str) -> tuple[int, str]:
         """Send a signal when something holds; the launcher's exit status, and all that was written."""
         try:
-            wait_for(lambda: holds() or self.launcher.poll() is not None, STARTED)
+            try:
+                wait_for(lambda: holds() or self.launcher.poll() is not None, STARTED)
+            except AssertionError:  # once in some thirty starts, on a busy machine, ranks did not find each other
+                self.launcher.kill()
+                self.launcher.wait()
+                self.launcher = self._start()
+                wait_for(lambda: holds() or self.launcher.poll() is not None, STARTED)
             processes = self.found() | {"launcher": self.launcher.pid}
             assert set(processes) == {"launcher", "scheduler", "server", "0", "1"}, self.output()
             os.kill(processes[target], signal_number)
