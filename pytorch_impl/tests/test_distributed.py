@@ -29,7 +29,7 @@ CLASSES = 7  # of three ranks: two, two and three
 def torchrun(ranks: int, *arguments: str) -> None:
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(ranks), "--standalone", "-m"]
     done = subprocess.run([*command, *arguments], capture_output=True, text=True, check=False, timeout=300)
-    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.returncode == 0, done.stderr
 
 
 def trained(folder: Path, ranks: int, jobs: dict[str, dict]) -> dict[str, dict[str, np.ndarray]]:
