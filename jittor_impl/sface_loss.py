@@ -23,7 +23,7 @@ from typing import Literal, NamedTuple
 import jittor as jt
 from jittor import Var, nn
 
-from jittor_impl.streamed import _accuracy, _mean, _nearest_other, _normalise, _number, streamed
+from jittor_impl.streamed import _accuracy, _mean, _nearer_others, _normalise, _number, streamed
 
 _MACHINE_EPSILON = {"float32": 2.0**-23, "float64": 2.0**-52}
 
@@ -147,7 +147,7 @@ def _plain(
         inter_loss=inter_loss.detach(),
         target_cosine=target_cosines.mean(),
         other_cosine=((1 - is_target) * cosines).sum() / _number(batch_size * (num_classes - 1), cosines),
-        accuracy=_accuracy(target_cosines, _nearest_other(cosines, is_target)),
+        accuracy=_accuracy(_nearer_others(cosines, target_cosines, is_target)),
     )
 
 

@@ -58,7 +58,7 @@ def streamed(
         loss, intra_loss, inter_loss, target_cosine, other_cosine, accuracy: scalars, all but the first detached.
     """
     if block_size is None:
-        block_size = max(1, 2**24 // labels.shape[0]) if jt.flags.use_cuda else 2048
+        block_size = max(1, 2**24 // labels.shape[0]) if _on_gpu() else 2048
     function = _Streamed()
     loss = function(embeddings, class_weight, labels, r_intra, r_inter, least_cosine, block_size)
     return loss, *function.metrics
@@ -84,7 +84,7 @@ class _Streamed(jt.Function):
         pulls = r_intra(jt.arccos(target_cosines))
 
         sums = _Sums(unit_embeddings, target_cosines)
-        if jt.flags.use_cuda:
+        if _on_gpu():
             self.grad_class_weight = _dense_blocks(sums, class_weight, labels, pulls, r_inter, block_size)
         else:
             self.grad_class_weight = _listed_blocks(
@@ -95,14 +95,14 @@ class _Streamed(jt.Function):
         intra_loss = _mean(-pulls * target_cosines)
         inter_loss = sums.inter / _number(batch_size, sums.inter)
         other_cosine = sums.cosine / _number(batch_size * (num_classes - 1), sums.cosine)
-        accurate = _accuracy(target_cosines, sums.nearest_other)
-        self.metrics = intra_loss, inter_loss, target_cosines.mean(), other_cosine, accurate
+        accuracy = _accuracy(sums.nearer_others)
+        self.metrics = intra_loss, inter_loss, target_cosines.mean(), other_cosine, accuracy
         return intra_loss + inter_loss
 
     def grad(self, grad_loss: Var) -> tuple[Var | None, ...]:
         gradients = self.grad_embeddings, self.grad_class_weight
         # a product with 1 would need a second gradient's memory; a CUDA device should not be waited for
-        if jt.flags.use_cuda or grad_loss.item() != 1:
+        if _on_gpu() or grad_loss.item() != 1:
             gradients = grad_loss * gradients[0], grad_loss * gradients[1]
         return *gradients, *[None] * 5
 
@@ -116,7 +116,7 @@ class _Sums:
         self.grad_unit_embeddings = jt.zeros_like(unit_embeddings)  # u
         self.inter = jt.zeros((1,), unit_embeddings.dtype)  # of r_inter cos
         self.cosine = jt.zeros((1,), unit_embeddings.dtype)  # of cos, without the targets
-        self.nearest_other = jt.full((len(unit_embeddings),), -4, unit_embeddings.dtype)
+        self.nearer_others = jt.zeros((len(unit_embeddings),), unit_embeddings.dtype)  # 0: the target is nearest
 
 
 def _listed_blocks(
@@ -133,6 +133,7 @@ def _listed_blocks(
     x, turned = sums.unit_embeddings, sums.unit_embeddings.transpose().clone()
     labels = labels.int32()
     grad_class_weight = jt.empty(class_weight.shape, dtype)
+    nearest_other = jt.full((batch_size,), -4, dtype)
     added_to = grad_class_weight, sums.grad_unit_embeddings, sums.inter
 
     for first in range(0, num_classes, block_size):
@@ -141,7 +142,7 @@ def _listed_blocks(
         cosines, samples, counts, norms = jt.code(
             [(-size * batch_size,), (size * batch_size,), (size,), (size,)],
             [dtype, "int32", "int32", dtype],
-            [turned, class_weight, labels, sums.cosine, sums.nearest_other, grad_class_weight],
+            [turned, class_weight, labels, sums.cosine, nearest_other, grad_class_weight],
             cpu_header=header,
             cpu_src="""
             const int64_t first = data["first"], d = in0_shape0, n = in0_shape1;
@@ -167,13 +168,18 @@ def _listed_blocks(
         )
         done.sync()
     sums.cosine = sums.cosine - sums.target_cosines.sum()
+    sums.nearer_others = (nearest_other > sums.target_cosines).cast(dtype)
     return grad_class_weight
 
 
 def _dense_blocks(sums: _Sums, class_weight: Var, labels: Var, pulls: Var, r_inter: _Weight, block_size: int) -> Var:
-    """Adds to `sums` and returns the gradient for class_weight."""
+    """Adds to `sums` and returns the gradient for class_weight.
+
+    All that goes over a block is a sum a sample: on a CUDA device Jittor's maxima, and sums to one number, may take
+    tens of times as long.
+    """
     batch_size, num_classes = len(labels), class_weight.shape[0]
-    gradients = []
+    gradients, inter, cosine = [], jt.zeros_like(sums.target_cosines), jt.zeros_like(sums.target_cosines)
     for first in range(0, num_classes, block_size):
         last = min(first + block_size, num_classes)
         unit_prototypes, norms = _normalise(class_weight[first:last])
@@ -186,12 +192,17 @@ def _dense_blocks(sums: _Sums, class_weight: Var, labels: Var, pulls: Var, r_int
         grad_unit_prototypes = jt.matmul(g.transpose(), sums.unit_embeddings)
         gradients.append(_through_normalisation(grad_unit_prototypes, unit_prototypes, norms))
 
-        sums.inter = sums.inter + (pushes * cosines).sum()
-        sums.cosine = sums.cosine + (cosines * (1 - is_target)).sum()
-        sums.nearest_other = jt.maximum(sums.nearest_other, _nearest_other(cosines, is_target))
+        inter = inter + (pushes * cosines).sum(1)
+        cosine = cosine + (cosines * (1 - is_target)).sum(1)
+        sums.nearer_others = sums.nearer_others + _nearer_others(cosines, sums.target_cosines, is_target)
         # execution is lazy: without this, all blocks would be in memory at once
-        jt.sync([sums.inter, sums.cosine, sums.nearest_other, sums.grad_unit_embeddings, gradients[-1]])
+        jt.sync([inter, cosine, sums.nearer_others, sums.grad_unit_embeddings, gradients[-1]])
+    sums.inter, sums.cosine = inter.sum(), cosine.sum()
     return jt.concat(gradients)
+
+
+def _on_gpu() -> bool:
+    return bool(jt.flags.use_cuda)
 
 
 def _number(value: float, like: Var) -> Var:
@@ -217,11 +228,11 @@ def _through_normalisation(grad_unit: Var, unit: Var, norms: Var) -> Var:
     return (grad_unit - radial * unit) / norms
 
 
-def _nearest_other(cosines: Var, is_target: Var) -> Var:
-    """Each sample's largest cosine to another class."""
-    return (cosines - 4 * is_target).max(1)  # a target is below all others
+def _nearer_others(cosines: Var, target_cosines: Var, is_target: Var) -> Var:
+    """How many other classes each sample is nearer to than to its own."""
+    return ((cosines > target_cosines.unsqueeze(1)).cast(cosines.dtype) * (1 - is_target)).sum(1)
 
 
-def _accuracy(target_cosines: Var, nearest_other: Var) -> Var:
+def _accuracy(nearer_others: Var) -> Var:
     """Share of samples to which no other prototype is nearer than their own."""
-    return (target_cosines >= nearest_other).cast(target_cosines.dtype).mean()
+    return (nearer_others == 0).cast(nearer_others.dtype).mean()

@@ -25,7 +25,7 @@ class Trainer:
         num_classes: identities of the training set.
 
     Raises:
-        ValueError: no such device, backbone or precision, or an option that only PyTorch has.
+        ValueError: no such device, backbone or precision (fp64: CPU only), or an option that only PyTorch has.
     """
 
     def __init__(self, config: RunConfig, num_classes: int) -> None:
@@ -42,6 +42,9 @@ class Trainer:
                 "optimiser.row_sparse: expected false with Jittor, got true; only PyTorch's trainer has it"
             )
         self.device = runtime.resolve_device(distributed.local_device(config.device))
+        if self.device != "cpu" and config.precision == "fp64":
+            # Jittor asks cuBLAS for sums in float32, whatever the matrices are, and cuBLAS refuses
+            raise ValueError(f"precision: expected fp32 on {self.device}, got fp64; Jittor multiplies it on a CPU only")
         self.ranks = distributed.join()
         self._config = config
         self._num_classes = num_classes

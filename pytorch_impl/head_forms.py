@@ -9,10 +9,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from common.row_sparse import RowSparseSGD
+from pytorch_impl.margin_losses import sampled
 from pytorch_impl.optimizer import create_optimizer, momentum_buffer, set_learning_rate
 from pytorch_impl.runtime import resolve_device
 from pytorch_impl.sface_loss import SFaceHead, sface_loss
 
+PARTIAL_FC_RATE = 0.1  # that of the paper's tables (arXiv:2203.15565)
 _RULE = {"momentum": 0.9, "weight_decay": 5e-4}
 
 
@@ -22,9 +24,9 @@ def head_forms(
     """Functions that compute one form each and return when it is done: the gradients for embeddings and class_weight.
 
     "product" is embeddings class_weight' alone, "softmax" the normalised softmax with cross-entropy and scale 64,
-    "dense" the streamed form without leaving out anything, "compiled" the same with a compiled kernel,
-    "update" the optimiser's step of a class_weight, "row-sparse" the same where a twentieth of its rows have a gradient
-    and the others rest.
+    "partial-fc" the same over a tenth of the classes, "dense" the streamed form without leaving out anything,
+    "compiled" that with a compiled kernel, "update" the optimiser's step of a class_weight, "row-sparse" the same where
+    a twentieth of its rows have a gradient and the others rest.
 
     Args:
         embeddings: float32 (N, D).
@@ -43,6 +45,9 @@ def head_forms(
         variables = x.detach().requires_grad_(), w.detach().requires_grad_()
         loss(*variables).backward()
         return done(*(variable.grad for variable in variables))
+
+    def softmax(x: Tensor, w: Tensor, y: Tensor) -> Tensor:
+        return F.cross_entropy(64 * F.normalize(x) @ F.normalize(w).T, y)
 
     @functools.cache
     def trained() -> tuple[SFaceHead, torch.optim.SGD]:
@@ -72,7 +77,8 @@ def head_forms(
 
     return {
         "product": lambda: done(x @ w.T),
-        "softmax": lambda: gradients(lambda x, w: F.cross_entropy(64 * F.normalize(x) @ F.normalize(w).T, y)),
+        "softmax": lambda: gradients(lambda x, w: softmax(x, w, y)),
+        "partial-fc": lambda: gradients(lambda x, w: softmax(x, *sampled(w, y, PARTIAL_FC_RATE))),
         "plain": lambda: gradients(lambda x, w: sface_loss(x, w, y, form="plain").loss),
         "streamed": lambda: gradients(lambda x, w: sface_loss(x, w, y).loss),
         "dense": lambda: gradients(lambda x, w: sface_loss(x, w, y, epsilon=0).loss),

@@ -46,7 +46,7 @@ class MarginHead(nn.Module):
         _check(embeddings, self.class_weight, labels)
         class_weight = self.class_weight
         if self.training and self.sample_rate < 1:
-            class_weight, labels = _sampled(class_weight, labels, self.sample_rate)
+            class_weight, labels = sampled(class_weight, labels, self.sample_rate)
         with torch.autocast(embeddings.device.type, enabled=False):
             embeddings = embeddings.to(class_weight.dtype)
             unit_embeddings = F.normalize(embeddings, eps=NORM_FLOOR)
@@ -153,7 +153,7 @@ class SphereFaceHead(MarginHead):
         return norms * torch.where(is_target, with_margin[:, None], cosines)
 
 
-def _sampled(class_weight: Tensor, labels: Tensor, rate: float) -> tuple[Tensor, Tensor]:
+def sampled(class_weight: Tensor, labels: Tensor, rate: float) -> tuple[Tensor, Tensor]:
     """Prototypes of the batch's classes and of others at random, `rate` of all, and the labels among these."""
     count = min(len(class_weight), max(len(labels), round(rate * len(class_weight))))
     order = torch.rand(len(class_weight), device=labels.device)

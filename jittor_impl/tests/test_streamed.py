@@ -41,6 +41,19 @@ def at_angles(*angles):
     return Case(np.array([[2.0, 0.0]]), np.array([[1.0, 0.0], *others]), np.array([0]))
 
 
+@pytest.mark.parametrize("block_size", [7, 300, None])
+def test_the_blocks_of_a_gpu_agree_with_the_oracle(monkeypatch, block_size):
+    """Their operators run on a CPU too."""
+    monkeypatch.setattr(streamed_module, "_on_gpu", lambda: True)
+    case = on_both_knees(37, 300)
+    result, *gradients = run(case, block_size=block_size)
+    truth = oracle.sface(*case)
+    for name in ("loss", "intra_loss", "inter_loss", "target_cosine", "other_cosine", "accuracy"):
+        assert error(getattr(result, name).item(), getattr(truth, name)) < 1e-12, name
+    for found, expected in zip(gradients, (truth.grad_embeddings, truth.grad_class_weight), strict=True):
+        assert error(found, expected) < 1e-12
+
+
 @pytest.mark.parametrize("block_size", [7, 300])
 @pytest.mark.parametrize(("dtype", "tolerance"), [("float64", 1e-12), ("float32", 2e-5)])
 def test_dense_and_listed_blocks_agree_with_the_oracle(share, dtype, tolerance, block_size):
