@@ -12,7 +12,7 @@ do not give its gradient, and negative losses are normal.
 
 The loss has no normaliser across classes, hence two forms with the same results: "plain" (autograd, reads like the
 equations, holds (N, C) matrices) and "streamed" (blocks of classes in one pass, gradients in closed form, no (N, C)
-matrix; `streamed.py`). This file can be copied with that one; they need PyTorch only.
+matrix; `streamed.py`). This file can be copied with that one and `screening.py`; they need PyTorch only.
 """
 
 import math

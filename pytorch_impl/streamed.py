@@ -8,7 +8,8 @@ For unit vectors x^ (N, D) and w^ (C, D), their angles theta, labels y, and weig
     dL/dw_j = (v_j - (v_j . w^_j) w^_j) / ||w_j||   with  v = g' x^
 
 No class needs to know of another one, so no (N, C) matrix is held. And nearly all r_inter are nearly 0: on the CPU
-those of cosines below a given one are left out, and the few entries of g that remain are gathered. Needs PyTorch only.
+those of cosines below a given one are left out, and the few entries of g that remain are gathered. Needs PyTorch and
+`screening.py` only.
 """
 
 import functools
@@ -19,12 +20,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from pytorch_impl.screening import Screen, can_screen, in_chunks, not_below
+
 NORM_FLOOR = 1e-12  # a zero vector is divided by this instead of by zero
 _DENSE_SHARE = 0.08  # of a block's entries: with more, products of the whole block are faster than gathering
 _SCREEN_SHARE = 0.003  # of a block's entries: with more, a float32 product is faster than computing them again
 _SCREEN_AGAIN = 4  # so much fewer entries than that have to be found in one block for the next to be screened again
-_ROUNDING = 1.05 * 2**-8  # of bfloat16, relative; and float32's, and second orders
-_SCREEN_ERROR = 5 * _ROUNDING  # of any cosine, at most; see _screen
 _WAITING = 4096  # gathered entries that wait until their part of the gradients is computed
 
 _Weight = Callable[[Tensor], Tensor]  # r as a function of theta, any shape
@@ -133,8 +134,9 @@ class _Pass:
         # every row is written but those of prototypes without a gathered entry
         self.grad_class_weight = (torch.zeros_like if self.gathers else torch.empty_like)(class_weight)
         self.compiled = compiled and not self.gathers
-        self.can_screen = self.screens = self.gathers and class_weight.dtype == torch.float32 and _has_bfloat16()
-        self.rounded_embeddings, self.embedding_sum = self.unit_embeddings.bfloat16(), self.unit_embeddings.sum(0)
+        self.screen = Screen(self.unit_embeddings) if self.gathers and can_screen(embeddings) else None
+        self.screens = self.screen is not None
+        self.embedding_sum = self.unit_embeddings.sum(0)
         for first in range(0, len(class_weight), block_size):
             self._add_block(slice(first, min(first + block_size, len(class_weight))))
         self._add_waiting()
@@ -179,31 +181,27 @@ class _Pass:
             self._add_dense(block, cosines, norms, own, is_own)
 
     def _screen(self, block: slice, own: Tensor, is_own: Tensor) -> bool:
-        """Gather the block's entries, found by a product in bfloat16 and its error; False: too many for that.
-
-        Five things are rounded. Embeddings and prototypes each change a cosine by a rounding, whatever it is; the
-        product, 1 / norm and their product by a rounding of the cosine itself.
-        """
+        """Gather the block's entries, found among rounded cosines and computed again; False: too many for that."""
         weight, norms = self.class_weight[block], self.norms[block]
         inverse_norms = norms.reciprocal()
-        cosines = (self.rounded_embeddings @ weight.bfloat16().T).mul_(inverse_norms.bfloat16())
-        _put(cosines, own, is_own, -1)
-        highest = cosines.amax(1).float()
+        screened = self.screen.cosines(weight, inverse_norms)
+        if screened is None:
+            return False
+        products, steps, errors = screened
+        _put(products, own, is_own, torch.iinfo(products.dtype).min)
+        chunks, largest = in_chunks(products)
+        highest = largest.amax(1) * steps
         # where only the exact cosines tell whether another prototype is nearer than a sample's own, they count too
-        unclear = (highest - self.target_cosines).abs() <= _SCREEN_ERROR
-        least = torch.where(
-            unclear,
-            self.target_cosines.clamp_max(self.least_cosine) - _SCREEN_ERROR,
-            self.least_cosine - (2 + 3 * abs(self.least_cosine)) * _ROUNDING,
-        )
-        samples, columns = _not_below(cosines, highest, least)
-        self.screens = len(samples) <= _SCREEN_SHARE * cosines.numel()
+        unclear = (highest - self.target_cosines).abs() <= errors
+        least = torch.where(unclear, self.target_cosines.clamp_max(self.least_cosine), self.least_cosine) - errors
+        samples, columns = not_below(chunks, largest, (least / steps).floor().int())
+        self.screens = len(samples) <= _SCREEN_SHARE * products.numel()
         if self.screens:
             dots = self.unit_embeddings.index_select(0, samples) * weight.index_select(0, columns)
             exact = dots.sum(1).div_(norms[columns]).clamp_max_(1)
-            self.nearest_other = torch.maximum(self.nearest_other, highest - _SCREEN_ERROR)
+            self.nearest_other = torch.maximum(self.nearest_other, highest - errors)
             self.nearest_other.scatter_reduce_(0, samples, exact, "amax")
-            self.cosine_sum += self.embedding_sum @ (inverse_norms @ weight)
+            self.cosine_sum += self.embedding_sum @ _weighted_sum(inverse_norms, weight)
             active = (~(exact < self.least_cosine)).nonzero()[:, 0]
             self._wait(block, samples[active], columns[active], exact[active], is_own)
         return self.screens
@@ -211,7 +209,7 @@ class _Pass:
     def _gather(self, block: slice, cosines: Tensor, highest: Tensor, is_own: Tensor) -> bool:
         """Gather the block's entries; False: too many for that."""
         samples, columns = _not_below(cosines, highest, torch.full_like(highest, self.least_cosine))
-        self.screens = self.can_screen and _SCREEN_AGAIN * len(samples) <= _SCREEN_SHARE * cosines.numel()
+        self.screens = self.screen is not None and _SCREEN_AGAIN * len(samples) <= _SCREEN_SHARE * cosines.numel()
         few = len(samples) <= _DENSE_SHARE * cosines.numel()
         if few:
             self._wait(block, samples, columns, cosines[samples, columns], is_own)
@@ -307,12 +305,6 @@ def _dense_entries(
     return g_by_norm, (g_by_norm * cosines).sum(1), (push * cosines).sum(1), cosines.sum(1), highest
 
 
-def _has_bfloat16() -> bool:
-    """Whether this processor multiplies matrices in bfloat16 faster than in float32."""
-    found = torch.cpu.get_capabilities()
-    return bool(found.get("avx512_bf16") or found.get("amx_bf16"))
-
-
 def _normalise(vectors: Tensor) -> tuple[Tensor, Tensor]:
     """Unit vectors (N, D) and norms (N, 1), which are at least NORM_FLOOR."""
     norms = torch.linalg.vector_norm(vectors, dim=1, keepdim=True).clamp_min(NORM_FLOOR)
@@ -342,6 +334,12 @@ def _not_below(cosines: Tensor, highest: Tensor, least: Tensor) -> tuple[Tensor,
     rows = (~(highest < least)).nonzero()[:, 0]
     found, columns = (~(cosines.index_select(0, rows) < least[rows, None])).nonzero().unbind(1)
     return rows[found], columns
+
+
+def _weighted_sum(weight: Tensor, table: Tensor) -> Tensor:
+    """weight @ table, (D,), in half the time: two bags of rows, one a thread."""
+    rows = torch.arange(len(table))
+    return _weighted_sums(weight, rows, table, torch.tensor([len(table) // 2, len(table) - len(table) // 2])).sum(0)
 
 
 def _weighted_sums(weight: Tensor, member: Tensor, table: Tensor, counts: Tensor) -> Tensor:

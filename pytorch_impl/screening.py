@@ -1,0 +1,81 @@
+"""Cosines by products of 8-bit integers, with a proved bound on their error: which entries need float32 (PyTorch).
+
+A unit vector is rounded to integers q, x^ = step q + d_x, and so is w^. Products of integers are exact, so a cosine is
+off by no more than |d_x| + |d_w| + |d_x| |d_w|. Of each x^ |d_x| is computed; of the many w^, |d_w| <= step sqrt(D) / 2
+has to do. Needs PyTorch only.
+"""
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+_LARGEST = 127  # of the integers
+_DIMENSIONS = range(2, 2**17)  # torch._int_mm is wrong for one; with more, a sum of products might not fit in 32 bits
+_CHUNK = 64  # neighbouring columns of which only the largest value is looked at first
+
+
+class Screened(NamedTuple):
+    """cos[i, j] is within errors[i] of steps[i] products[i, j]."""
+
+    products: Tensor  # (N, B) int32
+    steps: Tensor  # (N,) float32
+    errors: Tensor  # (N,) float32
+
+
+class Screen:
+    """Cosines between unit_embeddings, float32 (N, D), and blocks of prototypes."""
+
+    def __init__(self, unit_embeddings: Tensor) -> None:
+        dimensions = unit_embeddings.shape[1]
+        largest = unit_embeddings.abs().amax(1, keepdim=True).clamp_min(dimensions**-0.5)  # unless it is a zero vector
+        self._steps = largest / _LARGEST
+        integers = (unit_embeddings / self._steps).round_()
+        self._errors = torch.linalg.vector_norm(unit_embeddings - integers * self._steps, dim=1)
+        self._integers = integers.to(torch.int8)
+        self._step = 2 / (_LARGEST * math.sqrt(dimensions))  # of all prototypes; grows as needed
+        self._sum_error = dimensions * 2**-23  # of a sum of D float32 products of unit vectors, twice
+
+    def cosines(self, weight: Tensor, inverse_norms: Tensor) -> Screened | None:
+        """With the rows of weight, (B, D); None: there is a NaN."""
+        integers = self._rounded(weight, inverse_norms)
+        if integers is None:
+            return None
+        error = self._step * math.sqrt(weight.shape[1]) / 2
+        return Screened(
+            products=torch._int_mm(self._integers, integers.T),
+            steps=self._steps[:, 0] * self._step,
+            errors=self._errors * (1 + error) + (error + self._sum_error),
+        )
+
+    def _rounded(self, weight: Tensor, inverse_norms: Tensor) -> Tensor | None:
+        scaled = weight * (inverse_norms / self._step)[:, None]
+        lowest, highest = torch.aminmax(scaled)
+        largest = max(-lowest.item(), highest.item())
+        if math.isnan(largest):
+            return None
+        if largest > _LARGEST:
+            self._step *= 1.1 * largest / _LARGEST
+            return self._rounded(weight, inverse_norms)
+        return scaled.round_().to(torch.int8)
+
+
+def can_screen(embeddings: Tensor) -> bool:
+    """Whether that is possible, and faster than products of float32 on this processor."""
+    found = torch.cpu.get_capabilities()
+    is_fast = bool(found.get("avx512_vnni") or found.get("avx_vnni") or found.get("amx_int8"))
+    return is_fast and embeddings.dtype == torch.float32 and embeddings.shape[1] in _DIMENSIONS
+
+
+def in_chunks(products: Tensor) -> tuple[Tensor, Tensor]:
+    """The same (N, B) in chunks of neighbouring columns, (N, B / k, k), and the largest of each chunk, (N, B / k)."""
+    chunks = products.view(len(products), -1, math.gcd(_CHUNK, products.shape[1]))
+    return chunks, chunks.amax(2)
+
+
+def not_below(chunks: Tensor, largest: Tensor, least: Tensor) -> tuple[Tensor, Tensor]:
+    """Rows and columns of the entries that are at least `least` (N,) of their row; looks into few chunks."""
+    rows, groups = (largest >= least[:, None]).nonzero().unbind(1)
+    found, places = (chunks[rows, groups] >= least[rows, None]).nonzero().unbind(1)
+    return rows[found], groups[found] * chunks.shape[2] + places
