@@ -67,18 +67,24 @@ def local_device(device: mx.Context) -> mx.Context:
 
 
 class Group:
-    """All ranks of a job (`common.ranks.Ranks`), one object a process."""
+    """All ranks of a job (`common.ranks.Ranks`), one object a process.
+
+    Raises:
+        ValueError: the processes were not given the ranks 0, 1 and so on, each once.
+    """
 
     def __init__(self) -> None:
         if _LAUNCHER in os.environ:
             threading.Thread(target=_give_news, name="news", daemon=True).start()
         with _not_forever():
             self._store = mx.kv.create("dist_sync")
-        self.rank, self.count = self._store.rank, self._store.num_workers
+        # the kvstore's own ranks follow addresses and ports; it sets DMLC_RANK to them, but not in Python's copy
+        self.rank, self.count = int(os.environ.get("DMLC_RANK", self._store.rank)), self._store.num_workers
         self._names: set[str] = set()
         if _LAUNCHER in os.environ:  # which ends the server; who leaves, maybe with an error, need not wait for others
             check_call(_LIB.MXKVStoreSetBarrierBeforeExit(self._store.handle, ctypes.c_int(0)))
         atexit.register(self._leave)
+        self._check_ranks()
 
     def total(self, number: int) -> int:
         array = nd.array([number], dtype=np.float64)
@@ -104,6 +110,16 @@ class Group:
             if tensor is not sent[name]:
                 high, middle, low = sent[name].asnumpy().astype(np.float64)
                 tensor[:] = (high + (middle + low)).sum(axis=0)  # in this order each rank's number is exact
+
+    def _check_ranks(self) -> None:
+        taken = nd.array(np.arange(self.count) == self.rank, dtype=np.float32)
+        with _not_forever():
+            self.sum({"ranks": taken})
+            found = taken.asnumpy()
+        if (found != 1).any():
+            wrong = ", ".join(map(str, np.flatnonzero(found != 1)))
+            wanted = f"expected each of 0 to {self.count - 1} of one process"
+            raise ValueError(f"DMLC_RANK: {wanted}, got {self.rank} here, and {wrong} of none or of several")
 
     def _parts(self, tensor: NDArray) -> NDArray:
         rest = tensor.asnumpy()

@@ -71,6 +71,7 @@ def numbers(rank: int, dtype: str) -> np.ndarray:
 def as_a_rank(folder: Path, precision: str) -> None:
     trainer = Trainer(configured(precision), CLASSES)
     group = trainer.ranks
+    assert str(group.rank) == os.environ["DMLC_RANK"]
     middle, last = STEPS[precision]
 
     def save(name: str, **arrays: np.ndarray) -> None:
@@ -173,6 +174,14 @@ def test_what_ranks_agree_on_and_what_not(job):
     for name, expected in {"total": 3, "bad_step": 4, "described": 2}.items():
         assert one[name] == other[name] == expected, name
     assert not np.array_equal(one["random"], other["random"])
+
+
+def test_two_processes_of_one_rank_are_refused(monkeypatch):
+    group = distributed.Group.__new__(distributed.Group)
+    group.rank, group.count = 1, 2
+    monkeypatch.setattr(group, "sum", lambda tensors: tensors["ranks"].__imul__(2))
+    with pytest.raises(ValueError, match="DMLC_RANK: expected each of 0 to 1 of one process, got 1 here, and 0, 1 of"):
+        group._check_ranks()
 
 
 def test_dropout_of_one_process_is_what_it_was():
