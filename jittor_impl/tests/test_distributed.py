@@ -18,6 +18,7 @@ from common import config as configuration
 from common.checkpoint import step_of
 from common.ranks import LostRank, Stopped
 from common.tests.backend_checks.trainer import WITHOUT_DROPOUT, configured
+from common.tests.saving import is_saving, kill_while_saving, last_step
 from common.training import latest_checkpoint
 from jittor_impl import distributed
 from jittor_impl.trainer import _dropout_seed
@@ -174,24 +175,31 @@ def wait_for_checkpoint(process: subprocess.Popen, run: Path, newer_than: int = 
 
 
 def test_a_killed_rank_ends_the_job_and_the_same_command_goes_on(job, tmp_path):
-    """Ctrl-C, too, loses no step."""
+    """Killed are rank 1 in training, and rank 0 while it saves; Ctrl-C, too, loses no step."""
     run = tmp_path / "run"
-    process = job()
-    wait_for_checkpoint(process, run)
-    os.kill(rank_of(process, 1), signal.SIGKILL)
-    began = time.monotonic()
-    _, errors = process.communicate(timeout=60)
-    assert time.monotonic() - began < 20
-    assert process.returncode == 2
-    assert "error: rank 1 was ended by SIGKILL; start the same command again to go on" in errors
+    for rank in (1, 0):
+        step = last_step(run)
+        process = job()
+        wait_for_checkpoint(process, run, step)
+        pid = rank_of(process, rank)
+        if rank == 0:
+            kill_while_saving(pid, run)
+        else:
+            os.kill(pid, signal.SIGKILL)
+        began = time.monotonic()
+        _, errors = process.communicate(timeout=60)
+        assert time.monotonic() - began < 20
+        assert process.returncode == 2
+        assert f"error: rank {rank} was ended by SIGKILL; start the same command again to go on" in errors
+    assert is_saving(run)
 
     again = job()
-    wait_for_checkpoint(again, run, step_of(latest_checkpoint(run)))
+    wait_for_checkpoint(again, run, last_step(run))
     again.send_signal(signal.SIGINT)
     _, errors = again.communicate(timeout=60)
     assert again.returncode == 130, errors
     steps = [json.loads(line)["step"] for line in (run / "log.jsonl").read_text().splitlines()]
-    assert steps == list(range(1, step_of(latest_checkpoint(run)) + 1))
+    assert steps == list(range(1, last_step(run) + 1))
 
 
 def test_a_rank_that_hangs_is_named(job, tmp_path):

@@ -22,6 +22,7 @@ from common import checkpoint
 from common.cli import main
 from common.config import DataConfig, ModelConfig, OptimiserConfig, RunConfig
 from common.ranks import LostRank
+from common.tests.saving import is_saving, kill_while_saving, last_step
 from common.training import latest_checkpoint
 from data.synthetic import make_synthetic
 from mxnet_impl import distributed
@@ -236,8 +237,8 @@ class Processes:
                 found[variables.get("DMLC_RANK", variables["DMLC_ROLE"])] = int(folder.name)
         return found
 
-    def after(self, holds: Callable[[], bool], signal_number: int, target: str) -> tuple[int, str]:
-        """Send a signal when something holds; the launcher's exit status, and all that was written."""
+    def after(self, holds: Callable[[], bool], end: Callable[[int], None], target: str) -> tuple[int, str]:
+        """End the target, a process id, when something holds; the launcher's exit status, and all that was written."""
         try:
             try:
                 wait_for(lambda: holds() or self.launcher.poll() is not None, STARTED)
@@ -248,13 +249,17 @@ class Processes:
                 wait_for(lambda: holds() or self.launcher.poll() is not None, STARTED)
             processes = self.found() | {"launcher": self.launcher.pid}
             assert set(processes) == {"launcher", "scheduler", "server", "0", "1"}, self.output()
-            os.kill(processes[target], signal_number)
+            end(processes[target])
             status = self.launcher.wait(ENDED)
             wait_for(lambda: not any(map(is_alive, processes.values())), ENDED)
             return status, self.output()
         finally:
             self.launcher.kill()
             self.launcher.wait()
+
+
+def send(signal_number: int) -> Callable[[int], None]:
+    return lambda process: os.kill(process, signal_number)
 
 
 def wait_for(holds: Callable[[], bool], seconds: float) -> None:
@@ -289,7 +294,7 @@ LAUNCH = "import sys; from mxnet_impl import distributed as d; d._run(2, [sys.ex
 )
 def test_who_hangs_is_named_and_nobody_outlives_the_launcher(tmp_path, signal_number, target, status, message):
     job = Processes(["-c", LAUNCH, IDLE], tmp_path, patience="2")
-    found, output = job.after(lambda: job.output().count("sum 2") == 2, signal_number, target)
+    found, output = job.after(lambda: job.output().count("sum 2") == 2, send(signal_number), target)
     assert found == status, output
     assert re.search(message, output), output
 
@@ -306,7 +311,10 @@ def steps_of(log: Path) -> list[int]:
 
 
 def test_a_run_that_was_stopped_and_killed_ends_as_one_rank_does(tmp_path):
-    """Ctrl-C loses no step, kill -9 of a rank those since the last checkpoint; and the loop hands out the shares."""
+    """Ctrl-C loses no step, kill -9 of a rank those since the last checkpoint; and the loop hands out the shares.
+
+    Killed are rank 1 in training, and rank 0 while it saves.
+    """
     root = make_synthetic(tmp_path / "faces", classes=5, images=4, size=32, pairs=2)
     arguments = [
         "train", "lfw-small", "--data.root", str(root), "--data.evaluate-on", "none", "--data.workers", "1",
@@ -318,18 +326,22 @@ def test_a_run_that_was_stopped_and_killed_ends_as_one_rank_does(tmp_path):
     log, command = out / "log.jsonl", ["-m", "mxnet_impl", *arguments, "--devices", "2", "--out", str(out)]
 
     job = Processes(command, tmp_path, patience="600")
-    status, output = job.after(lambda: len(steps_of(log)) > 0, signal.SIGINT, "launcher")
+    status, output = job.after(lambda: len(steps_of(log)) > 0, send(signal.SIGINT), "launcher")
     assert status == 130, output
     assert "stopped; start it again to go on" in output
     stopped = steps_of(log)[-1]
     assert stopped < LENGTH
-    assert checkpoint.load_checkpoint(latest_checkpoint(out)).step == stopped
+    assert last_step(out) == stopped
 
-    job = Processes(command, tmp_path, patience="600")
-    status, output = job.after(lambda: steps_of(log)[-1] > stopped, signal.SIGKILL, "1")
-    assert status == 2, output
-    assert "error: rank 1 was ended by SIGKILL; start the same command again to go on" in output
-    assert steps_of(log)[-1] < LENGTH
+    for rank, end in (("1", send(signal.SIGKILL)), ("0", lambda process: kill_while_saving(process, out))):
+        saved = last_step(out)
+        job = Processes(command, tmp_path, patience="600")
+        status, output = job.after(lambda saved=saved: checkpoint.step_of(latest_checkpoint(out)) > saved, end, rank)
+        assert status == 2, output
+        assert f"error: rank {rank} was ended by SIGKILL; start the same command again to go on" in output
+        assert steps_of(log)[-1] < LENGTH
+    assert is_saving(out)
+    assert last_step(out) > saved
 
     job = Processes(command, tmp_path, patience="600")
     assert job.launcher.wait(STARTED) == 0, job.output()

@@ -20,6 +20,7 @@ from common import config as configuration
 from common.checkpoint import step_of
 from common.tests.backend_checks.trainer import WITHOUT_DROPOUT, configured
 from common.tests.hosts import two_hosts
+from common.tests.saving import is_saving, kill_while_saving, last_step
 from common.training import latest_checkpoint
 from pytorch_impl.sface_loss import sface_loss
 
@@ -240,21 +241,23 @@ def test_a_killed_rank_ends_the_job_and_the_same_command_goes_on(job, tmp_path):
     """Killed are rank 1 in training, and rank 0 while it saves."""
     run = tmp_path / "run"
     for rank in (1, 0):
-        step = step_of(latest_checkpoint(run)) if run.exists() else -1
+        step = last_step(run)
         process = job(*LONG)
         wait_for_checkpoint(run, step)
         pid = ranks_of(process)[rank]
-        while rank == 0 and not list(run.glob("checkpoints/.step-*.tmp")):
-            pass
-        os.kill(pid, signal.SIGKILL)
+        if rank == 0:
+            kill_while_saving(pid, run)
+        else:
+            os.kill(pid, signal.SIGKILL)
         began = time.monotonic()
         _, errors = process.communicate(timeout=60)
         assert time.monotonic() - began < 45
         assert process.returncode == 2
         assert f"error: rank {rank} was ended by SIGKILL; start the same command again to go on" in errors
+    assert is_saving(run)
 
     again = job(*LONG)
-    wait_for_checkpoint(run, step_of(latest_checkpoint(run)))
+    wait_for_checkpoint(run, last_step(run))
     again.send_signal(signal.SIGINT)
     _, errors = again.communicate(timeout=60)
     assert again.returncode == 130, errors
