@@ -12,8 +12,8 @@ from typing import NamedTuple
 _CGROUP_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
 
 _MALLOC_VARIABLES = ("MALLOC_MMAP_MAX_", "MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_", "MALLOC_TOP_PAD_")
-# M_MMAP_MAX 0: no block has a mapping of its own; M_TRIM_THRESHOLD: never shrink; M_TOP_PAD: grow by so much (malloc.h)
-_MALLOC_OPTIONS = ((-4, 0), (-1, 2**31 - 1), (-2, 2**28))
+# malloc.h: M_MMAP_MAX 0: no block has a mapping of its own; M_TRIM_THRESHOLD -1: never shrink; M_TOP_PAD: grow by that
+_MALLOC_OPTIONS = ((-4, 0), (-1, -1), (-2, 2**28))
 
 
 class GpuMemory(NamedTuple):
