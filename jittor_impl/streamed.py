@@ -168,7 +168,7 @@ def _listed_blocks(
         )
         done.sync()
     sums.cosine = sums.cosine - sums.target_cosines.sum()
-    sums.nearer_others = (nearest_other > sums.target_cosines).cast(dtype)
+    sums.nearer_others = 1 - (nearest_other <= sums.target_cosines).cast(dtype)
     return grad_class_weight
 
 
@@ -229,8 +229,9 @@ def _through_normalisation(grad_unit: Var, unit: Var, norms: Var) -> Var:
 
 
 def _nearer_others(cosines: Var, target_cosines: Var, is_target: Var) -> Var:
-    """How many other classes each sample is nearer to than to its own."""
-    return ((cosines > target_cosines.unsqueeze(1)).cast(cosines.dtype) * (1 - is_target)).sum(1)
+    """How many other classes each sample is nearer to than to its own; all of them where that is not a number."""
+    is_farther = (cosines <= target_cosines.unsqueeze(1)).cast(cosines.dtype)
+    return ((1 - is_farther) * (1 - is_target)).sum(1)
 
 
 def _accuracy(nearer_others: Var) -> Var:

@@ -54,6 +54,16 @@ def test_the_blocks_of_a_gpu_agree_with_the_oracle(monkeypatch, block_size):
         assert error(found, expected) < 1e-12
 
 
+@pytest.mark.parametrize("form", ["plain", "streamed", "of a gpu"])
+def test_an_embedding_that_is_not_a_number_is_not_accurate(monkeypatch, form):
+    monkeypatch.setattr(streamed_module, "_on_gpu", lambda: form == "of a gpu")
+    x = jt.array(np.array([[np.nan, 1.0], [1.0, 0.0]]), "float32")
+    w = jt.array(np.array([[1.0, 0.0], [0.0, 1.0], [-1.0, 0.0]]), "float32")
+    result = sface_loss(x, w, jt.array([0, 0], "int64"), form="plain" if form == "plain" else "streamed")
+    assert np.isnan(result.loss.item())
+    assert result.accuracy.item() == 0.5
+
+
 @pytest.mark.parametrize("block_size", [7, 300])
 @pytest.mark.parametrize(("dtype", "tolerance"), [("float64", 1e-12), ("float32", 2e-5)])
 def test_dense_and_listed_blocks_agree_with_the_oracle(share, dtype, tolerance, block_size):

@@ -12,7 +12,7 @@ from pytorch_impl.screening import Screen, can_screen, in_chunks, not_below
 
 
 def screened(screen, w):
-    """Largest error of each row, and its bound."""
+    """Cosines as screened, and the bound of their error, a row."""
     products, steps, errors = screen.cosines(w, 1 / w.norm(dim=1))
     return products.double() * steps.double()[:, None], errors.double()
 
