@@ -11,8 +11,6 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
-from sklearn.metrics import auc as area_under_curve
-from sklearn.metrics import roc_curve
 from tqdm import tqdm
 
 FARS = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
@@ -112,6 +110,8 @@ def compare(scores: np.ndarray, issame: np.ndarray, fars: Sequence[float] = FARS
     others. Of its points the one with the FAR nearest to that asked for is taken; of equally near ones, that with the
     larger FAR, and of equal FARs, the largest TAR. So the FAR may lie above what was asked for: `false_rate` says it.
     """
+    from sklearn.metrics import auc, roc_curve  # its import takes a second, which every command would wait
+
     scores, issame = np.asarray(scores), np.asarray(issame)
     if scores.ndim != 1 or issame.shape != scores.shape or issame.dtype != np.bool_:
         raise ValueError(
@@ -130,7 +130,7 @@ def compare(scores: np.ndarray, issame: np.ndarray, fars: Sequence[float] = FARS
         nearest = int(np.argmin(np.abs(fpr[falling] - far)))
         point = (tpr[falling][nearest], fpr[falling][nearest], thresholds[falling][nearest])
         tar[float(far)] = OperatingPoint(*map(float, point))
-    return Comparison(tar, float(area_under_curve(fpr, tpr)), len(scores), same)
+    return Comparison(tar, float(auc(fpr, tpr)), len(scores), same)
 
 
 def search(

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from sklearn.preprocessing import normalize
 from tqdm import tqdm
 
 Flip = Literal["sum", "concatenate", "none"]
@@ -124,6 +123,8 @@ def pool_templates(
     Besides input and result, the memory of one template's images is used. Sums over images and over media run in the
     order of the images and of the media's ids, in the dtype of `embeddings`: that is what float32 results depend on.
     """
+    from sklearn.preprocessing import normalize  # its import takes a second, which every command would wait
+
     pooling = pooling or Pooling()
     _check(embeddings, mirrored, template_ids, media_ids, detector_scores)
     order = np.lexsort((media_ids, template_ids))  # stable: images of a medium keep their order

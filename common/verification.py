@@ -10,8 +10,6 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
-from sklearn.metrics import auc as area_under_curve
-from sklearn.metrics import roc_curve
 
 # Whole numbers divided, not multiples of 0.01 added up: each threshold is the double nearest to its decimal.
 ACCURACY_THRESHOLDS = np.arange(400) / 100
@@ -172,6 +170,8 @@ def verify_distances(
     The threshold for a FAR is read from the other folds' FAR over 0, 0.001 .. 3.999, see `far_threshold`. A fold
     without same pairs, or whose other folds have no different pairs, does not count for TAR.
     """
+    from sklearn.metrics import auc  # its import takes a second, which every command would wait
+
     distances, issame = np.asarray(distances), np.asarray(issame)
     _check_pairs(distances, issame, folds)
     if not all(0 < far <= 1 for far in fars):
@@ -199,7 +199,7 @@ def verify_distances(
         tar=tar,
         tar_std=tar_std,
         roc=roc,
-        auc=float(area_under_curve(roc.fpr, roc.tpr)) if roc.fpr.size else float("nan"),
+        auc=float(auc(roc.fpr, roc.tpr)) if roc.fpr.size else float("nan"),
         eer=equal_error_rate(roc),
         distances=distances,
         issame=issame,
@@ -271,6 +271,8 @@ def _tar_at(
 
 
 def _roc(distances: np.ndarray, issame: np.ndarray) -> Roc:
+    from sklearn.metrics import roc_curve
+
     if issame.all() or not issame.any():
         return Roc(np.empty(0), np.empty(0))
     fpr, tpr, _ = roc_curve(issame, -distances)

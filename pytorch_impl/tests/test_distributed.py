@@ -121,6 +121,16 @@ def test_reduced_precision_is_near(alone, three, precision):
         assert three[precision]["scaler.scale"] == alone[precision]["scaler.scale"]
 
 
+@pytest.mark.cuda
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="fewer than two CUDA devices")
+def test_twenty_steps_of_two_gpus_are_those_of_one_process(tmp_path, alone):
+    """Over NCCL, with PyTorch's own SyncBatchNorm, beside a CPU; never run yet, and the bound is that of Gloo."""
+    options = {"precision": "fp64", "sync_batch_norm": True, "device": "cuda"}
+    found = trained(tmp_path, 2, {"whole": {"config": config(**options), "steps": [0, 20]}})["whole"]
+    del found["random.cuda"]
+    assert_close(found, alone["whole"], 1e-9)
+
+
 def test_another_head_is_data_parallel(alone, three):
     assert_close(three["arcface"], alone["arcface"], 1e-9)
 
