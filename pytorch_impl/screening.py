@@ -6,6 +6,7 @@ has to do. Needs PyTorch only.
 """
 
 import math
+import warnings
 from typing import NamedTuple
 
 import torch
@@ -79,3 +80,14 @@ def not_below(chunks: Tensor, largest: Tensor, least: Tensor) -> tuple[Tensor, T
     rows, groups = (largest >= least[:, None]).nonzero().unbind(1)
     found, places = (chunks[rows, groups] >= least[rows, None]).nonzero().unbind(1)
     return rows[found], groups[found] * chunks.shape[2] + places
+
+
+def dots_at(rows: Tensor, columns: Tensor, left: Tensor, right: Tensor) -> Tensor:
+    """left[rows[e]] . right[columns[e]] for entries e, whose rows do not fall, without copies of either matrix."""
+    starts = torch.searchsorted(rows, torch.arange(len(left) + 1))
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Sparse CSR tensor support is in beta")  # once a process
+        entries = torch.sparse_csr_tensor(
+            starts, columns, left.new_zeros(len(rows)), (len(left), len(right)), check_invariants=False
+        )
+    return torch.sparse.sampled_addmm(entries, left, right.T, beta=0.0).values()

@@ -20,11 +20,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pytorch_impl.screening import Screen, can_screen, in_chunks, not_below
+from pytorch_impl.screening import Screen, can_screen, dots_at, in_chunks, not_below
 
 NORM_FLOOR = 1e-12  # a zero vector is divided by this instead of by zero
 _DENSE_SHARE = 0.08  # of a block's entries: with more, products of the whole block are faster than gathering
-_SCREEN_SHARE = 0.003  # of a block's entries: with more, a float32 product is faster than computing them again
+_SCREEN_SHARE = 0.03  # of a block's entries: with more, a float32 product is faster than computing them again
 _SCREEN_AGAIN = 4  # so much fewer entries than that have to be found in one block for the next to be screened again
 _WAITING = 4096  # gathered entries that wait until their part of the gradients is computed
 
@@ -197,8 +197,7 @@ class _Pass:
         samples, columns = not_below(chunks, largest, (least / steps).floor().int())
         self.screens = len(samples) <= _SCREEN_SHARE * products.numel()
         if self.screens:
-            dots = self.unit_embeddings.index_select(0, samples) * weight.index_select(0, columns)
-            exact = dots.sum(1).div_(norms[columns]).clamp_max_(1)
+            exact = dots_at(samples, columns, self.unit_embeddings, weight).div_(norms[columns]).clamp_max_(1)
             self.nearest_other = torch.maximum(self.nearest_other, highest - errors)
             self.nearest_other.scatter_reduce_(0, samples, exact, "amax")
             self.cosine_sum += self.embedding_sum @ _weighted_sum(inverse_norms, weight)

@@ -1,6 +1,7 @@
 """Cosines by products of 8-bit integers: their error, and its bound."""
 
 import math
+import warnings
 
 import pytest
 import torch
@@ -8,7 +9,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pytorch_impl.screening import Screen, can_screen, in_chunks, not_below
+from pytorch_impl.screening import Screen, can_screen, dots_at, in_chunks, not_below
 
 
 def screened(screen, w):
@@ -87,6 +88,19 @@ def test_not_below_finds_all(columns):
     rows, found = not_below(*in_chunks(products), least)
     expected = (products >= least[:, None]).nonzero()
     assert sorted(zip(rows.tolist(), found.tolist(), strict=True)) == [tuple(entry) for entry in expected.tolist()]
+
+
+@pytest.mark.parametrize("share", [0, 0.1, 1])
+def test_dots_at_is_the_product_at_some_entries(share):
+    generator = torch.Generator().manual_seed(0)
+    left, right = torch.randn(9, 33, generator=generator), torch.randn(20, 33, generator=generator)
+    chosen = torch.rand(9, 20, generator=generator) < share
+    chosen[4] = False
+    rows, columns = chosen.nonzero().unbind(1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = dots_at(rows, columns, left, right)
+    torch.testing.assert_close(found, (left @ right.T)[rows, columns])
 
 
 def test_only_float32_of_fitting_lengths_is_screened():
