@@ -109,7 +109,7 @@ class OptimiserConfig:
     clip_norm: float | None = None
     """Largest L2 norm of the whole gradient; none: not clipped."""
     row_sparse: bool = False
-    """PyTorch, sface, on the CPU: leave prototypes alone that have no gradient and do not turn any more."""
+    """Of sface, in one process on the CPU: leave prototypes alone that have no gradient and do not turn any more."""
 
 
 @dataclass(frozen=True)

@@ -239,7 +239,7 @@ class _Operator(mx.operator.CustomOp):
 
     def run(self, embeddings: NDArray, class_weight: NDArray) -> tuple[float, ...]:
         self.current: _Pass | None = _Pass(*self.parameters)
-        self.results = self.current.run(_memory(embeddings), _memory(class_weight))
+        self.results = self.current.run(memory(embeddings), memory(class_weight))
         return self.results
 
     def forward(self, is_train, req, in_data, out_data, aux) -> None:
@@ -248,9 +248,9 @@ class _Operator(mx.operator.CustomOp):
     def backward(self, req, out_grad, in_data, out_data, in_grad, aux) -> None:
         if self.current is None:  # not the first time
             self.run(*in_data)
-        grad_class_weight = None if req[1] == "null" else _memory(in_grad[1])
+        grad_class_weight = None if req[1] == "null" else memory(in_grad[1])
         grad_embeddings = self.current.gradients(
-            _memory(in_data[1]), grad_class_weight, out_grad[0].asscalar(), add=req[1] == "add"
+            memory(in_data[1]), grad_class_weight, out_grad[0].asscalar(), add=req[1] == "add"
         )
         self.assign(in_grad[0], req[0], nd.array(grad_embeddings, in_grad[0].context, grad_embeddings.dtype))
         self.current = None  # MXNet's operators are in reference cycles: this one may stay until they are collected
@@ -289,7 +289,7 @@ class _Exporter:
         return 1, 0  # the CPU
 
 
-def _memory(array: NDArray) -> np.ndarray:
+def memory(array: NDArray) -> np.ndarray:
     """The elements of an array on the CPU where they lie, to read and to write."""
     view = np.from_dlpack(_Exporter(array))
     interface = view.__array_interface__ | {"data": (view.ctypes.data, False)}  # from_dlpack makes it read-only

@@ -43,6 +43,10 @@ class Trainer:
     def __init__(self, config: RunConfig, num_classes: int) -> None:
         self.device = distributed.local_device(runtime.resolve_device(config.device))
         self.ranks = distributed.join(self.device)
+        if config.optimiser.row_sparse and self.device.type != "cpu":
+            raise ValueError(f"optimiser.row_sparse: expected false on {self.device}, got true; it is for the CPU")
+        if config.optimiser.row_sparse and self.ranks.count > 1:
+            raise ValueError("optimiser.row_sparse: expected false with several ranks, got true; it is for one process")
         self._config = config
         self._num_classes = num_classes
         runtime.seed_everything(config.seed)
@@ -75,10 +79,6 @@ class Trainer:
                 self._trained_head = self._data_parallel(head)
         rule = {"momentum": config.optimiser.momentum, "weight_decay": config.optimiser.weight_decay}
         self._row_sparse = RowSparseSGD(num_classes, **rule) if config.optimiser.row_sparse else None
-        if self._row_sparse and self.device.type != "cpu":
-            raise ValueError(f"optimiser.row_sparse: expected false on {self.device}, got true; it is for the CPU")
-        if self._row_sparse and self.ranks.count > 1:
-            raise ValueError("optimiser.row_sparse: expected false with several ranks, got true; it is for one process")
         self._optimizer = create_optimizer([backbone] if self._row_sparse else [backbone, head], **rule)
         self._scaler = self._create_scaler()
         self._step = 0

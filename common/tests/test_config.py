@@ -98,6 +98,16 @@ def test_a_bad_value_names_its_field(field, value):
         configuration.check(config)
 
 
+@pytest.mark.parametrize(
+    ("field", "value"), [("head.name", "arcface"), ("optimiser.clip_norm", 1.0), ("precision", "fp16")]
+)
+def test_row_sparse_update_is_refused_where_it_would_be_wrong(field, value):
+    config = changed(RECIPES["casia-r50"](), "optimiser.row_sparse", True)
+    configuration.check(config)
+    with pytest.raises(ValueError, match=r"^optimiser.row_sparse: expected false unless the head is sface"):
+        configuration.check(changed(config, field, value))
+
+
 @pytest.mark.parametrize("name", RECIPES)
 def test_json_round_trip(name):
     config = RECIPES[name]()

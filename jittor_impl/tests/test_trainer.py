@@ -1,4 +1,4 @@
-"""The trainer against its contract, and what only Jittor's lacks."""
+"""The trainer against its contract, and what Jittor's lacks."""
 
 import pytest
 
@@ -24,6 +24,7 @@ def test_compiling_is_refused():
         Trainer(configured(compile=True), CLASSES)
 
 
-def test_row_sparse_update_is_refused():
-    with pytest.raises(ValueError, match="optimiser.row_sparse: expected false with Jittor, got true"):
+def test_row_sparse_update_is_refused_on_a_gpu(monkeypatch):
+    monkeypatch.setattr("jittor_impl.runtime.resolve_device", lambda name: "cuda:0")
+    with pytest.raises(ValueError, match="optimiser.row_sparse: expected false on cuda:0, got true"):
         Trainer(configured(row_sparse=True), CLASSES)

@@ -1,5 +1,6 @@
-"""The trainer against its contract, and what only MXNet's lacks."""
+"""The trainer against its contract, and what MXNet's lacks."""
 
+import mxnet as mx
 import pytest
 
 from common.tests.backend_checks.trainer import *  # noqa: F403
@@ -18,6 +19,7 @@ def test_compiling_is_refused():
         Trainer(configured(compile=True), CLASSES)
 
 
-def test_row_sparse_update_is_refused():
-    with pytest.raises(ValueError, match="optimiser.row_sparse: expected false with MXNet, got true"):
+def test_row_sparse_update_is_refused_on_a_gpu(monkeypatch):
+    monkeypatch.setattr("mxnet_impl.runtime.resolve_device", lambda name: mx.gpu(0))
+    with pytest.raises(ValueError, match=r"optimiser.row_sparse: expected false on gpu\(0\), got true"):
         Trainer(configured(row_sparse=True), CLASSES)

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import torch
 
-from common.config import HeadConfig, check
 from common.tests.backend_checks.trainer import *  # noqa: F403
 from common.tests.backend_checks.trainer import CLASSES, assert_same_state, batch, configured, trained
 from pytorch_impl.tests.conftest import BACKEND
@@ -69,47 +68,10 @@ def test_a_compiled_backbone_trains_the_same_weights(monkeypatch):
     assert_same_state(trainer.state(), reference.state())
 
 
-def test_row_sparse_update_trains_the_same_weights_and_resumes_to_the_bit():
-    """36 steps, in which some of the 50 prototypes are nobody's and no embedding comes near."""
-    config = configured(row_sparse=True, head=HeadConfig(inter_center=0.5), precision="fp64")
-
-    def run(config, first=0, last=36, state=None):
-        trainer = Trainer(config, 50)
-        if state:
-            trainer.load_state(state, first)
-        for step in range(first, last):
-            trainer.train_step(*batch(step), 0.001)
-        return trainer
-
-    dense = run(configured(head=HeadConfig(inter_center=0.5), precision="fp64")).state()
-    half = run(config, last=18)
-    assert half._row_sparse.num_moving < 50
-    state = half.state()
-    for step in range(18, 36):
-        half.train_step(*batch(step), 0.001)
-    assert half._row_sparse.num_moving < 50
-    whole = half.state()
-    assert_same_state(run(config, 18, 36, state).state(), whole)
-    for name, array in dense.items():
-        assert np.abs(whole[name] - array).max() <= 1e-11 * max(1, np.abs(array).max()), name
-
-
-def test_row_sparse_update_starts_anew_with_other_weights():
-    config = configured(row_sparse=True, head=HeadConfig(inter_center=0.5))
-    trainer, fresh = Trainer(config, 50), Trainer(config, 50)
-    start = fresh.state()
-    for step in range(20):
-        trainer.train_step(*batch(step), 0.01)
-    trainer.load_state(start, 0)
-    assert_same_state({**trainer.state(), "random.cpu": start["random.cpu"]}, start)
-
-
-@pytest.mark.parametrize(
-    "options", [{"head": HeadConfig(name="arcface")}, {"clip_norm": 1.0}, {"precision": "fp16"}], ids=str
-)
-def test_row_sparse_update_is_refused_where_it_would_be_wrong(options):
-    with pytest.raises(ValueError, match="optimiser.row_sparse: expected false unless the head is sface"):
-        check(configured(row_sparse=True, **options))
+def test_row_sparse_update_is_refused_on_a_gpu(monkeypatch):
+    monkeypatch.setattr("pytorch_impl.distributed.local_device", lambda device: torch.device("cuda:0"))
+    with pytest.raises(ValueError, match="optimiser.row_sparse: expected false on cuda:0, got true"):
+        Trainer(configured(row_sparse=True), CLASSES)
 
 
 def test_pixels_are_normalised_as_the_specification_says():
