@@ -17,7 +17,7 @@ from mxnet_impl.tests.conftest import BACKEND
 
 ROOT = Path(__file__).resolve().parents[2]
 CLASSES, STEPS = 7, [0, 3]
-SECONDS = 60  # for a job that takes some 8
+SECONDS = 180  # for a job that takes some 8, and much longer where many processes share the cores
 
 
 def config(**options: int) -> dict:
@@ -73,9 +73,6 @@ def test_two_ranks_on_two_hosts_are_one_that_accumulates(tmp_path):
     with two_hosts() as hosts:
         job = Job(hosts, tmp_path)
         found = job.statuses()
-        if not any(found.values()) and None in found.values():  # ranks did not find each other
-            job = Job(hosts, tmp_path)
-            found = job.statuses()
     assert found == dict.fromkeys(job.processes, 0), job.output()
     assert not (tmp_path / "1" / "out.npz").exists()
     rank_job.run(BACKEND, config(accumulate=2), CLASSES, STEPS, str(tmp_path / "alone.npz"))
