@@ -49,11 +49,11 @@ def run_folder(backend: "Backend", config: RunConfig) -> Path:
 def train_config(backend: "Backend", config: RunConfig, command: list[str]) -> None:
     """Train a checked configuration, evaluate it, and write the report; raises as `common.training.fit`.
 
-    With several devices it starts itself, which is `command`, in as many processes.
+    With several devices it starts itself, which is `command`, in as many processes, where the backend needs that.
     """
     if config.devices > 1:
         distributed = backend.module("distributed")
-        if not distributed.is_launched():
+        if distributed.needs_launcher(config.device):
             distributed.launch(config.devices, command)
             return
     folder = run_folder(backend, config)

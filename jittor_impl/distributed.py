@@ -34,6 +34,11 @@ def is_launched() -> bool:
     return "OMPI_COMM_WORLD_SIZE" in os.environ
 
 
+def needs_launcher(device: str) -> bool:
+    """Whether several devices of that name are to have a process each, which `launch` has yet to start."""
+    return not is_launched()
+
+
 def launch(devices: int, arguments: list[str]) -> None:
     """Run `python -m jittor_impl ARGUMENTS` in so many processes on this host, under mpirun.
 

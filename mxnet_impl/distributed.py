@@ -1,7 +1,8 @@
-"""Several processes that train one model, on MXNet's own engine: its distributed kvstore, a parameter server.
+"""Several devices, or processes, that train one model, on MXNet's own engine: its kvstore.
 
-Backbone and prototypes are data parallel: each rank pushes its gradients, a server adds them up, each pulls the sums,
-and all make the same update. A job is a scheduler, a server and the ranks, which `launch` starts on one host. By hand,
+GPUs of one host share a process (`Devices`), processes a parameter server (`Group`). Backbone and prototypes are data
+parallel: each rank pushes its gradients, a server adds them up, each pulls the sums, and all make the same update. A
+job is a scheduler, a server and the ranks, which `launch` starts on one host. By hand,
 on several hosts, each process has MXNet's variables DMLC_PS_ROOT_URI and DMLC_PS_ROOT_PORT (of the scheduler),
 DMLC_NUM_SERVER, DMLC_NUM_WORKER, and DMLC_ROLE: scheduler and server run `python -c "import mxnet_impl"`, a worker
 `python -m mxnet_impl train ...` with its DMLC_RANK.
@@ -19,7 +20,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import mxnet as mx
@@ -29,6 +30,7 @@ from mxnet.base import _LIB, check_call
 from mxnet.ndarray import NDArray
 
 from common.ranks import Alone, LostRank, Ranks, Stopped, share_of_cores, stopped_or_lost
+from mxnet_impl.runtime import resolve_device
 
 PATIENCE = float(os.environ.get("SFACE_RANK_TIMEOUT", 600))  # seconds without news after which a rank counts as lost
 BEATS = 10  # news of a rank in that time, at least
@@ -43,6 +45,14 @@ _SERVE = f"import ctypes; ctypes.CDLL(None).prctl(1, {int(signal.SIGKILL)}); imp
 def is_launched() -> bool:
     """Whether `launch` started this process, or somebody gave it its role by hand."""
     return os.environ.get("DMLC_ROLE") == "worker"
+
+
+def needs_launcher(device: str) -> bool:
+    """Whether several devices of that name are to have a process each, which `launch` has yet to start.
+
+    GPUs of one host share a process: their gradients need not pass through a server.
+    """
+    return not is_launched() and resolve_device(device).device_type == "cpu"
 
 
 def launch(devices: int, arguments: list[str]) -> None:
@@ -61,9 +71,36 @@ def join() -> Ranks:
     return Group() if is_launched() and int(os.environ["DMLC_NUM_WORKER"]) > 1 else Alone()
 
 
-def local_device(device: mx.Context) -> mx.Context:
-    """The device of this rank among those of its host; of a rank that was started by hand, `device`."""
-    return mx.gpu(int(os.environ["DMLC_RANK"])) if _LAUNCHER in os.environ and device.device_type == "gpu" else device
+def local_devices(device: str, count: int) -> list[mx.Context]:
+    """The devices of this process: one, or so many GPUs if no launcher gave it a part of the job.
+
+    Raises:
+        ValueError: there are not so many.
+    """
+    first = resolve_device(device)
+    if count == 1 or is_launched() or first.device_type == "cpu":
+        return [first]
+    return [resolve_device(f"cuda:{number}") for number in range(count)]
+
+
+class Devices:
+    """Several devices of one process, on MXNet's kvstore for that: `device`, on GPUs, or `local`."""
+
+    def __init__(self, devices: list[mx.Context]) -> None:
+        self._store = mx.kv.create("local" if devices[0].device_type == "cpu" else "device")
+        self._names: set[str] = set()
+        self._count = len(devices)
+
+    def average(self, tensors: Mapping[str, Sequence[NDArray]]) -> None:
+        """Of each name's tensors, one a device: over the devices, elementwise, in place, without waiting."""
+        for name, of_devices in tensors.items():
+            if name not in self._names:
+                self._store.init(name, of_devices[0])
+                self._names.add(name)
+            self._store.push(name, list(of_devices))
+            self._store.pull(name, out=list(of_devices))
+            for tensor in of_devices:
+                tensor /= self._count
 
 
 class Group:

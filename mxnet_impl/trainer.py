@@ -1,8 +1,10 @@
 """Backbone, head and optimiser on a device: what `common.training.fit` drives (`common.trainer.Trainer`)."""
 
 import hashlib
+from collections.abc import Sequence
 from typing import Any
 
+import mxnet as mx
 import numpy as np
 from mxnet import autograd, gluon, nd
 from mxnet.ndarray import NDArray
@@ -12,7 +14,7 @@ from common.initialisation import draw_parameters
 from common.row_sparse import RowSparseSGD
 from mxnet_impl import checkpoint, distributed, runtime
 from mxnet_impl.backbones import create_backbone
-from mxnet_impl.distributed import Group
+from mxnet_impl.distributed import Devices, Group
 from mxnet_impl.margin_losses import ArcFaceHead, CosFaceHead, NormalisedSoftmaxHead, SoftmaxHead, SphereFaceHead
 from mxnet_impl.optimizer import create_optimizer, momentum_buffer, set_learning_rate
 from mxnet_impl.running_statistics import RunningStatistics
@@ -26,13 +28,14 @@ class Trainer:
     Args:
         config: checked.
         num_classes: identities of the training set.
+        devices: each trains on its part of every batch; None: those that the configuration asks for, of this process.
 
     Raises:
         ValueError: no such device, backbone or precision, an option that only PyTorch has, or a row-sparse update on a
             CUDA device or of several ranks.
     """
 
-    def __init__(self, config: RunConfig, num_classes: int) -> None:
+    def __init__(self, config: RunConfig, num_classes: int, *, devices: Sequence[mx.Context] | None = None) -> None:
         if config.precision not in runtime.PRECISIONS:
             raise ValueError(
                 f"precision: expected {' or '.join(runtime.PRECISIONS)} with MXNet, got {config.precision!r}"
@@ -41,16 +44,16 @@ class Trainer:
             raise ValueError("compile: expected false with MXNet, got true; torch.compile is PyTorch's")
         if config.head.sample_rate != 1:
             raise ValueError(f"head.sample_rate: expected 1 with MXNet, got {config.head.sample_rate}; PyTorch has it")
-        self.device = distributed.local_device(runtime.resolve_device(config.device))
+        self.device, *others = devices or distributed.local_devices(config.device, config.devices)
         self.ranks = distributed.join()
         if config.optimiser.row_sparse and self.device.device_type != "cpu":
             raise ValueError(f"optimiser.row_sparse: expected false on {self.device}, got true; it is for the CPU")
         if config.optimiser.row_sparse and self.ranks.count > 1:
             raise ValueError("optimiser.row_sparse: expected false with several ranks, got true; it is for one process")
-        if config.sync_batch_norm and isinstance(self.ranks, Group):
+        if config.sync_batch_norm and (others or isinstance(self.ranks, Group)):
             raise ValueError(
-                "sync_batch_norm: expected false with several ranks of MXNet, got true; "
-                "its SyncBatchNorm works inside one process only"
+                "sync_batch_norm: expected false with several devices of MXNet, got true; "
+                "its SyncBatchNorm works inside one process only, and is not used"
             )
         self._config = config
         self._num_classes = num_classes
@@ -81,16 +84,30 @@ class Trainer:
         self._step = 0
         self._metrics: dict[str, NDArray] = {}
         self._first_bad_step = self._no_bad_step()
+        self._replicas = [self, *(Trainer(config, num_classes, devices=[device]) for device in others)]
+        self._exchange = Devices([self.device, *others]) if others else None
 
     def train_step(self, images: np.ndarray, labels: np.ndarray, learning_rate: float) -> None:
         self._check_labels(labels)
+        count = len(self._replicas)
+        # the host only notes down what the devices do, so that they work at the same time
+        for number, part in enumerate(zip(np.split(images, count), np.split(labels, count), strict=True)):
+            several = self._exchange is not None or isinstance(self.ranks, Group)
+            self._replicas[number]._compute_gradients(*part, *((self.ranks.rank + number,) if several else ()))
+        if self._exchange is not None:
+            gradients = [[p.grad() for p in replica._trained.values()] for replica in self._replicas]
+            self._exchange.average(dict(zip(self._trained, zip(*gradients, strict=True), strict=True)))
+        elif isinstance(self.ranks, Group):
+            self._average_gradients()
+        for replica in self._replicas:
+            replica._update(learning_rate)
+
+    def _compute_gradients(self, images: np.ndarray, labels: np.ndarray, *stream: int) -> None:
+        """Of all parts of a batch; of several devices or ranks each has a stream of random numbers."""
         if isinstance(self.head, SphereFaceHead):
             self.head.step = self._step
-        set_learning_rate(self._optimizer, learning_rate)
         # dropout depends on seed, step and rank only, so that a resumed run needs no state of a generator
-        stream = (self.ranks.rank,) if isinstance(self.ranks, Group) else ()
         runtime.seed_everything(_dropout_seed(self._config.seed, self._step, *stream))
-
         parts = self._config.optimiser.accumulate
         totals: dict[str, NDArray] = {}
         if parts > 1:
@@ -105,19 +122,23 @@ class Trainer:
             for name, value in result._asdict().items():
                 totals[name] = totals.get(name, 0) + value.detach() / parts
 
-        if isinstance(self.ranks, Group):
-            self._average_gradients()
+        self._metrics = totals
+        self._remember_if_bad(totals["loss"])
+
+    def _update(self, learning_rate: float) -> None:
+        set_learning_rate(self._optimizer, learning_rate)
         if self._config.optimiser.clip_norm is not None:
             self._clip_gradients(self._config.optimiser.clip_norm)
         self._optimizer.step()
         if self._row_sparse:
             self._row_sparse.step(*self._prototypes(), memory(self.head.class_weight.grad()), learning_rate)
-        self._metrics = totals
-        self._remember_if_bad(totals["loss"])
         self._step += 1
 
     def metrics(self) -> dict[str, float]:
-        metrics = {name: float(value.asscalar()) for name, value in self._metrics.items()}
+        metrics = {
+            name: float(np.mean([replica._metrics[name].asscalar() for replica in self._replicas]))
+            for name in self._metrics
+        }
         if isinstance(self.ranks, Group):  # each rank's are those of its share
             values = nd.array(list(metrics.values()), dtype=np.float64)
             self.ranks.sum({"metrics": values})
@@ -125,10 +146,10 @@ class Trainer:
         return metrics
 
     def first_bad_step(self) -> int | None:
-        steps = np.array([self._first_bad_step.asscalar()])
+        steps = np.array([replica._first_bad_step.asscalar() for replica in self._replicas])
         if isinstance(self.ranks, Group):
             of_ranks = nd.zeros(self.ranks.count, dtype=np.float64)
-            of_ranks[self.ranks.rank] = steps[0]
+            of_ranks[self.ranks.rank] = steps[0]  # one device a rank
             self.ranks.sum({"first_bad_step": of_ranks})
             steps = of_ranks.asnumpy()
         return min((int(step) for step in steps if step >= 0), default=None)
@@ -143,7 +164,8 @@ class Trainer:
 
     def load_weights(self, state: dict[str, np.ndarray]) -> None:
         weights = {name: array for name, array in state.items() if name.startswith(("backbone.", "head."))}
-        checkpoint.from_canonical(self._modules, weights)
+        for replica in self._replicas:
+            checkpoint.from_canonical(replica._modules, weights)
         self._forget_rest()
 
     def load_state(self, state: dict[str, np.ndarray], step: int) -> None:
@@ -153,6 +175,8 @@ class Trainer:
         self._forget_rest()
         self._step = step
         self._first_bad_step = self._no_bad_step()
+        for replica in self._replicas[1:]:
+            replica.load_state(state, step)
 
     def describe(self) -> dict[str, Any]:
         def count(module: gluon.Block) -> int:
@@ -162,7 +186,7 @@ class Trainer:
         return {
             **runtime.describe(self.device),
             "precision": self._config.precision,
-            "ranks": self.ranks.count,
+            "ranks": self.ranks.count * len(self._replicas),
             "backbone_parameters": count(self.backbone),
             "head_parameters": count(self.head),
         }

@@ -34,6 +34,11 @@ def is_launched() -> bool:
     return "RANK" in os.environ and "WORLD_SIZE" in os.environ
 
 
+def needs_launcher(device: str) -> bool:
+    """Whether several devices of that name are to have a process each, which `launch` has yet to start."""
+    return not is_launched()
+
+
 def launch(devices: int, arguments: list[str]) -> None:
     """Run `python -m pytorch_impl ARGUMENTS` in so many processes on this host, as torchrun does.
 

@@ -191,7 +191,7 @@ def test_dropout_of_one_process_is_what_it_was():
 def test_synchronised_batch_norm_is_refused_of_several_ranks(monkeypatch):
     Trainer(configured("fp32", sync_batch_norm=True), CLASSES)
     monkeypatch.setattr(distributed, "join", lambda: distributed.Group.__new__(distributed.Group))
-    with pytest.raises(ValueError, match="sync_batch_norm: expected false with several ranks of MXNet, got true"):
+    with pytest.raises(ValueError, match="sync_batch_norm: expected false with several devices of MXNet, got true"):
         Trainer(configured("fp32", sync_batch_norm=True), CLASSES)
 
 
