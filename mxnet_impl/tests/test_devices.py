@@ -1,4 +1,4 @@
-"""Several devices of one process, on two contexts of the CPU, against one that accumulates the same parts of a batch."""
+"""Several devices of one process (two contexts of the CPU) against one that accumulates the same parts of a batch."""
 
 import mxnet as mx
 import numpy as np
