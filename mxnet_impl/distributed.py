@@ -30,7 +30,7 @@ from mxnet.base import _LIB, check_call
 from mxnet.ndarray import NDArray
 
 from common.ranks import Alone, LostRank, Ranks, Stopped, share_of_cores, stopped_or_lost
-from mxnet_impl.runtime import resolve_device
+from mxnet_impl import runtime
 
 PATIENCE = float(os.environ.get("SFACE_RANK_TIMEOUT", 600))  # seconds without news after which a rank counts as lost
 BEATS = 10  # news of a rank in that time, at least
@@ -52,7 +52,7 @@ def needs_launcher(device: str) -> bool:
 
     GPUs of one host share a process: their gradients need not pass through a server.
     """
-    return not is_launched() and resolve_device(device).device_type == "cpu"
+    return not is_launched() and runtime.resolve_device(device).device_type == "cpu"
 
 
 def launch(devices: int, arguments: list[str]) -> None:
@@ -77,10 +77,10 @@ def local_devices(device: str, count: int) -> list[mx.Context]:
     Raises:
         ValueError: there are not so many.
     """
-    first = resolve_device(device)
+    first = runtime.resolve_device(device)
     if count == 1 or is_launched() or first.device_type == "cpu":
         return [first]
-    return [resolve_device(f"cuda:{number}") for number in range(count)]
+    return [runtime.resolve_device(f"cuda:{number}") for number in range(count)]
 
 
 class Devices:

@@ -71,7 +71,7 @@ def gpus(monkeypatch):
             raise ValueError("no such device")
         return mx.cpu() if name == "cpu" else mx.gpu(number)
 
-    monkeypatch.setattr(distributed, "resolve_device", resolved)
+    monkeypatch.setattr("mxnet_impl.runtime.resolve_device", resolved)
 
 
 def test_gpus_of_one_host_share_a_process(gpus, monkeypatch):
