@@ -25,7 +25,7 @@ def sharded_forms(name: str, classes: int, batch: int, dim: int) -> Callable[[],
 
     Args:
         name: "data parallel" (SFace; every rank holds all classes and gradients are summed), "sharded softmax"
-            (normalised, with cross-entropy) or "sharded sface".
+            (normalised, with cross-entropy), "sharded sface", or "exchange": what the last one waits for, and no head.
         classes: of all ranks.
         batch: samples of this rank.
         dim: of an embedding.
@@ -34,6 +34,8 @@ def sharded_forms(name: str, classes: int, batch: int, dim: int) -> Callable[[],
     torch.manual_seed(ranks.rank)
     embeddings = torch.randn(batch, dim, requires_grad=True)
     labels = torch.randint(classes, (batch,))
+    if name == "exchange":
+        return lambda: exchange(ranks, embeddings, labels)
     if name == "data parallel":
         head = SFaceHead(dim, classes)
     elif name == "sharded sface":
@@ -57,6 +59,14 @@ def sharded_forms(name: str, classes: int, batch: int, dim: int) -> Callable[[],
         optimizer.step()
 
     return step
+
+
+def exchange(ranks: Group, embeddings: Tensor, labels: Tensor) -> None:
+    """Embeddings and labels to all ranks, two numbers a sample and two sums, and the embeddings' gradients back."""
+    x, _ = gathered(embeddings, labels, ranks)
+    for combined, size in ((ranks.sum, len(x)), (ranks.sum, 2), (ranks.maximum, len(x))):
+        combined(torch.zeros(size))
+    x.backward(torch.ones_like(x))
 
 
 def sharded_softmax(ranks: Group, embeddings: Tensor, labels: Tensor, class_weight: Tensor, first: int) -> Tensor:

@@ -49,9 +49,12 @@ def test_a_step_on_two_ranks_is_measured(monkeypatch, tmp_path, capsys):
     arguments = ["--classes", "20000", "--dim", "16", "--batch", "4", "--turns", "2", "--out", str(tmp_path)]
     assert main(["scale", *arguments]) == 0
     assert "| 20,000 | 2 | data parallel |" in capsys.readouterr().out
-    (found,) = read_json(tmp_path / "scale.json", "figures")["details"]
+    found, exchange = read_json(tmp_path / "scale.json", "figures")["details"]
     assert len(found["seconds"]) == 2
     assert min(found["sent"]) >= 4 * 20_000 * 16  # what both send of 2 M (K - 1) / K
+    assert exchange["form"] == scale.EXCHANGE
+    assert min(exchange["sent"]) >= scale.bytes_sent(scale.EXCHANGE, 2, 4, 20_000, 16)
+    assert max(exchange["sent"]) < 4 * 20_000 * 16
     assert re.search(r"Not measured:", (tmp_path / "scale.md").read_text())
 
 
