@@ -20,7 +20,7 @@ _CHUNK = 64  # neighbouring columns of which only the largest value is looked at
 class Screened(NamedTuple):
     """cos[i, j] is within errors[i] of steps[i] products[i, j]."""
 
-    products: Tensor  # (N, B) int32
+    products: Tensor  # (N, B) int32; the next block's will take their place
     steps: Tensor  # (N,) float32
     errors: Tensor  # (N,) float32
 
@@ -37,6 +37,7 @@ class Screen:
         self._integers = integers.to(torch.int8)
         self._step = 2 / (_LARGEST * math.sqrt(dimensions))  # of all prototypes; grows as needed
         self._sum_error = dimensions * 2**-23  # of a sum of D float32 products of unit vectors, twice
+        self._rooms: dict[torch.dtype, Tensor] = {}
 
     def cosines(self, weight: Tensor, inverse_norms: Tensor) -> Screened | None:
         """With the rows of weight, (B, D); None: there is a NaN."""
@@ -44,14 +45,16 @@ class Screen:
         if integers is None:
             return None
         error = self._step * math.sqrt(weight.shape[1]) / 2
+        products = self._room(torch.int32, len(self._integers), len(weight))
         return Screened(
-            products=torch._int_mm(self._integers, integers.T),
+            products=torch._int_mm(self._integers, integers.T, out=products),
             steps=self._steps[:, 0] * self._step,
             errors=self._errors * (1 + error) + (error + self._sum_error),
         )
 
     def _rounded(self, weight: Tensor, inverse_norms: Tensor) -> Tensor | None:
-        scaled = weight * (inverse_norms / self._step)[:, None]
+        scaled = self._room(torch.float32, *weight.shape)
+        torch.mul(weight, (inverse_norms / self._step)[:, None], out=scaled)
         lowest, highest = torch.aminmax(scaled)
         largest = max(-lowest.item(), highest.item())
         if math.isnan(largest):
@@ -59,7 +62,14 @@ class Screen:
         if largest > _LARGEST:
             self._step *= 1.1 * largest / _LARGEST
             return self._rounded(weight, inverse_norms)
-        return scaled.round_().to(torch.int8)
+        return self._room(torch.int8, *weight.shape).copy_(scaled.round_())
+
+    def _room(self, dtype: torch.dtype, *shape: int) -> Tensor:
+        """The same memory for every block, so that it stays in the cache wherever the heap would have put it."""
+        size = math.prod(shape)
+        if dtype not in self._rooms or len(self._rooms[dtype]) < size:
+            self._rooms[dtype] = torch.empty(size, dtype=dtype)
+        return self._rooms[dtype][:size].view(shape)
 
 
 def can_screen(embeddings: Tensor) -> bool:
