@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ import torch.nn.functional as F
 
 from common import config as configuration
 from common.tests.backend_checks.trainer import WITHOUT_DROPOUT, configured
-from common.tests.hosts import two_hosts
+from common.tests.hosts import Host, two_hosts
 from pytorch_impl.sface_loss import sface_loss
 
 CLASSES = 7  # of three ranks: two, two and three
@@ -27,10 +28,7 @@ def torchrun(ranks: int, *arguments: str) -> None:
 
 def trained(folder: Path, ranks: int, jobs: dict[str, dict]) -> dict[str, dict[str, np.ndarray]]:
     """What each job left; ranks 0: without torchrun."""
-    written = [{"classes": CLASSES, "out": str(folder / f"{name}.npz"), **job} for name, job in jobs.items()]
-    path = folder / f"jobs-{ranks}.json"
-    path.write_text(json.dumps(written))
-    arguments = ("common.tests.rank_job", "pytorch_impl", str(path))
+    arguments = rank_job(folder, jobs)
     if ranks == 0:
         subprocess.run([sys.executable, "-m", *arguments], check=True, timeout=300)
     else:
@@ -39,6 +37,29 @@ def trained(folder: Path, ranks: int, jobs: dict[str, dict]) -> dict[str, dict[s
     if (folder / "whole-middle.npz").exists():
         found["middle"] = dict(np.load(folder / "whole-middle.npz"))
     return found
+
+
+def on_two_hosts(folder: Path, jobs: dict[str, dict], hosts: Sequence[Host]) -> dict[str, dict[str, np.ndarray]]:
+    """What each job left, of a rank on each host: with torchrun's arguments for several."""
+    job = ["--nnodes", "2", "--nproc-per-node", "1", "--master-addr", hosts[0].address, "--master-port", "29400"]
+    command = [sys.executable, "-m", "torch.distributed.run", *job, "-m", *rank_job(folder, jobs)]
+    processes = []
+    for number, host in enumerate(hosts):
+        network = {"GLOO_SOCKET_IFNAME": host.device, "NCCL_SOCKET_IFNAME": host.device, "NCCL_HOSTID": str(number)}
+        environment = {**os.environ, **network, "PET_NODE_RANK": str(number)}
+        processes.append(subprocess.Popen([*host.prefix, *command], env=environment, stderr=subprocess.PIPE, text=True))
+    for process in processes:
+        _, errors = process.communicate(timeout=120)
+        assert process.returncode == 0, errors[-2000:]
+    return {name: dict(np.load(folder / f"{name}.npz")) for name in jobs}
+
+
+def rank_job(folder: Path, jobs: dict[str, dict]) -> tuple[str, str, str]:
+    """The module that does them, and its arguments."""
+    written = [{"classes": CLASSES, "out": str(folder / f"{name}.npz"), **job} for name, job in jobs.items()]
+    path = folder / "jobs.json"
+    path.write_text(json.dumps(written))
+    return "common.tests.rank_job", "pytorch_impl", str(path)
 
 
 def config(**options) -> dict:
@@ -114,13 +135,15 @@ def test_reduced_precision_is_near(alone, three, precision):
 
 
 @pytest.mark.cuda
-@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="fewer than two CUDA devices")
-def test_twenty_steps_of_two_gpus_are_those_of_one_process(tmp_path, alone):
-    """Over NCCL, with PyTorch's own SyncBatchNorm, beside a CPU; never run yet, and the bound is that of Gloo."""
-    options = {"precision": "fp64", "sync_batch_norm": True, "device": "cuda"}
-    found = trained(tmp_path, 2, {"whole": {"config": config(**options), "steps": [0, 20]}})["whole"]
-    del found["random.cuda"]
-    assert_close(found, alone["whole"], 1e-9)
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_twenty_steps_over_nccl_are_those_of_one_process(tmp_path):
+    """With PyTorch's own SyncBatchNorm. Both ranks share a GPU, which NCCL refuses only within one host."""
+    job = {"steps": [0, 20], "config": config(precision="fp64", sync_batch_norm=True, device="cuda")}
+    found = on_two_hosts(tmp_path, {"whole": job}, [Host([], "127.0.0.1", "lo")] * 2)["whole"]
+    expected = trained(tmp_path, 0, {"alone": {**job, "config": config(precision="fp64", device="cuda")}})["alone"]
+    for arrays in (found, expected):
+        del arrays["random.cuda"]
+    assert_close(found, expected, 1e-9)
 
 
 def test_another_head_is_data_parallel(alone, three):
@@ -178,25 +201,9 @@ def test_fewer_classes_than_ranks_are_refused(tmp_path):
 
 
 def test_ranks_on_two_hosts(tmp_path, alone):
-    """One rank each in two network namespaces, with torchrun's arguments for several hosts."""
-    jobs = [{"classes": CLASSES, "config": config(precision="fp64", sync_batch_norm=True), "steps": [0, 3]}]
-    jobs[0]["out"] = str(tmp_path / "out.npz")
-    (tmp_path / "jobs.json").write_text(json.dumps(jobs))
+    """One rank each in two network namespaces."""
+    job = {"config": config(precision="fp64", sync_batch_norm=True), "steps": [0, 3]}
     with two_hosts() as hosts:
-        common = ["--nnodes", "2", "--nproc-per-node", "1", "--master-addr", hosts[0].address, "--master-port", "29400"]
-        module = ["-m", "common.tests.rank_job", "pytorch_impl", str(tmp_path / "jobs.json")]
-        processes = [
-            subprocess.Popen(
-                [*host.prefix, sys.executable, "-m", "torch.distributed.run", *common, "--node-rank", str(i), *module],
-                env={**os.environ, "GLOO_SOCKET_IFNAME": host.device},
-                stderr=subprocess.PIPE,
-                text=True,
-            )
-            for i, host in enumerate(hosts)
-        ]
-        for process in processes:
-            _, errors = process.communicate(timeout=120)
-            assert process.returncode == 0, errors[-2000:]
-    found = dict(np.load(tmp_path / "out.npz"))
+        found = on_two_hosts(tmp_path, {"whole": job}, hosts)["whole"]
     expected = alone["whole"]["metrics.loss"][:3]
     assert found["metrics.loss"] == pytest.approx(expected, rel=1e-9)
