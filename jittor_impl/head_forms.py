@@ -53,7 +53,9 @@ def head_forms(
 
     return {
         "product": lambda: done(nn.matmul_transpose(x, w)),
-        "softmax": lambda: gradients(lambda x, w: nn.cross_entropy_loss(64 * _unit(x) @ _unit(w).transpose(), y)),
+        "softmax": lambda: gradients(
+            lambda x, w: nn.cross_entropy_loss(64 * nn.matmul_transpose(_unit(x), _unit(w)), y)
+        ),
         "plain": lambda: gradients(lambda x, w: sface_loss(x, w, y, form="plain").loss),
         "streamed": lambda: gradients(lambda x, w: sface_loss(x, w, y).loss),
         "update": update,

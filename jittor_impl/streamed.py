@@ -173,11 +173,7 @@ def _listed_blocks(
 
 
 def _dense_blocks(sums: _Sums, class_weight: Var, labels: Var, pulls: Var, r_inter: _Weight, block_size: int) -> Var:
-    """Adds to `sums` and returns the gradient for class_weight.
-
-    All that goes over a block is a sum a sample: on a CUDA device Jittor's maxima, and sums to one number, may take
-    tens of times as long.
-    """
+    """Adds to `sums` and returns the gradient for class_weight."""
     batch_size, num_classes = len(labels), class_weight.shape[0]
     gradients, inter, cosine = [], jt.zeros_like(sums.target_cosines), jt.zeros_like(sums.target_cosines)
     for first in range(0, num_classes, block_size):
@@ -189,16 +185,27 @@ def _dense_blocks(sums: _Sums, class_weight: Var, labels: Var, pulls: Var, r_int
 
         g = (pushes - is_target * pulls.unsqueeze(1)) / _number(batch_size, pushes)
         sums.grad_unit_embeddings = sums.grad_unit_embeddings + jt.matmul(g, unit_prototypes)
-        grad_unit_prototypes = jt.matmul(g.transpose(), sums.unit_embeddings)
+        grad_unit_prototypes = _transposed_product(g, sums.unit_embeddings)
         gradients.append(_through_normalisation(grad_unit_prototypes, unit_prototypes, norms))
 
-        inter = inter + (pushes * cosines).sum(1)
-        cosine = cosine + (cosines * (1 - is_target)).sum(1)
+        inter = inter + _row_sums(pushes * cosines)
+        cosine = cosine + _row_sums(cosines * (1 - is_target))
         sums.nearer_others = sums.nearer_others + _nearer_others(cosines, sums.target_cosines, is_target)
         # execution is lazy: without this, all blocks would be in memory at once
         jt.sync([inter, cosine, sums.nearer_others, sums.grad_unit_embeddings, gradients[-1]])
     sums.inter, sums.cosine = inter.sum(), cosine.sum()
     return jt.concat(gradients)
+
+
+def _transposed_product(a: Var, b: Var) -> Var:
+    """a' b, which Jittor recognises as a product of matrices; a transpose of its own would run on the host."""
+    shape = [*a.shape, b.shape[1]]
+    return (a.broadcast(shape, [2]) * b.broadcast(shape, [1])).sum(0)
+
+
+def _row_sums(values: Var) -> Var:
+    """As a product, which on a CUDA device takes a quarter of the time of Jittor's own sums."""
+    return jt.matmul(values, jt.ones((values.shape[1], 1), values.dtype)).squeeze(1)
 
 
 def _on_gpu() -> bool:
@@ -231,7 +238,7 @@ def _through_normalisation(grad_unit: Var, unit: Var, norms: Var) -> Var:
 def _nearer_others(cosines: Var, target_cosines: Var, is_target: Var) -> Var:
     """How many other classes each sample is nearer to than to its own; all of them where that is not a number."""
     is_farther = (cosines <= target_cosines.unsqueeze(1)).cast(cosines.dtype)
-    return ((1 - is_farther) * (1 - is_target)).sum(1)
+    return _row_sums((1 - is_farther) * (1 - is_target))
 
 
 def _accuracy(nearer_others: Var) -> Var:
