@@ -19,7 +19,7 @@ from mxnet.ndarray import NDArray
 from common.checkpoint import check_arrays
 from common.foreign.names import from_mxnet
 from common.initialisation import Kind, ParameterSpec
-from mxnet_impl.backbones._layers import BatchNorm1D, PReLU
+from mxnet_impl.backbones._layers import BatchNorm1D, PReLU, SyncBatchNorm
 
 BATCH_NORM: dict[str, tuple[str, Kind]] = {
     "gamma": ("weight", "bn_weight"),
@@ -32,6 +32,7 @@ KINDS: dict[type[gluon.Block], dict[str, tuple[str, Kind]]] = {
     nn.Dense: {"weight": ("weight", "linear"), "bias": ("bias", "bias")},
     nn.BatchNorm: BATCH_NORM,
     BatchNorm1D: BATCH_NORM,
+    SyncBatchNorm: BATCH_NORM,
     PReLU: {"weight": ("weight", "prelu")},
 }
 HEAD: dict[str, tuple[str, Kind]] = {  # of any other block

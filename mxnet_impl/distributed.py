@@ -11,6 +11,7 @@ DMLC_NUM_SERVER, DMLC_NUM_WORKER, and DMLC_ROLE: scheduler and server run `pytho
 import atexit
 import contextlib
 import ctypes
+import itertools
 import math
 import os
 import signal
@@ -25,12 +26,14 @@ from pathlib import Path
 
 import mxnet as mx
 import numpy as np
-from mxnet import nd
+from mxnet import gluon, nd
 from mxnet.base import _LIB, check_call
+from mxnet.gluon import nn
 from mxnet.ndarray import NDArray
 
 from common.ranks import Alone, LostRank, Ranks, Stopped, share_of_cores, stopped_or_lost
 from mxnet_impl import runtime
+from mxnet_impl.backbones._layers import SyncBatchNorm
 
 PATIENCE = float(os.environ.get("SFACE_RANK_TIMEOUT", 600))  # seconds without news after which a rank counts as lost
 BEATS = 10  # news of a rank in that time, at least
@@ -148,6 +151,12 @@ class Group:
                 high, middle, low = sent[name].asnumpy().astype(np.float64)
                 tensor[:] = (high + (middle + low)).sum(axis=0)  # in this order each rank's number is exact
 
+    def average(self, name: str, tensor: NDArray) -> NDArray:
+        """Elementwise over the ranks, in place, as `sum` is."""
+        self.sum({name: tensor})
+        tensor /= self.count
+        return tensor
+
     def _check_ranks(self) -> None:
         taken = nd.array(np.arange(self.count) == self.rank, dtype=np.float32)
         with _not_forever():
@@ -170,6 +179,23 @@ class Group:
     def _leave(self) -> None:
         with _not_forever():  # by hand, all ranks leave together, and then the servers end
             del self._store
+
+
+def synchronise_batch_norm(backbone: gluon.HybridBlock, group: Group) -> None:
+    """Have each BatchNorm of the backbone see the whole batch; the backbone is not to be hybridised then."""
+    numbers = itertools.count()
+
+    def convert(layer: gluon.Block) -> None:
+        if isinstance(layer, nn.BatchNorm):
+            name = f"batch_norm.{next(numbers)}"
+            layer.__class__ = SyncBatchNorm
+            layer.average = lambda what, tensor: group.average(f"{name}.{what}", tensor)
+            weight = layer.gamma.data()
+            # a new name waits for all ranks; so none is new in the backward pass, which has a thread of its own
+            layer.average("forward", nd.zeros_like(weight))
+            layer.average("backward", nd.stack(weight, weight))
+
+    backbone.apply(convert)
 
 
 def _give_news() -> None:

@@ -50,10 +50,10 @@ class Trainer:
             raise ValueError(f"optimiser.row_sparse: expected false on {self.device}, got true; it is for the CPU")
         if config.optimiser.row_sparse and self.ranks.count > 1:
             raise ValueError("optimiser.row_sparse: expected false with several ranks, got true; it is for one process")
-        if config.sync_batch_norm and (others or isinstance(self.ranks, Group)):
+        if config.sync_batch_norm and others:
             raise ValueError(
-                "sync_batch_norm: expected false with several devices of MXNet, got true; "
-                "its SyncBatchNorm works inside one process only, and is not used"
+                "sync_batch_norm: expected false with several GPUs in one process of MXNet, got true; "
+                "start a process for each by hand (docs/many_devices.md)"
             )
         self._config = config
         self._num_classes = num_classes
@@ -72,7 +72,10 @@ class Trainer:
         self.backbone, self.head = backbone, head
         size = config.data.image_size
         self._running_statistics = RunningStatistics(backbone, nd.zeros((1, 3, size, size), self.device, self._dtype))
-        backbone.hybridize(static_alloc=True)
+        if config.sync_batch_norm and isinstance(self.ranks, Group):
+            distributed.synchronise_batch_norm(backbone, self.ranks)
+        else:
+            backbone.hybridize(static_alloc=True)
         parameters = checkpoint.named_parameters(self._modules)
         self._trained = {name: p for name, p in parameters.items() if p.grad_req != "null"}
         if config.optimiser.accumulate > 1:
@@ -114,7 +117,8 @@ class Trainer:
             for parameter in self._trained.values():
                 parameter.zero_grad()
         for part_images, part_labels in zip(np.split(images, parts), np.split(labels, parts), strict=True):
-            with self._running_statistics.follow(len(part_images)):
+            normalised = len(part_images) * (self.ranks.count if self._config.sync_batch_norm else 1)
+            with self._running_statistics.follow(normalised):
                 with autograd.record():
                     result = self.head(self._forward(part_images), nd.array(part_labels, self.device, np.int64))
                     loss = result.loss / parts

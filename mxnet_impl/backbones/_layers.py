@@ -1,7 +1,10 @@
 """Layers whose Gluon originals are slow or crash, in MXNet. This file needs MXNet only."""
 
-from mxnet import gluon, init
+from collections.abc import Callable
+
+from mxnet import autograd, gluon, init, nd
 from mxnet.gluon import nn
+from mxnet.ndarray import NDArray
 from mxnet.symbol import Symbol
 
 
@@ -35,6 +38,46 @@ class BatchNorm1D(nn.BatchNorm):
     def hybrid_forward(self, F, x: Symbol, *parameters: Symbol, **named: Symbol) -> Symbol:
         x = F.reshape(x, (0, 0, 1, 1))
         return F.reshape(super().hybrid_forward(F, x, *parameters, **named), (0, 0))
+
+
+class SyncBatchNorm(nn.BatchNorm):
+    """Batch normalisation of (N, C) and (N, C, H, W) over the batches of all ranks: what another's `__class__` becomes.
+
+    MXNet's own works inside one process. This one cannot be hybridised.
+    """
+
+    average: Callable[[str, NDArray], NDArray]  # elementwise over the ranks; the name says what of this layer it is
+
+    def forward(self, x: NDArray) -> NDArray:
+        if not autograd.is_training():
+            return super().forward(x.reshape((0, 0, -1, 1))).reshape(x.shape)
+        centered_and_scaled = _Standardise(self)(x.reshape((0, 0, -1)))
+        weight, bias = (parameter.data().reshape((1, -1, 1)) for parameter in (self.gamma, self.beta))
+        return nd.broadcast_add(nd.broadcast_mul(centered_and_scaled, weight), bias).reshape(x.shape)
+
+
+class _Standardise(autograd.Function):
+    """Mean 0 and variance 1 of each channel of x (N, C, cells), over all ranks; the layer stores what they were."""
+
+    def __init__(self, layer: SyncBatchNorm) -> None:
+        super().__init__()
+        self._layer = layer
+
+    def forward(self, x: NDArray) -> NDArray:
+        mean = self._layer.average("forward", x.mean((0, 2)))
+        centered = nd.broadcast_sub(x, mean.reshape((1, -1, 1)))
+        variance = self._layer.average("forward", centered.square().mean((0, 2)))
+        self._layer.running_mean.data()[:] = mean
+        self._layer.running_var.data()[:] = variance
+        self._inverse_std = (variance + self._layer._kwargs["eps"]).rsqrt().reshape((1, -1, 1))
+        self._standardised = nd.broadcast_mul(centered, self._inverse_std)
+        return self._standardised
+
+    def backward(self, grad: NDArray) -> NDArray:
+        along = nd.stack(grad.mean((0, 2)), (grad * self._standardised).mean((0, 2)))
+        along_one, along_x = self._layer.average("backward", along).reshape((2, 1, -1, 1))
+        rest = nd.broadcast_sub(grad, along_one) - nd.broadcast_mul(self._standardised, along_x)
+        return nd.broadcast_mul(rest, self._inverse_std)
 
 
 def spread(F, values: Symbol, like: Symbol) -> Symbol:

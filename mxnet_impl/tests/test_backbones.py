@@ -10,7 +10,7 @@ from mxnet.gluon import nn
 
 from common.tests.published_networks import published_shapes
 from mxnet_impl.backbones import BACKBONES, create_backbone
-from mxnet_impl.backbones._layers import BatchNorm1D, PReLU
+from mxnet_impl.backbones._layers import BatchNorm1D, PReLU, SyncBatchNorm
 from mxnet_impl.checkpoint import parameter_specs
 
 
@@ -76,6 +76,30 @@ def test_prelu_is_the_layer_of_gluon(hybrid):
         results.append([array.asnumpy() for array in (y, x.grad, weight.grad())])
     for ours, theirs in zip(*results, strict=True):
         assert np.abs(ours - theirs).max() < 1e-6 * np.abs(theirs).max()
+
+
+@pytest.mark.parametrize("shape", [(6, 3, 4, 5), (6, 3)])
+def test_batch_norm_over_one_rank_is_the_layer_of_gluon(shape):
+    """In training: output, gradients and what it stores; then in inference."""
+    random = np.random.default_rng(0)
+    x, grad = (nd.array(3 * random.standard_normal(shape) + 1, dtype="float64") for _ in range(2))
+    results = []
+    for converted in (False, True):
+        layer = (nn.BatchNorm if len(shape) == 4 else BatchNorm1D)(momentum=0.0, in_channels=3)
+        layer.initialize()
+        layer.cast("float64")
+        layer.gamma.set_data(nd.array([0.5, 1.0, 2.0], dtype="float64"))
+        layer.beta.set_data(nd.array([-1.0, 0.0, 3.0], dtype="float64"))
+        if converted:
+            layer.__class__, layer.average = SyncBatchNorm, lambda what, tensor: tensor
+        x.attach_grad()
+        with autograd.record():
+            y = layer(x)
+        y.backward(grad)
+        gradients = [layer.gamma.grad(), layer.beta.grad(), x.grad.copy()]
+        results.append([y, *gradients, layer.running_mean.data(), layer.running_var.data(), layer(x)])
+    for found, expected in zip(*reversed(results), strict=True):
+        assert np.abs((found - expected).asnumpy()).max() < 1e-12
 
 
 def test_batch_norm_of_a_matrix_survives_inference_after_convolutions():

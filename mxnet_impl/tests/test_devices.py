@@ -57,7 +57,7 @@ def test_a_bad_step_of_any_device_counts():
 
 
 def test_synchronised_batch_norm_is_refused_of_several_devices():
-    with pytest.raises(ValueError, match="sync_batch_norm: expected false with several devices of MXNet, got true"):
+    with pytest.raises(ValueError, match="sync_batch_norm: expected false with several GPUs in one process of MXNet"):
         Trainer(configured("fp32", sync_batch_norm=True), CLASSES, devices=TWO)
 
 

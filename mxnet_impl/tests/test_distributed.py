@@ -3,7 +3,9 @@
 As a program this file is one rank of a job.
 """
 
+import json
 import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -11,7 +13,9 @@ import numpy as np
 import pytest
 from mxnet import nd
 
-from common.config import DataConfig, ModelConfig, OptimiserConfig, RunConfig
+from common.config import DataConfig, ModelConfig, OptimiserConfig, RunConfig, to_json
+from common.tests.backend_checks.trainer import WITHOUT_DROPOUT
+from common.tests.backend_checks.trainer import configured as small
 from mxnet_impl import distributed
 from mxnet_impl.trainer import Trainer, _dropout_seed
 
@@ -110,7 +114,9 @@ def job(request, tmp_path_factory) -> Job:
         return Job(tmp_path_factory.mktemp("job"), request.param)
 
 
-def errors(found: dict[str, np.ndarray], expected: dict[str, np.ndarray]) -> dict[str, float]:
+def errors(
+    found: dict[str, np.ndarray], expected: dict[str, np.ndarray], leave_out: str = ".running_"
+) -> dict[str, float]:
     """Largest difference of each array, as a share of its largest value, or of 1e-3 if that is smaller.
 
     Running statistics are left out: one rank has seen both parts. So is what is zero but for rounding: all that comes
@@ -120,7 +126,7 @@ def errors(found: dict[str, np.ndarray], expected: dict[str, np.ndarray]) -> dic
     return {
         name: float(np.abs(found[name] - expected[name]).max() / max(np.abs(expected[name]).max(), 1e-3))
         for name in expected
-        if ".running_" not in name
+        if leave_out not in name
     }
 
 
@@ -172,11 +178,24 @@ def test_dropout_of_one_process_is_what_it_was():
     assert _dropout_seed(0, 7) == 1627159177
 
 
-def test_synchronised_batch_norm_is_refused_of_several_ranks(monkeypatch):
-    Trainer(configured("fp32", sync_batch_norm=True), CLASSES)
-    monkeypatch.setattr(distributed, "join", lambda: distributed.Group.__new__(distributed.Group))
-    with pytest.raises(ValueError, match="sync_batch_norm: expected false with several devices of MXNet, got true"):
-        Trainer(configured("fp32", sync_batch_norm=True), CLASSES)
+def test_twenty_steps_with_batch_norm_over_both_ranks_are_those_of_one(tmp_path):
+    """Twenty steps in float64; weights, running statistics, momentum, metrics. Measured 2.2e-12."""
+    found = {}
+    for ranks in (1, 2):
+        options = {"precision": "fp64", "batch_size": BATCH, "model": WITHOUT_DROPOUT, "sync_batch_norm": ranks > 1}
+        out = tmp_path / f"{ranks}.npz"
+        job = {"config": to_json(small(**options)), "classes": CLASSES, "steps": [0, 20], "out": str(out)}
+        jobs = tmp_path / f"{ranks}.json"
+        jobs.write_text(json.dumps([job]))
+        command = [sys.executable, "-m", "common.tests.rank_job", "mxnet_impl", str(jobs)]
+        if ranks > 1:
+            distributed._run(ranks, command)
+        else:
+            subprocess.run(command, check=True)
+        found[ranks] = dict(np.load(out))
+    of_each = errors(found[2], found[1], leave_out="nothing")
+    worst = max(of_each, key=of_each.get)
+    assert of_each[worst] < 1e-9, worst
 
 
 def test_threads_are_shared_unless_the_user_gave_them(monkeypatch, tmp_path):
