@@ -187,10 +187,10 @@ class _Pass:
         screened = self.screen.cosines(weight, inverse_norms)
         if screened is None:
             return False
-        products, steps, errors = screened
-        _put(products, own, is_own, torch.iinfo(products.dtype).min)
+        products, steps, errors, prototype_sum = screened
+        _put(products.T, own, is_own, torch.iinfo(products.dtype).min)
         chunks, largest = in_chunks(products)
-        highest = largest.amax(1) * steps
+        highest = largest.amax(0) * steps
         # where only the exact cosines tell whether another prototype is nearer than a sample's own, they count too
         unclear = (highest - self.target_cosines).abs() <= errors
         least = torch.where(unclear, self.target_cosines.clamp_max(self.least_cosine), self.least_cosine) - errors
@@ -200,7 +200,7 @@ class _Pass:
             exact = dots_at(samples, columns, self.unit_embeddings, weight).div_(norms[columns]).clamp_max_(1)
             self.nearest_other = torch.maximum(self.nearest_other, highest - errors)
             self.nearest_other.scatter_reduce_(0, samples, exact, "amax")
-            self.cosine_sum += self.embedding_sum @ _weighted_sum(inverse_norms, weight)
+            self.cosine_sum += self.embedding_sum @ prototype_sum
             active = (~(exact < self.least_cosine)).nonzero()[:, 0]
             self._wait(block, samples[active], columns[active], exact[active], is_own)
         return self.screens
@@ -333,12 +333,6 @@ def _not_below(cosines: Tensor, highest: Tensor, least: Tensor) -> tuple[Tensor,
     rows = (~(highest < least)).nonzero()[:, 0]
     found, columns = (~(cosines.index_select(0, rows) < least[rows, None])).nonzero().unbind(1)
     return rows[found], columns
-
-
-def _weighted_sum(weight: Tensor, table: Tensor) -> Tensor:
-    """weight @ table, (D,), in half the time: two bags of rows, one a thread."""
-    rows = torch.arange(len(table))
-    return _weighted_sums(weight, rows, table, torch.tensor([len(table) // 2, len(table) - len(table) // 2])).sum(0)
 
 
 def _weighted_sums(weight: Tensor, member: Tensor, table: Tensor, counts: Tensor) -> Tensor:
