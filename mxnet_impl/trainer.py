@@ -117,8 +117,8 @@ class Trainer:
             for parameter in self._trained.values():
                 parameter.zero_grad()
         for part_images, part_labels in zip(np.split(images, parts), np.split(labels, parts), strict=True):
-            normalised = len(part_images) * (self.ranks.count if self._config.sync_batch_norm else 1)
-            with self._running_statistics.follow(normalised):
+            together = len(part_images) * (self.ranks.count if self._config.sync_batch_norm else 1)
+            with self._running_statistics.follow(together):
                 with autograd.record():
                     result = self.head(self._forward(part_images), nd.array(part_labels, self.device, np.int64))
                     loss = result.loss / parts
