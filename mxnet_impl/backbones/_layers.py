@@ -1,4 +1,4 @@
-"""Layers whose Gluon originals are slow or crash, in MXNet. This file needs MXNet only."""
+"""Layers whose Gluon originals are slow, crash, or keep to one process, in MXNet. This file needs MXNet only."""
 
 from collections.abc import Callable
 
@@ -51,9 +51,9 @@ class SyncBatchNorm(nn.BatchNorm):
     def forward(self, x: NDArray) -> NDArray:
         if not autograd.is_training():
             return super().forward(x.reshape((0, 0, -1, 1))).reshape(x.shape)
-        centered_and_scaled = _Standardise(self)(x.reshape((0, 0, -1)))
+        standardised = _Standardise(self)(x.reshape((0, 0, -1)))
         weight, bias = (parameter.data().reshape((1, -1, 1)) for parameter in (self.gamma, self.beta))
-        return nd.broadcast_add(nd.broadcast_mul(centered_and_scaled, weight), bias).reshape(x.shape)
+        return nd.broadcast_add(nd.broadcast_mul(standardised, weight), bias).reshape(x.shape)
 
 
 class _Standardise(autograd.Function):
