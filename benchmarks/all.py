@@ -30,7 +30,7 @@ class Command:
 
 COMMANDS = (
     Command("head", "The loss head", ("--turns", "3")),
-    Command("step", "A training step", ("--turns", "3", "--cases", "lfw-small")),
+    Command("step", "A training step", ("--turns", "3", "--starts", "1", "--cases", "lfw-small")),
     Command("loader", "The loader", ("--turns", "3", "--images", "2048", "--large", "50000")),
     Command("verify", "Verification", ("--turns", "3", "--pairs", "600")),
     Command("scale", "Several ranks", ("--turns", "2", "--classes", "20000")),

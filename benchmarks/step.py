@@ -1,5 +1,6 @@
 """python -m benchmarks step: what the trainer costs over the bare framework, data loading included, and its waits."""
 
+import contextlib
 import dataclasses
 import tempfile
 from collections.abc import Sequence
@@ -7,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import tyro
 from tqdm import tqdm
 
@@ -24,8 +26,8 @@ METHOD = (
     "Images per second of the trainer, which reads a record file through the loader (decoding, flips), copies, "
     "normalises, trains and looks at its metrics where a line is logged, over those of the framework's own loop "
     "(forward, backward, its own SGD) with the same network and loss on one batch that lies on the device as floats. "
-    "Each runs in a process of its own, in turns; a ratio is of two turns that follow each other. CPU time is that of "
-    "all threads."
+    "Each runs in a process of its own, in turns; a ratio is of two turns that follow each other. Processes start anew "
+    "in between, since some are, as long as they live, a tenth faster than their like. CPU time is that of all threads."
 )
 
 
@@ -39,8 +41,10 @@ class Options:
     """lfw-small (the recipe's network), or a backbone, at 112x112."""
     batch_size: int | None = None
     """Images a step; by default the recipe's for lfw-small, 32 for mobilefacenet, 8 for another backbone."""
-    turns: int = 7
+    turns: int = 9
     """Measurements of each; the figure is their median."""
+    starts: int = 3
+    """The processes start so often anew, for a share of the turns each."""
     variants: tuple[str, ...] = ()
     """Of PyTorch's trainer, beside fp32: bf16, compile, both as bf16+compile."""
     device: str = "auto"
@@ -101,26 +105,24 @@ def measure(case: str, backend: str, options: Options, folder: Path) -> list[Mea
         return {"config": configuration.to_json(variant_config(config, variant)), "classes": num_classes}
 
     names = ["", *options.variants] if backend == "pytorch" else [""]
-    workers: list[Worker] = []
-    try:
-        with tqdm(total=options.turns + 1, desc=f"{case} {backend}", unit="turn", leave=False) as progress:
-            workers.append(Worker(backend, "bare", settings("")))
-            for name in names:
-                workers.append(Worker(backend, "training", settings(name)))
-            # the first turn warms up (lazily compiled operators, memory pools) and says how many steps fill a turn
-            for worker in workers:
-                worker.work(2)
-            steps = max(1, round(SECONDS / (workers[0].work(2).seconds / 2)))
-            progress.update()
-            spent: list[list[Spent]] = [[] for _ in workers]
-            for _ in range(options.turns):
-                for worker, turn in zip(workers, spent, strict=True):
-                    turn.append(worker.work(steps))
-                progress.update()
-            waits = [worker.ask(-COUNTED)["waits"] for worker in workers[1:]]
-    finally:
-        for worker in workers:
-            worker.close()
+    kinds = [("bare", ""), *(("training", name) for name in names)]
+    spent: list[list[Spent]] = [[] for _ in kinds]
+    waits: list[list[str]] = []
+    steps = 0
+    with tqdm(total=options.turns, desc=f"{case} {backend}", unit="turn", leave=False) as progress:
+        for turns in np.array_split(range(options.turns), options.starts):
+            with contextlib.ExitStack() as started:
+                workers: list[Worker] = []
+                for kind, name in kinds:
+                    workers.append(started.enter_context(contextlib.closing(Worker(backend, kind, settings(name)))))
+                for worker in workers:  # lazily compiled operators, memory pools
+                    worker.work(2)
+                steps = steps or max(1, round(SECONDS / (workers[0].work(2).seconds / 2)))
+                for _ in turns:
+                    for worker, turn in zip(workers, spent, strict=True):
+                        turn.append(worker.work(steps))
+                    progress.update()
+                waits = [worker.ask(-COUNTED)["waits"] for worker in workers[1:]]
     images = steps * batch_size
     return [
         Measured(case, backend, name, images, turns_of, spent[0], seen)
@@ -153,8 +155,8 @@ def charts(measured: Sequence[Measured]) -> list[Chart]:
 def main(arguments: list[str]) -> int:
     options = tyro.cli(Options, prog="python -m benchmarks step", args=arguments)
     backends = named_backends(options.backends)
-    if options.turns < 1:
-        raise ValueError(f"turns: expected at least 1, got {options.turns}")
+    if not 1 <= options.starts <= options.turns:
+        raise ValueError(f"turns: expected at least 1, and no more starts, got {options.turns}, {options.starts}")
     ran_on = results.machine()
     measured: list[Measured] = []
     with tempfile.TemporaryDirectory(prefix="sface-step-") as folder:

@@ -4,12 +4,16 @@ Not `mxnet.optimizer.SGD`, which has the learning rate inside the momentum buffe
 rate.
 """
 
+import itertools
+from collections.abc import Iterable
+
 import numpy as np
 from mxnet import gluon, nd
 from mxnet.gluon import nn
 from mxnet.ndarray import NDArray
 
 NORMALISATIONS = (nn.BatchNorm,)
+MOST_TOGETHER = 60  # parameters that MXNet's operators take
 
 
 class SGD:
@@ -25,23 +29,50 @@ class SGD:
         self.momentum = momentum
         self.learning_rate = 0.0  # the loop sets the rate of every step
         self.buffers = {parameter: nd.zeros_like(parameter.data()) for parameter in weight_decay}
+        self._groups = _groups(weight_decay)
 
     def step(self) -> None:
-        for parameter, weight_decay in self.weight_decay.items():
-            self._update(parameter.data(), parameter.grad(), self.buffers[parameter], weight_decay)
+        for parameters in self._groups:
+            weights = [parameter.data() for parameter in parameters]
+            gradients = [parameter.grad() for parameter in parameters]
+            buffers = [self.buffers[parameter] for parameter in parameters]
+            decay = [self.weight_decay[parameter] for parameter in parameters]
+            if weights[0].dtype == np.float32:
+                self._update_together(weights, gradients, buffers, decay)
+            else:
+                for tensors in zip(weights, gradients, buffers, decay, strict=True):
+                    self._update(*tensors)
+
+    def _update_together(
+        self, weights: list[NDArray], gradients: list[NDArray], buffers: list[NDArray], decay: list[float]
+    ) -> None:
+        """By MXNet's operators, which round numbers to float32 and start their threads once for all."""
+        # with -1 for the rate the buffer becomes v; the weights that belong to that rate go where nobody needs them
+        nd.multi_sgd_mom_update(
+            *itertools.chain(*zip(weights, gradients, buffers, strict=True)),
+            out=gradients, lrs=[-1.0] * len(weights), wds=decay, momentum=self.momentum, num_weights=len(weights),
+        )  # fmt: skip
+        nd.multi_sgd_update(
+            *itertools.chain(*zip(weights, buffers, strict=True)),
+            out=weights, lrs=[self.learning_rate] * len(weights), wds=[0.0] * len(weights), num_weights=len(weights),
+        )  # fmt: skip
 
     def _update(self, weight: NDArray, gradient: NDArray, buffer: NDArray, weight_decay: float) -> None:
-        if weight.dtype == np.float32:  # MXNet's operators, which round numbers to float32, in two passes over memory
-            # with -1 for the rate the buffer becomes v; the weights that belong to that rate go where nobody needs them
-            rule = {"lr": -1.0, "momentum": self.momentum, "wd": weight_decay}
-            nd.sgd_mom_update(weight, gradient, buffer, out=gradient, **rule)
-            nd.sgd_update(weight, buffer, lr=self.learning_rate, wd=0.0, out=weight)
-        else:
-            buffer *= self.momentum
-            buffer += gradient
-            if weight_decay:
-                buffer += weight_decay * weight
-            weight -= self.learning_rate * buffer
+        buffer *= self.momentum
+        buffer += gradient
+        if weight_decay:
+            buffer += weight_decay * weight
+        weight -= self.learning_rate * buffer
+
+
+def _groups(parameters: Iterable[gluon.Parameter]) -> list[list[gluon.Parameter]]:
+    """Of like size: what updates several goes through the elements of the largest for each."""
+    found = []
+    by_size = sorted(parameters, key=lambda parameter: parameter.data().size)
+    for _, alike in itertools.groupby(by_size, key=lambda parameter: parameter.data().size.bit_length()):
+        group = list(alike)
+        found += [group[first : first + MOST_TOGETHER] for first in range(0, len(group), MOST_TOGETHER)]
+    return found
 
 
 def create_optimizer(modules: list[gluon.Block], *, momentum: float, weight_decay: float) -> SGD:

@@ -49,12 +49,23 @@ def test_variants_change_the_configuration():
 def test_a_step_is_measured(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(step, "case_config", tiny)
     monkeypatch.setattr(step, "SECONDS", 0.01)
-    arguments = ["--backends", "pytorch", "--cases", "iresnet_small", "--turns", "2", "--device", "cpu"]
+    arguments = [
+        "--backends",
+        "pytorch",
+        "--cases",
+        "iresnet_small",
+        "--turns",
+        "3",
+        "--starts",
+        "2",
+        "--device",
+        "cpu",
+    ]
     assert main(["step", *arguments, "--out", str(tmp_path)]) == 0
     assert capsys.readouterr().out == (tmp_path / "step.md").read_text()
     written = json.loads((tmp_path / "step.json").read_text())
     (row,) = written["details"]
-    assert len(row["trainer"]) == len(row["bare"]) == 2
+    assert len(row["trainer"]) == len(row["bare"]) == 3
     assert min(turn["seconds"] for turn in row["trainer"]) > 0
     (chart,) = results.read_charts(written["charts"])
     (bar,) = chart.bars
@@ -117,6 +128,7 @@ def test_generated_sets_are_what_they_say(tmp_path):
     [
         (["step", "--backends", "caffe"], "backends: expected some of pytorch, mxnet, jittor, got 'caffe'"),
         (["step", "--turns", "0"], "turns: expected at least 1"),
+        (["step", "--turns", "2", "--starts", "3"], "no more starts, got 2, 3"),
         (["verify", "--pairs", "9"], "at least 10 pairs"),
         (["loader", "--images", "10"], "a batch of images"),
         (["loader", "--large", "10"], "large: expected 0 or at least 1000"),
