@@ -45,6 +45,8 @@ class RunningStatistics:
         network(images).wait_to_read()
         for handle in handles:
             handle.detach()
+        self._means = _joined([layer.running_mean for layer in self._layers])
+        self._variances = _joined([layer.running_var for layer in self._layers])
 
     @contextmanager
     def follow(self, batch_size: int) -> Iterator[None]:
@@ -55,13 +57,10 @@ class RunningStatistics:
         """
         if batch_size * min(self._cells) < 2:
             raise ValueError(f"expected more than 1 value per channel when training, got a batch of {batch_size}")
-        means = [layer.running_mean.data() for layer in self._layers]
-        variances = [layer.running_var.data() for layer in self._layers]
-        mean_before, variance_before = nd.concat(*means, dim=0), nd.concat(*variances, dim=0)
+        means, variances = self._means.copy(), self._variances.copy()
         yield
-        _write(means, KEPT * mean_before + (1 - KEPT) * nd.concat(*means, dim=0))
-        unbiased = self._factor(batch_size) * nd.concat(*variances, dim=0)
-        _write(variances, KEPT * variance_before + (1 - KEPT) * unbiased)
+        self._means[:] = KEPT * means + (1 - KEPT) * self._means
+        self._variances[:] = KEPT * variances + (1 - KEPT) * self._factor(batch_size) * self._variances
 
     def _factor(self, batch_size: int) -> NDArray:
         """n / (n - 1) of every channel."""
@@ -77,8 +76,12 @@ class RunningStatistics:
         return self._factors[batch_size]
 
 
-def _write(parts: list[NDArray], joined: NDArray) -> None:
+def _joined(parameters: list[gluon.Parameter]) -> NDArray:
+    """One array of all, of which each parameter is a part from now on: what joins and parts them anew takes longer."""
+    joined = nd.concat(*[parameter.data() for parameter in parameters], dim=0)
     start = 0
-    for part in parts:
-        part[:] = joined[start : start + len(part)]
-        start += len(part)
+    for parameter in parameters:
+        end = start + parameter.shape[0]
+        parameter._data = [joined[start:end]]
+        start = end
+    return joined
