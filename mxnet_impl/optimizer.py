@@ -13,7 +13,7 @@ from mxnet.gluon import nn
 from mxnet.ndarray import NDArray
 
 NORMALISATIONS = (nn.BatchNorm,)
-MOST_TOGETHER = 60  # parameters that MXNet's operators take
+_MOST_TOGETHER = 60  # parameters that MXNet's operators take
 
 
 class SGD:
@@ -71,7 +71,7 @@ def _groups(parameters: Iterable[gluon.Parameter]) -> list[list[gluon.Parameter]
     by_size = sorted(parameters, key=lambda parameter: parameter.data().size)
     for _, alike in itertools.groupby(by_size, key=lambda parameter: parameter.data().size.bit_length()):
         group = list(alike)
-        found += [group[first : first + MOST_TOGETHER] for first in range(0, len(group), MOST_TOGETHER)]
+        found += [group[first : first + _MOST_TOGETHER] for first in range(0, len(group), _MOST_TOGETHER)]
     return found
 
 

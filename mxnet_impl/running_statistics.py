@@ -19,6 +19,8 @@ KEPT = 0.9  # of a running statistic, a step
 class RunningStatistics:
     """The running statistics of a network, whose BatchNorm layers it changes: train it inside `follow` from now on.
 
+    Means and variances of all layers become parts of two arrays, so that no step has to join them.
+
     Args:
         network: initialised, not hybridised yet.
         images: (N, 3, S, S), of the size that the network takes; their values do not matter.
@@ -77,7 +79,7 @@ class RunningStatistics:
 
 
 def _joined(parameters: list[gluon.Parameter]) -> NDArray:
-    """One array of all, of which each parameter is a part from now on: what joins and parts them anew takes longer."""
+    """One array of all, of which each parameter is a part from now on."""
     joined = nd.concat(*[parameter.data() for parameter in parameters], dim=0)
     start = 0
     for parameter in parameters:
