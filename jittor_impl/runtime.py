@@ -17,6 +17,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from jittor_impl.precompiled import precompile_headers
+
 PRECISIONS = {"fp32": "float32", "fp64": "float64"}
 REQUIREMENTS = "requirements/jittor.txt"
 
@@ -148,6 +150,7 @@ def _import_jittor() -> Any:
 
 _prepare_environment()
 jt = _import_jittor()
+precompile_headers(jt)
 
 
 def resolve_device(name: str) -> str:

@@ -1,14 +1,17 @@
 """Devices by name, and what is settled before Jittor is imported; tried in processes of their own."""
 
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import jittor as jt
 import pytest
 
 from jittor_impl import runtime
+from jittor_impl.precompiled import precompile_headers
 
 ROOT = Path(__file__).parents[2]
 
@@ -36,6 +39,50 @@ def test_a_cuda_compiler_without_a_device_is_left_alone():
 def test_operators_are_compiled_in_one_thread_and_kept_for_all_branches():
     assert jt.flags.use_parallel_op_compiler == 1
     assert Path(jt.flags.cache_path).name == os.environ["cache_name"] == "main"
+
+
+def test_operators_are_compiled_with_headers_that_are_parsed_already():
+    made = jt.code([1], "float32", [jt.zeros(1)], cpu_src="@out(0) = @in0(0) + 2.75f;")
+    assert made.item() == 2.75
+    sources = [path for path in (Path(jt.flags.cache_path) / "jit").glob("*.cc") if "2.75f" in path.read_text("utf-8")]
+    command = sources[0].with_suffix(".so.key").read_text("utf-8").splitlines()[0].partition("--cc_path=")[2]
+    # -H: what was included; a header that was parsed already has a "!"
+    listing = [*shlex.split(command), "-g", "-H", "-fsyntax-only"]
+    found = subprocess.run(listing, capture_output=True, text=True, check=True).stderr
+    assert [line for line in found.splitlines() if line.startswith("! ") and line.endswith(".h.gch")]
+    assert "var.h" not in found
+
+
+def settings(folder: Path, **flags: str) -> SimpleNamespace:
+    """What `precompile_headers` asks Jittor for, with a cache of its own."""
+    own = {name: getattr(jt.flags, name) for name in ("cc_type", "cc_path")}
+    own["cc_flags"] = jt.flags.cc_flags.partition("-include")[0]
+    return SimpleNamespace(flags=SimpleNamespace(**own | flags), compiler=SimpleNamespace(cache_path=str(folder)))
+
+
+def test_headers_are_parsed_once_for_each_jittor(tmp_path, monkeypatch):
+    assert precompile_headers(settings(tmp_path))
+    header, parsed = sorted(tmp_path.iterdir())
+    assert parsed.name == f"{header.name}.gch"
+    made = parsed.stat().st_mtime_ns
+    again = settings(tmp_path)
+    assert precompile_headers(again)
+    assert again.flags.cc_flags.endswith(f'-include "{header}" ')
+    assert parsed.stat().st_mtime_ns == made
+    newer = tmp_path / "jittor_core.so"
+    newer.touch()
+    monkeypatch.setattr(sys.modules["jittor_core"], "__file__", str(newer))
+    assert precompile_headers(settings(tmp_path))
+    assert parsed.stat().st_mtime_ns > made
+
+
+@pytest.mark.parametrize("flags", [{"cc_type": "clang"}, {"cc_path": "false"}, {"cc_flags": "-no-such-flag"}])
+def test_without_such_headers_operators_are_compiled_as_ever(tmp_path, flags):
+    asked = settings(tmp_path, **flags)
+    before = asked.flags.cc_flags
+    assert not precompile_headers(asked)
+    assert asked.flags.cc_flags == before
+    assert not list(tmp_path.iterdir())
 
 
 def test_onednn_comes_from_the_wheel():
