@@ -84,6 +84,6 @@ def _joined(parameters: list[gluon.Parameter]) -> NDArray:
     start = 0
     for parameter in parameters:
         end = start + parameter.shape[0]
-        parameter._data = [joined[start:end]]
+        parameter._data = [joined[start:end]]  # Gluon has no public way to give a parameter memory that it shares
         start = end
     return joined

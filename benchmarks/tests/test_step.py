@@ -49,19 +49,8 @@ def test_variants_change_the_configuration():
 def test_a_step_is_measured(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(step, "case_config", tiny)
     monkeypatch.setattr(step, "SECONDS", 0.01)
-    arguments = [
-        "--backends",
-        "pytorch",
-        "--cases",
-        "iresnet_small",
-        "--turns",
-        "3",
-        "--starts",
-        "2",
-        "--device",
-        "cpu",
-    ]
-    assert main(["step", *arguments, "--out", str(tmp_path)]) == 0
+    arguments = ["--backends", "pytorch", "--cases", "iresnet_small", "--turns", "3", "--starts", "2"]
+    assert main(["step", *arguments, "--device", "cpu", "--out", str(tmp_path)]) == 0
     assert capsys.readouterr().out == (tmp_path / "step.md").read_text()
     written = json.loads((tmp_path / "step.json").read_text())
     (row,) = written["details"]
