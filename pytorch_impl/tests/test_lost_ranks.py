@@ -1,54 +1,16 @@
-"""Jobs that lose a rank, by the user's command: they end, say why, and the same command goes on."""
+"""Jobs that lose a rank, by the user's command."""
 
-import contextlib
-import json
 import os
 import re
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 
-from benchmarks.material import write_training_set
-from common.checkpoint import step_of
-from common.tests.saving import is_saving, kill_while_saving, last_step
-from common.training import latest_checkpoint
-
-ROOT = Path(__file__).resolve().parents[2]
-SIZE = 32
-LONG = ("--optimiser.max-steps", "100000", "--optimiser.epochs", "100000", "--devices", "2")
-
-
-@pytest.fixture
-def job(tmp_path):
-    """Starts `train --devices 2` on a small set; ends what is left of it."""
-    write_training_set(tmp_path / "set", 48, 7, SIZE)
-    started = []
-
-    def start(*options: str, **environment: str) -> subprocess.Popen:
-        arguments = ["--data.root", "set", "--data.image-size", str(SIZE), "--data.evaluate-on", "--model.backbone"]
-        arguments += ["mobilefacenet", "--model.embedding-size", "16", "--optimiser.batch-size", "12", "--out", "run"]
-        arguments += ["--data.no-raw-pixels", "--log-every", "1", "--save-every", "2", "--device", "cpu", *options]
-        started.append(
-            subprocess.Popen(
-                [sys.executable, "-m", "pytorch_impl", "train", "lfw-small", *arguments],
-                cwd=tmp_path,
-                env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", **environment},
-                stderr=subprocess.PIPE,
-                stdout=subprocess.DEVNULL,
-                text=True,
-                start_new_session=True,
-            )
-        )
-        return started[-1]
-
-    yield start
-    for process in started:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
+from common.tests.backend_checks.lost_ranks import *  # noqa: F403
+from common.tests.backend_checks.lost_ranks import wait_for_checkpoint
 
 
 def ranks_of(process: subprocess.Popen) -> list[int]:
@@ -66,48 +28,15 @@ def ranks_of(process: subprocess.Popen) -> list[int]:
     return [found[rank] for rank in sorted(found)]
 
 
-def wait_for_checkpoint(run: Path, newer_than: int = -1) -> None:
-    end = time.monotonic() + 120
-    while time.monotonic() < end:
-        latest = latest_checkpoint(run)
-        if latest is not None and step_of(latest) > newer_than:
-            return
-        time.sleep(0.05)
-    raise AssertionError("no checkpoint within two minutes")
+@pytest.fixture
+def rank_of():
+    return lambda process, rank: ranks_of(process)[rank]
 
 
-def test_a_killed_rank_ends_the_job_and_the_same_command_goes_on(job, tmp_path):
-    """Killed are rank 1 in training, and rank 0 while it saves."""
-    run = tmp_path / "run"
-    for rank in (1, 0):
-        step = last_step(run)
-        process = job(*LONG)
-        wait_for_checkpoint(run, step)
-        pid = ranks_of(process)[rank]
-        if rank == 0:
-            kill_while_saving(pid, run)
-        else:
-            os.kill(pid, signal.SIGKILL)
-        began = time.monotonic()
-        _, errors = process.communicate(timeout=60)
-        assert time.monotonic() - began < 45
-        assert process.returncode == 2
-        assert f"error: rank {rank} was ended by SIGKILL; start the same command again to go on" in errors
-    assert is_saving(run)
-
-    again = job(*LONG)
-    wait_for_checkpoint(run, last_step(run))
-    again.send_signal(signal.SIGINT)
-    _, errors = again.communicate(timeout=60)
-    assert again.returncode == 130, errors
-    steps = [json.loads(line)["step"] for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
-    assert steps == sorted(set(steps))
-
-
-def test_a_rank_that_hangs_is_named(job, tmp_path):
-    process = job(*LONG, SFACE_RANK_TIMEOUT="5")
-    wait_for_checkpoint(tmp_path / "run")
-    pid = ranks_of(process)[1]
+def test_a_rank_that_hangs_is_named(job, rank_of, tmp_path):
+    process = job(SFACE_RANK_TIMEOUT="5")
+    wait_for_checkpoint(process, tmp_path / "run")
+    pid = rank_of(process, 1)
     os.kill(pid, signal.SIGSTOP)
     named = re.compile(r"error: rank 1 on \S+, process \d+, has given no news for 5 s")
     assert any(named.search(line) for line in process.stderr)
@@ -116,8 +45,8 @@ def test_a_rank_that_hangs_is_named(job, tmp_path):
 
 
 def test_ranks_do_not_outlive_their_launcher(job, tmp_path):
-    process = job(*LONG, SFACE_RANK_TIMEOUT="5")
-    wait_for_checkpoint(tmp_path / "run")
+    process = job(SFACE_RANK_TIMEOUT="5")
+    wait_for_checkpoint(process, tmp_path / "run")
     pids = ranks_of(process)
     process.kill()
     end = time.monotonic() + 60

@@ -6,4 +6,6 @@ fixture `backend`, a `common.cli.Backend`.
 
 import pytest
 
-pytest.register_assert_rewrite(*(f"{__name__}.{name}" for name in ("command_line", "export", "imports", "trainer")))
+pytest.register_assert_rewrite(
+    *(f"{__name__}.{name}" for name in ("command_line", "export", "imports", "lost_ranks", "trainer"))
+)

@@ -1,0 +1,98 @@
+"""Jobs of two ranks, by the user's command, that lose one: they end, say why, and the same command goes on.
+
+For packages that start their ranks themselves. Besides `backend` they provide the fixture `rank_of`, a function of the
+job's process and a rank that gives the rank's process id.
+"""
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from benchmarks.material import write_training_set
+from common.checkpoint import step_of
+from common.tests.saving import is_saving, kill_while_saving, last_step
+from common.training import latest_checkpoint
+
+ROOT = Path(__file__).resolve().parents[3]
+SIZE = 16
+OPTIONS = {
+    "data.root": "set", "data.image-size": SIZE, "model.embedding-size": 16, "optimiser.batch-size": 12,
+    "optimiser.max-steps": 100000, "optimiser.epochs": 100000, "device": "cpu", "devices": 2, "out": "run",
+    "log-every": 1, "save-every": 2,
+}  # fmt: skip
+
+
+@pytest.fixture
+def job(backend, tmp_path):
+    """Starts `train --devices 2` on a small set; ends what is left of it."""
+    write_training_set(tmp_path / "set", 48, 7, SIZE)
+    options = [part for name, value in OPTIONS.items() for part in (f"--{name}", str(value))]
+    command = [sys.executable, "-m", backend.package, "train", "lfw-small", *options]
+    command += ["--data.no-raw-pixels", "--data.evaluate-on"]
+    started = []
+
+    def start(**environment: str) -> subprocess.Popen[str]:
+        started.append(
+            subprocess.Popen(
+                command,
+                cwd=tmp_path,
+                env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", **environment},
+                stderr=subprocess.PIPE,
+                stdout=subprocess.DEVNULL,
+                text=True,
+                start_new_session=True,
+            )
+        )
+        return started[-1]
+
+    yield start
+    for process in started:
+        process.terminate()  # so that it ends its ranks, wherever these are
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(60)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+
+
+def wait_for_checkpoint(process: subprocess.Popen[str], run: Path, newer_than: int = -1) -> None:
+    while process.poll() is None:
+        latest = latest_checkpoint(run)
+        if latest is not None and step_of(latest) > newer_than:
+            return
+        time.sleep(0.05)
+    raise AssertionError(process.stderr.read())
+
+
+def test_a_killed_rank_ends_the_job_and_the_same_command_goes_on(job, rank_of, tmp_path):
+    """Killed are rank 1 in training, and rank 0 while it saves; Ctrl-C, too, loses no step."""
+    run = tmp_path / "run"
+    for rank in (1, 0):
+        step = last_step(run)
+        process = job()
+        wait_for_checkpoint(process, run, step)
+        pid = rank_of(process, rank)
+        if rank == 0:
+            kill_while_saving(pid, run)
+        else:
+            os.kill(pid, signal.SIGKILL)
+        began = time.monotonic()
+        _, errors = process.communicate(timeout=60)
+        assert time.monotonic() - began < 45
+        assert process.returncode == 2
+        assert f"error: rank {rank} was ended by SIGKILL; start the same command again to go on" in errors
+    assert is_saving(run)
+
+    again = job()
+    wait_for_checkpoint(again, run, last_step(run))
+    again.send_signal(signal.SIGINT)
+    _, errors = again.communicate(timeout=60)
+    assert again.returncode == 130, errors
+    steps = [json.loads(line)["step"] for line in (run / "log.jsonl").read_text().splitlines()]
+    assert steps == list(range(1, last_step(run) + 1))
