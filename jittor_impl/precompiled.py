@@ -30,9 +30,9 @@ def precompile_headers(jt: Any) -> bool:
 
     False: the compiler is not GCC or refuses, and operators compile as they always did.
     """
-    if jt.flags.cc_type != "g++":
-        return False
     flags = jt.flags.cc_flags
+    if jt.flags.cc_type != "g++" or "-include" in flags:  # GCC takes one such file; the flags may have it already
+        return False
     cache = Path(jt.compiler.cache_path)
     name = hashlib.sha256((flags + _HEADERS).encode()).hexdigest()[:16]
     header = cache / f"operators-{name}.h"

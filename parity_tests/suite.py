@@ -68,31 +68,39 @@ def run(
 
 
 def ask(backend: str, cases: dict[str, dict[str, np.ndarray]], root: Path = ROOT) -> dict[str, dict[str, np.ndarray]]:
-    """The answers of one backend, from a process of its own: frameworks clash within one.
-
-    The interpreter is `SFACE_PYTHON_<BACKEND>` where that is set, else this one.
-    """
-    python = os.environ.get(f"SFACE_PYTHON_{backend.upper().replace('.', '_')}", sys.executable)
+    """The answers of one backend, from a process of its own: frameworks clash within one."""
     with tempfile.TemporaryDirectory() as folder:
         source, target = Path(folder) / "in", Path(folder) / "out"
         source.mkdir()
         for name, inputs in cases.items():
             np.savez(source / f"{name}.npz", **inputs)
-        done = subprocess.run(
-            [python, "-m", "parity_tests.worker", backend, str(source), str(target)],
-            cwd=root,
-            env={**os.environ, "PYTHONPATH": os.pathsep.join([str(root), str(ROOT)])},
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        if done.returncode:
-            raise BackendFailed(f"{backend}: its process ended with {done.returncode}: {done.stderr[-2000:].strip()}")
+        status, errors = in_new_process(backend, source, target, root)
+        if status:
+            raise BackendFailed(f"{backend}: its process ended with {status}: {errors[-2000:].strip()}")
         answers = {}
         for name in cases:
             with np.load(target / f"{name}.npz", allow_pickle=False) as file:
                 answers[name] = dict(file)
         return answers
+
+
+def in_new_process(backend: str, source: Path, target: Path, root: Path) -> tuple[int, str]:
+    """Run `parity_tests.worker` and return its exit status and what it printed as errors.
+
+    The interpreter is `SFACE_PYTHON_<BACKEND>` where that is set, else this one.
+    """
+    done = subprocess.run(
+        [
+            os.environ.get(f"SFACE_PYTHON_{backend.upper().replace('.', '_')}", sys.executable),
+            *("-m", "parity_tests.worker", backend, str(source), str(target)),
+        ],
+        cwd=root,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(root), str(ROOT)])},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return done.returncode, done.stderr
 
 
 def _compare(

@@ -9,8 +9,21 @@ from parity_tests import suite
 from parity_tests.comparison import Row
 from parity_tests.conftest import COVERED
 from parity_tests.faults import FAULTS, Fault, plant
+from parity_tests.tests.forks import Forks
 
 ALL = [(backend, fault) for backend in COVERED for fault in FAULTS.get(backend, ())]
+
+
+@pytest.fixture(scope="session")
+def forks():
+    forks = Forks()
+    yield forks
+    forks.close()
+
+
+@pytest.fixture(autouse=True)
+def _answer_in_forks(forks, monkeypatch):
+    monkeypatch.setattr(suite, "in_new_process", forks)
 
 
 def copied(backend: str, folder: Path) -> Path:

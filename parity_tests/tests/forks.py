@@ -1,0 +1,66 @@
+"""python -m parity_tests.tests.forks BACKEND: the worker, in forks of a process that has the framework loaded.
+
+A planted mistake needs a fresh copy of a package, not a fresh framework, whose start takes longer than most cases. Each
+line of the input is a request, [root, IN, OUT, file for what is printed]; the answer to it is an exit status.
+"""
+
+import importlib
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import traceback
+from pathlib import Path
+
+from parity_tests import suite, worker
+
+
+class Forks:
+    """Takes the place of `suite.in_new_process`; a process for each backend, started when it is asked for."""
+
+    def __init__(self) -> None:
+        self._processes: dict[str, subprocess.Popen[str]] = {}
+
+    def __call__(self, backend: str, source: Path, target: Path, root: Path) -> tuple[int, str]:
+        if backend not in self._processes:
+            command = [sys.executable, "-m", "parity_tests.tests.forks", backend]
+            pipe = subprocess.PIPE
+            self._processes[backend] = subprocess.Popen(command, cwd=suite.ROOT, stdin=pipe, stdout=pipe, text=True)
+        process = self._processes[backend]
+        with tempfile.NamedTemporaryFile("r") as errors:
+            print(json.dumps([str(root), str(source), str(target), errors.name]), file=process.stdin, flush=True)
+            return int(process.stdout.readline()), errors.read()
+
+    def close(self) -> None:
+        for process in self._processes.values():
+            process.stdin.close()
+            process.wait()
+
+
+def main(backend: str) -> None:
+    package = f"{backend}_impl"
+    importlib.import_module(f"{package}.runtime")  # it loads the framework
+    for name in [name for name in sys.modules if name.partition(".")[0] == package]:
+        del sys.modules[name]
+    for line in sys.stdin:
+        root, source, target, errors = json.loads(line)
+        child = os.fork()
+        if child == 0:
+            os.dup2(os.open(errors, os.O_WRONLY), 2)
+            os.dup2(2, 1)
+            os.chdir(root)
+            sys.path.insert(0, root)
+            status = 1
+            try:
+                status = worker.main([backend, source, target])
+            except BaseException:
+                traceback.print_exc()
+            finally:
+                sys.stderr.flush()
+                os._exit(status)
+        print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
