@@ -13,6 +13,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from common.files import sync_file
+
 # What each operator on the CPU begins with; the macros change what the headers declare.
 _HEADERS = """\
 #define JIT 1
@@ -50,6 +52,7 @@ def precompile_headers(jt: Any) -> bool:
             use = ["-include", str(trial_header), "-Werror=invalid-pch", "-fsyntax-only", "-x", "c++", "/dev/null"]
             if any(subprocess.run(command + rest, capture_output=True, check=False).returncode for rest in (make, use)):
                 return False
+            sync_file(trial)
             trial_header.replace(header)
             trial.replace(parsed)
     jt.flags.cc_flags = f'{flags} -include "{header}" '
