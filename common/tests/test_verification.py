@@ -3,7 +3,6 @@
 import itertools
 import math
 import statistics
-import time
 
 import numpy as np
 import pytest
@@ -399,11 +398,3 @@ def test_bad_flip_sums_are_named():
         flip_sum_normalise(np.ones((2, 3)), np.ones((2, 4)))
     with pytest.raises(ValueError, match="flipped: row 1 is not finite"):
         flip_sum_normalise(np.ones((2, 3)), np.array([[1.0, 1, 1], [1, math.nan, 1]]))
-
-
-def test_six_thousand_pairs_are_quick():
-    embeddings, issame = unit_rows(12_000, 512).astype(np.float32), np.tile([True, False], 3000)
-    verify(embeddings, issame)
-    start = time.process_time()
-    verify(embeddings, issame)
-    assert time.process_time() - start < 0.6  # 0.05 s in practice; the margin is for busy machines
