@@ -58,3 +58,18 @@ def test_an_edit_that_does_not_fit_is_an_error(tmp_path):
     for old in ("two", "three"):
         with pytest.raises(ValueError, match="expected the old text once"):
             plant(tmp_path, Fault("name", 1, "file.py", old, ""))
+
+
+@pytest.mark.parametrize(("then", "status"), [("", 0), ("raise ValueError('boom')", 1)])
+def test_forks_answer_whatever_a_framework_prints(monkeypatch, tmp_path, then, status):
+    package = tmp_path / "loud_impl"
+    package.mkdir()
+    for file, code in (("__init__", ""), ("runtime", "print('compiling')"), ("parity", then)):
+        (package / f"{file}.py").write_text(code)
+    (tmp_path / "in").mkdir()
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    forks = Forks()
+    found, errors = forks("loud", tmp_path / "in", tmp_path / "out", tmp_path)
+    forks.close()
+    assert found == status
+    assert ("boom" in errors) == bool(status)
