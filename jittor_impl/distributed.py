@@ -12,6 +12,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 import traceback
 from collections.abc import Callable
@@ -49,23 +50,25 @@ def launch(devices: int, arguments: list[str]) -> None:
     """
     command, environment = _mpirun(devices)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # Jittor's handler would end this process with a child that is killed
-    process = subprocess.Popen(
-        [*command, "jittor_impl", *arguments],
-        env=environment,
-        stdin=subprocess.DEVNULL,
-        start_new_session=True,  # Ctrl-C would have mpirun end the ranks before they save
-        # it ends with this process, however that ends: 1 is PR_SET_PDEATHSIG
-        preexec_fn=functools.partial(ctypes.CDLL(None).prctl, 1, signal.SIGTERM),
-    )
-    job = _Job(process, devices)
-    previous = {number: signal.signal(number, job.stop) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        while process.poll() is None:
-            job.watch()
-            time.sleep(0.1)
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
+    with tempfile.TemporaryDirectory(prefix="sface-ranks-") as folder:
+        environment["LD_PRELOAD"] = f"{_loopback(Path(folder))}:{environment.get('LD_PRELOAD', '')}".rstrip(":")
+        process = subprocess.Popen(
+            [*command, "jittor_impl", *arguments],
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            start_new_session=True,  # Ctrl-C would have mpirun end the ranks before they save
+            # it ends with this process, however that ends: 1 is PR_SET_PDEATHSIG
+            preexec_fn=functools.partial(ctypes.CDLL(None).prctl, 1, signal.SIGTERM),
+        )
+        job = _Job(process, devices)
+        previous = {number: signal.signal(number, job.stop) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            while process.poll() is None:
+                job.watch()
+                time.sleep(0.1)
+        finally:
+            for number, handler in previous.items():
+                signal.signal(number, handler)
     if process.returncode != 0:
         raise job.failure()
 
@@ -192,9 +195,25 @@ def _mpirun(count: int) -> tuple[list[str], dict[str, str]]:
         "OMPI_ALLOW_RUN_AS_ROOT": "1",
         "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1",
     }
+    # shared memory between the ranks: what else there is listens on all interfaces, or on those of a network
+    one_host = {"OMPI_MCA_pml": "ob1", "OMPI_MCA_btl": "^tcp,ofi,uct", "NCCL_SOCKET_IFNAME": "lo"}
     environment = {name: value for name, value in os.environ.items() if name != "use_mpi"}
     command = [found, "--oversubscribe", "--bind-to", "none", "-np", str(count), sys.executable, "-m"]
-    return command, defaults | environment
+    return command, defaults | environment | one_host
+
+
+def _loopback(folder: Path) -> Path:
+    """`loopback.c`, compiled in a folder.
+
+    Raises:
+        OSError: it cannot be loaded from there; the loader of programs would only warn, and leave ports open.
+    """
+    library = folder / "loopback.so"
+    compiler = os.environ.get("cc_path") or "g++"  # Jittor's
+    source = Path(__file__).with_name("loopback.c")
+    subprocess.run([compiler, "-x", "c", "-O2", "-shared", "-fPIC", "-o", str(library), str(source)], check=True)
+    ctypes.CDLL(str(library))
+    return library
 
 
 def _ranks(mpirun: int) -> dict[int, int]:

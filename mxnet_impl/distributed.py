@@ -229,6 +229,7 @@ def _run(devices: int, command: list[str]) -> None:
         with socket.create_server(("127.0.0.1", 0)) as free:
             port = free.getsockname()[1]
         host = {"DMLC_PS_ROOT_URI": "127.0.0.1", "DMLC_PS_ROOT_PORT": str(port), "DMLC_NODE_HOST": "127.0.0.1"}
+        host["DMLC_USE_KUBERNETES"] = "0"  # 1 would have the scheduler listen on all interfaces
         job = {"DMLC_NUM_SERVER": "1", "DMLC_NUM_WORKER": str(devices), _LAUNCHER: str(os.getpid()), _NEWS: str(news)}
         environment = os.environ | host | job
         if environment["OMP_NUM_THREADS"] == share_of_cores(1):  # all of them is what runtime.py sets, not the user

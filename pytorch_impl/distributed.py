@@ -1,32 +1,39 @@
-"""Several processes that train one model, on PyTorch's own engine: torchrun, and NCCL or Gloo between them.
+"""Several processes that train one model, on PyTorch's own engine: NCCL or Gloo between them.
 
-The backbone is data parallel, the prototypes of SFace are in shards of classes (`class_shards.py`).
+`launch` starts those of one host, torchrun by hand those of several. The backbone is data parallel, the prototypes of
+SFace are in shards of classes (`class_shards.py`).
 """
 
 import atexit
 import contextlib
+import ctypes
 import datetime
 import functools
+import math
 import os
+import signal
+import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
 import torch.distributed.nn.functional as differentiable
 from torch import Tensor, nn
-from torch.distributed.elastic.multiprocessing.api import SignalException
-from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
-from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-from common.ranks import LOST_ANOTHER, Alone, LostRank, Ranks, share_of_cores, stopped_or_lost
+from common.ranks import LOST_ANOTHER, Alone, LostRank, Ranks, Stopped, share_of_cores, stopped_or_lost
 
 PATIENCE = float(os.environ.get("SFACE_RANK_TIMEOUT", 600))  # seconds without news after which a rank counts as lost
 BEATS = 10  # news of a rank in that time
 _ENDED = b"ended"  # the last news of a rank
+
+_STORE = "SFACE_STORE"  # the file that ranks of `launch` find each other by
+_TIME_TO_END = 30  # seconds that ranks have to end after Ctrl-C, and after one of them failed; torchrun's
 
 
 def is_launched() -> bool:
@@ -40,28 +47,46 @@ def needs_launcher(device: str) -> bool:
 
 
 def launch(devices: int, arguments: list[str]) -> None:
-    """Run `python -m pytorch_impl ARGUMENTS` in so many processes on this host, as torchrun does.
+    """Run `python -m pytorch_impl ARGUMENTS` in so many processes on this host; nothing listens beyond loopback.
 
     Raises:
-        Stopped: Ctrl-C; a checkpoint was saved.
+        Stopped: Ctrl-C or SIGTERM; a checkpoint was saved.
+        KeyboardInterrupt: a second Ctrl-C, or ranks did not stop in 30 seconds; nothing was saved.
         LostRank: a process ended early; named.
     """
-    os.environ.setdefault("OMP_NUM_THREADS", share_of_cores(devices))
-    config = LaunchConfig(
-        min_nodes=1,
-        max_nodes=1,
-        nproc_per_node=devices,
-        rdzv_backend="c10d",
-        rdzv_endpoint="127.0.0.1:0",
-        max_restarts=0,
-        monitor_interval=0.2,
-    )
-    try:
-        elastic_launch(config, sys.executable)("-m", "pytorch_impl", *arguments)
-    except ChildFailedError as error:
-        raise stopped_or_lost({rank: failure.exitcode for rank, failure in error.failures.items()}) from None
-    except SignalException:  # the ranks got it too, and have ended
-        raise stopped_or_lost({}) from None
+    with contextlib.ExitStack() as stack:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            stack.callback(signal.signal, number, signal.signal(number, signal.default_int_handler))
+        # torchrun's rendezvous listens on all interfaces and unpickles what it is sent; this folder is the user's alone
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="sface-ranks-")))
+        environment = {
+            "OMP_NUM_THREADS": share_of_cores(devices),
+            **os.environ,
+            **{"WORLD_SIZE": str(devices), "LOCAL_WORLD_SIZE": str(devices), _STORE: str(folder / "store")},
+            **dict.fromkeys(("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"), "lo"),
+        }
+        # a rank ends with this process, however that ends: 1 is PR_SET_PDEATHSIG
+        end_with_launcher = functools.partial(ctypes.CDLL(None).prctl, 1, signal.SIGKILL)
+
+        def start(rank: int) -> subprocess.Popen[bytes]:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "pytorch_impl", *arguments],
+                env=environment | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
+                stdin=subprocess.DEVNULL,
+                start_new_session=True,  # without our Ctrl-C
+                preexec_fn=end_with_launcher,
+            )
+            stack.callback(process.wait)
+            stack.callback(process.kill)
+            return process
+
+        ranks = [start(rank) for rank in range(devices)]
+        try:
+            _watch(ranks)
+        except KeyboardInterrupt:
+            for process in ranks:
+                process.terminate()
+            _watch(ranks, time.monotonic() + _TIME_TO_END)
 
 
 @functools.cache
@@ -76,16 +101,21 @@ def local_device(device: torch.device) -> torch.device:
 
 
 class Group:
-    """All processes of a torchrun job (`common.ranks.Ranks`); those that do not answer are named."""
+    """All processes of a job (`common.ranks.Ranks`); those that do not answer are named."""
 
     def __init__(self, device: torch.device) -> None:
         if device.type == "cuda":
             torch.cuda.set_device(device)
-        # what waits longer than that has been found by the heartbeat, but for a rank that computes for hours
+        rank, count = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
         dist.init_process_group(
-            "nccl" if device.type == "cuda" else "gloo", timeout=datetime.timedelta(seconds=max(3600, PATIENCE))
+            "nccl" if device.type == "cuda" else "gloo",
+            # what waits longer than that has been found by the heartbeat, but for a rank that computes for hours
+            timeout=datetime.timedelta(seconds=max(3600, PATIENCE)),
+            rank=rank,
+            world_size=count,
+            store=dist.FileStore(os.environ[_STORE], count) if _STORE in os.environ else None,
         )
-        self.rank, self.count = dist.get_rank(), dist.get_world_size()
+        self.rank, self.count = rank, count
         self._on_host = dist.new_group(backend="gloo") if device.type == "cuda" else None
         heartbeat = _Heartbeat(self.rank, self.count)
         heartbeat.start()
@@ -162,6 +192,27 @@ def synchronise_batch_norm(backbone: nn.Module, device: torch.device) -> None:
 
 def _share(length: int, rank: int, count: int) -> slice:
     return slice(length * rank // count, length * (rank + 1) // count)
+
+
+def _watch(ranks: list[subprocess.Popen[bytes]], end: float = math.inf) -> None:
+    """Wait until all ranks have ended, or till `end`; raises as `launch`, and then some may still run."""
+    failed: dict[int, int] = {}
+    while True:
+        running = [process.poll() is None for process in ranks]
+        if isinstance(stopped_or_lost(failed), Stopped):  # who ends after a lost rank does so for want of it
+            failed = {rank: process.returncode for rank, process in enumerate(ranks) if process.returncode}
+            if failed:
+                end = min(end, time.monotonic() + _TIME_TO_END)
+            if not isinstance(stopped_or_lost(failed), Stopped):
+                for process in ranks:
+                    process.terminate()
+        if not any(running) or time.monotonic() > end:
+            break
+        time.sleep(0.05)
+    if failed:
+        raise stopped_or_lost(failed)
+    if any(running):
+        raise KeyboardInterrupt
 
 
 class _Heartbeat(threading.Thread):

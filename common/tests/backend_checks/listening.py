@@ -1,0 +1,16 @@
+"""A job on one host, by the user's command, takes connections from that host alone."""
+
+from common.tests.backend_checks.lost_ranks import job  # noqa: F401
+from common.tests.listening import seen_until
+from common.training import latest_checkpoint
+
+
+def test_a_job_on_one_host_listens_on_loopback_alone(job, tmp_path):  # noqa: F811
+    process = job()
+    try:
+        found = seen_until(lambda: latest_checkpoint(tmp_path / "run") is not None, process)
+    except AssertionError as ended:
+        raise AssertionError(process.stderr.read()) from ended
+    assert found, "each engine has a port or more; to see none is to have missed them"
+    open_to_all = sorted(listener for listener in found if not listener.is_loopback)
+    assert not open_to_all, "\n".join(map(str, open_to_all))

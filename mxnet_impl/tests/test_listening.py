@@ -1,0 +1,11 @@
+"""What a job of `--devices` listens on."""
+
+import pytest
+
+from common.tests.backend_checks.listening import *  # noqa: F403
+
+
+@pytest.fixture(autouse=True)
+def variables_of_a_job_on_several_hosts(monkeypatch):
+    monkeypatch.setenv("DMLC_INTERFACE", "eth0")
+    monkeypatch.setenv("DMLC_USE_KUBERNETES", "1")  # the scheduler would listen on all interfaces
