@@ -3,11 +3,13 @@
 import sys
 
 from benchmarks import all as everything
-from benchmarks import head, loader, noise, scale, speed, step, verify
+from benchmarks import loader, scale, speed, step, verify
+from benchmarks.head import benchmark
+from benchmarks.noise import study
 
 COMMANDS = {
-    "head": head.main,
-    "noise": noise.main,
+    "head": benchmark.main,
+    "noise": study.main,
     "scale": scale.main,
     "speed": speed.main,
     "step": step.main,

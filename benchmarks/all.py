@@ -14,9 +14,9 @@ from matplotlib.figure import Figure as Drawing
 
 from benchmarks import results
 from benchmarks.results import Chart
-from common.files import write_json
-from common.page import Block, Figure, Heading, Paragraph, Table, write_page
-from common.plots import BLUE, INK, STYLE, VERMILION, plain_text, svg
+from common.io.files import write_json
+from common.reports.page import Block, Figure, Heading, Paragraph, Table, write_page
+from common.reports.plots import BLUE, INK, STYLE, VERMILION, plain_text, svg
 
 
 @dataclass(frozen=True)

@@ -18,9 +18,9 @@ from tqdm import tqdm
 from benchmarks import material, results
 from benchmarks.process import Spent, cpu_ratio, ratios
 from benchmarks.results import Bar, Chart
-from common import memory
-from common.datasets import RECORD, open_dataset
-from common.loader import Loader, epoch_flips, epoch_order
+from common.datasets.loader import Loader, epoch_flips, epoch_order
+from common.datasets.training_sets import RECORD, open_dataset
+from common.io import memory
 
 TARGET, FIRST_BATCH_TARGET = 0.9, 2.0
 SIZE = 112

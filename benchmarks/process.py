@@ -8,7 +8,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-BACKENDS = ("pytorch", "mxnet", "jittor")
+from common.backend import BACKENDS
 
 
 class Spent(NamedTuple):

@@ -16,9 +16,9 @@ from typing import Any, NamedTuple
 import cv2
 import numpy as np
 
-from common import memory
-from common.files import atomic_write, write_json
-from common.runlog import git_revision
+from common.io import memory
+from common.io.files import atomic_write, write_json
+from common.training.run_log import git_revision
 
 
 class Figure(NamedTuple):

@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from benchmarks import results
 from benchmarks.results import Bar, Chart
-from common.files import read_json, write_json
+from common.io.files import read_json, write_json
 
 FORMS = ("data parallel", "sharded softmax", "sharded sface")
 EXCHANGE = "exchange"  # all that ranks of sharded sface wait for, without a head

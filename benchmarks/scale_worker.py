@@ -11,13 +11,13 @@ import sys
 import time
 from pathlib import Path
 
-from common.files import write_json
-from common.memory import host_peak
+from common.io.files import write_json
+from common.io.memory import host_peak
 
 
 def main(case_path: str, out: str) -> None:
     case = json.loads(Path(case_path).read_text("utf-8"))
-    forms = importlib.import_module("pytorch_impl.sharded_forms")
+    forms = importlib.import_module("benchmarks.backends.pytorch.sharded_forms")
     ranks = forms.group()
     before = host_peak()
     step = forms.sharded_forms(case["form"], case["classes"], case["batch"], case["dim"])

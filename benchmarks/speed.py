@@ -8,9 +8,10 @@ import tyro
 from tqdm import tqdm
 
 from benchmarks import results
-from benchmarks.process import BACKENDS, Worker, named_backends
+from benchmarks.process import Worker, named_backends
 from benchmarks.results import Bar, Chart
 from common import config as configuration
+from common.backend import BACKENDS
 from common.config import DataConfig, ModelConfig, OptimiserConfig, RunConfig
 from common.recipes import lfw_small
 

@@ -17,12 +17,12 @@ from typing import Any
 import numpy as np
 
 from common import config as configuration
+from common.backend import Backend, Trainer
 from common.config import RunConfig
-from common.datasets import open_dataset
-from common.evaluation import evaluate
-from common.loader import Loader
-from common.pair_set import open_pair_set
-from common.trainer import Trainer
+from common.datasets.loader import Loader
+from common.datasets.pair_sets import open_pair_set
+from common.datasets.training_sets import open_dataset
+from common.evaluation.evaluate import evaluate
 
 Work = Callable[[int], dict[str, Any]]
 RATE = 1e-6  # a batch that is learned by heart has gradients so small that processors slow down on them
@@ -63,7 +63,7 @@ def random_batch(backend: str, config: RunConfig, settings: dict[str, Any]) -> t
 
 
 def training(backend: str, config: RunConfig, settings: dict[str, Any]) -> tuple[Work, dict[str, Any]]:
-    """What `common.training.fit` does between two evaluations: loader, step, and metrics where a line is logged."""
+    """The work of `common.training.loop.fit` between two evaluations: loader, step, metrics of logged steps."""
     trainer = _trainer(backend, config, settings)
     dataset = open_dataset(config.data.root, config.data.kind)
     loader = Loader(
@@ -78,7 +78,7 @@ def training(backend: str, config: RunConfig, settings: dict[str, Any]) -> tuple
     )
     batches = loader.batches(0, sys.maxsize)
     steps_done = itertools.count(1)
-    waits = importlib.import_module(f"{backend}_impl.bare").waits
+    waits = importlib.import_module(f"benchmarks.backends.{backend}.bare").waits
 
     def steps_of(number: int) -> None:
         for _ in range(number):
@@ -158,13 +158,13 @@ KINDS = {
 
 
 def _trainer(backend: str, config: RunConfig, settings: dict[str, Any]) -> Trainer:
-    trainer: Trainer = importlib.import_module(f"{backend}_impl.trainer").Trainer(config, settings["classes"])
-    return trainer
+    return Backend(backend).create_trainer(config, settings["classes"])
 
 
 def _bare(backend: str, config: RunConfig, settings: dict[str, Any]) -> Any:
     images, labels = _batch(config, settings)
-    return importlib.import_module(f"{backend}_impl.bare").Bare(config, settings["classes"], images, labels, RATE)
+    module = importlib.import_module(f"benchmarks.backends.{backend}.bare")
+    return module.Bare(config, settings["classes"], images, labels, RATE)
 
 
 def _batch(config: RunConfig, settings: dict[str, Any]) -> tuple[np.ndarray, np.ndarray]:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from common.images import OnWrongSize
+from common.datasets.images import OnWrongSize
 
 HEADS = ("sface", "softmax", "normalised-softmax", "cosface", "arcface", "sphereface")
 

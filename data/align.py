@@ -1,4 +1,4 @@
-"""Faces of a folder aligned to the template of `common.alignment`, by landmarks from a file or from a detector."""
+"""Align the faces of a folder to the template of `common.datasets.alignment`, by landmarks of a file or a detector."""
 
 import hashlib
 import math
@@ -11,10 +11,10 @@ import cv2
 import numpy as np
 import tqdm
 
-from common.alignment import TEMPLATE_SIZE, align
-from common.datasets import image_files
-from common.files import atomic_write, read_json, write_json
-from common.images import decode_photo, encode_image
+from common.datasets.alignment import TEMPLATE_SIZE, align
+from common.datasets.images import decode_photo, encode_image
+from common.datasets.training_sets import image_files
+from common.io.files import atomic_write, read_json, write_json
 
 SETTINGS, LEFT_OUT = "align.json", "left_out.txt"
 SUFFIXES = (".png", ".jpg")

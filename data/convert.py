@@ -8,8 +8,8 @@ import cv2
 import numpy as np
 import tqdm
 
-from common.datasets import LIST, Dataset, Sample, open_dataset, write_records
-from common.files import atomic_write
+from common.datasets.training_sets import LIST, Dataset, Sample, open_dataset, write_records
+from common.io.files import atomic_write
 from data.output import new_folder
 
 SIGNATURES = {b"\xff\xd8": ".jpg", b"\x89PNG": ".png", b"BM": ".bmp", b"P5": ".pgm", b"P6": ".ppm", b"RIFF": ".webp"}

@@ -8,11 +8,11 @@ from typing import Literal, NamedTuple
 import cv2
 import numpy as np
 
-from common.checkpoint import load_checkpoint
-from common.datasets import Dataset, open_dataset, write_records
-from common.files import write_json
-from common.images import decode_image
-from common.noise import CHANGES, SUMMARY, Change, write_changes
+from common.datasets.images import decode_image
+from common.datasets.label_noise import CHANGES, SUMMARY, Change, write_changes
+from common.datasets.training_sets import Dataset, open_dataset, write_records
+from common.io.files import write_json
+from common.weights.checkpoint import load_checkpoint
 from data.output import new_folder
 
 Kind = Literal["uniform", "similar", "outsiders"]

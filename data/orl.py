@@ -6,9 +6,9 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from common.datasets import write_records
-from common.images import encode_image
-from common.pair_set import write_pair_set
+from common.datasets.images import encode_image
+from common.datasets.pair_sets import write_pair_set
+from common.datasets.training_sets import write_records
 from data.faces import all_and_sampled_pairs
 from data.output import new_folder
 

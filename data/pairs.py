@@ -4,8 +4,8 @@ from pathlib import Path
 
 import tqdm
 
-from common.datasets import IMAGE_SUFFIXES
-from common.pair_set import write_pair_set
+from common.datasets.pair_sets import write_pair_set
+from common.datasets.training_sets import IMAGE_SUFFIXES
 from data.faces import read_pairs
 
 

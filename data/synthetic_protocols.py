@@ -11,10 +11,10 @@ from typing import Literal
 import numpy as np
 import tqdm
 
-from common.alignment import TEMPLATE, TEMPLATE_SIZE
-from common.ijb import GALLERIES, layout
-from common.images import encode_image
-from common.megaface import PROBE_LIST, distractor_list
+from common.datasets.alignment import TEMPLATE, TEMPLATE_SIZE
+from common.datasets.images import encode_image
+from common.protocols.ijb import GALLERIES, layout
+from common.protocols.megaface import PROBE_LIST, distractor_list
 from data.output import new_folder
 from data.synthetic import face
 

@@ -2,8 +2,9 @@
 
 import sys
 
-from common.cli import Backend, main
+from common.backend import Backend
+from common.commands.main import main
 from jittor_impl import distributed
 
 if __name__ == "__main__":
-    distributed.end_with(lambda: main(Backend(name="jittor", package="jittor_impl"), sys.argv[1:]))
+    distributed.end_with(lambda: main(Backend("jittor"), sys.argv[1:]))

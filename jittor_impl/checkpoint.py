@@ -13,8 +13,8 @@ import jittor as jt
 import numpy as np
 from jittor import Var, nn
 
-from common.checkpoint import check_arrays
-from common.initialisation import Kind, ParameterSpec
+from common.weights.checkpoint import check_arrays
+from common.weights.initialisation import Kind, ParameterSpec
 from jittor_impl.backbones._layers import BatchNorm, PReLU
 
 BATCH_NORM: dict[str, Kind] = {

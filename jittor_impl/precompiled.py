@@ -13,7 +13,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from common.files import sync_file
+from common.io.files import sync_file
 
 # What each operator on the CPU begins with; the macros change what the headers declare.
 _HEADERS = """\

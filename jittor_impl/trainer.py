@@ -1,4 +1,4 @@
-"""Backbone, head and optimiser on a device: what `common.training.fit` drives (`common.trainer.Trainer`)."""
+"""Backbone, head and optimiser on a device: what `common.training.loop.fit` drives (`common.backend.Trainer`)."""
 
 import hashlib
 from typing import Any
@@ -8,18 +8,18 @@ import numpy as np
 from jittor import Var, nn
 
 from common.config import HeadConfig, RunConfig
-from common.initialisation import draw_parameters
 from common.row_sparse import RowSparseSGD
+from common.weights.initialisation import draw_parameters
 from jittor_impl import checkpoint, distributed, runtime
 from jittor_impl.backbones import create_backbone
 from jittor_impl.distributed import Group
-from jittor_impl.margin_losses import ArcFaceHead, CosFaceHead, NormalisedSoftmaxHead, SoftmaxHead, SphereFaceHead
+from jittor_impl.losses.margin_heads import ArcFaceHead, CosFaceHead, NormalisedSoftmaxHead, SoftmaxHead, SphereFaceHead
+from jittor_impl.losses.sface import SFaceHead
 from jittor_impl.optimizer import create_optimizer, momentum_buffer, set_learning_rate
-from jittor_impl.sface_loss import SFaceHead
 
 
 class Trainer:
-    """See `common.trainer.Trainer` for the contract of each method.
+    """See `common.backend.Trainer` for the contract of each method.
 
     Args:
         config: checked.

@@ -16,9 +16,9 @@ from mxnet import gluon, nd
 from mxnet.gluon import nn
 from mxnet.ndarray import NDArray
 
-from common.checkpoint import check_arrays
-from common.foreign.names import from_mxnet
-from common.initialisation import Kind, ParameterSpec
+from common.weights.checkpoint import check_arrays
+from common.weights.foreign.names import from_mxnet
+from common.weights.initialisation import Kind, ParameterSpec
 from mxnet_impl.backbones._layers import BatchNorm1D, PReLU, SyncBatchNorm
 
 BATCH_NORM: dict[str, tuple[str, Kind]] = {

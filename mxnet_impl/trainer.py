@@ -1,4 +1,4 @@
-"""Backbone, head and optimiser on a device: what `common.training.fit` drives (`common.trainer.Trainer`)."""
+"""Backbone, head and optimiser on a device: what `common.training.loop.fit` drives (`common.backend.Trainer`)."""
 
 import hashlib
 from collections.abc import Sequence
@@ -10,20 +10,20 @@ from mxnet import autograd, gluon, nd
 from mxnet.ndarray import NDArray
 
 from common.config import HeadConfig, RunConfig
-from common.initialisation import draw_parameters
 from common.row_sparse import RowSparseSGD
+from common.weights.initialisation import draw_parameters
 from mxnet_impl import checkpoint, distributed, runtime
 from mxnet_impl.backbones import create_backbone
 from mxnet_impl.distributed import Devices, Group
-from mxnet_impl.margin_losses import ArcFaceHead, CosFaceHead, NormalisedSoftmaxHead, SoftmaxHead, SphereFaceHead
+from mxnet_impl.losses.margin_heads import ArcFaceHead, CosFaceHead, NormalisedSoftmaxHead, SoftmaxHead, SphereFaceHead
+from mxnet_impl.losses.sface import SFaceHead
+from mxnet_impl.losses.streamed_cpu import memory
 from mxnet_impl.optimizer import create_optimizer, momentum_buffer, set_learning_rate
 from mxnet_impl.running_statistics import RunningStatistics
-from mxnet_impl.sface_loss import SFaceHead
-from mxnet_impl.streamed_cpu import memory
 
 
 class Trainer:
-    """See `common.trainer.Trainer` for the contract of each method.
+    """See `common.backend.Trainer` for the contract of each method.
 
     Args:
         config: checked.

@@ -10,10 +10,11 @@ from pathlib import Path
 import numpy as np
 import tyro
 
-from common.files import atomic_write, write_json
+from common.backend import BACKENDS
+from common.io.files import atomic_write, write_json
 from parity_tests import suite
 from parity_tests.comparison import Row
-from parity_tests.suite import BACKBONES, BACKENDS, LEVELS, BackendFailed
+from parity_tests.suite import BACKBONES, LEVELS, BackendFailed
 
 
 @dataclass(frozen=True)

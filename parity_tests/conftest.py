@@ -5,7 +5,7 @@ import os
 
 import pytest
 
-from parity_tests.suite import BACKENDS
+from common.backend import BACKENDS
 
 COVERED = tuple(os.environ.get("SFACE_PARITY_BACKENDS", ",".join(BACKENDS)).split(","))
 

@@ -10,11 +10,9 @@ from pathlib import Path
 
 import numpy as np
 
-from parity_tests.backbone_cases import backbone_cases
-from parity_tests.comparison import DTYPES, Case, Check, Row, as_arrays
-from parity_tests.head_cases import head_cases
-from parity_tests.tolerances import TOLERANCES
-from parity_tests.training_cases import (
+from parity_tests.cases.backbones import backbone_cases
+from parity_tests.cases.heads import head_cases
+from parity_tests.cases.trajectories import (
     QUICK_STEPS,
     RATE,
     STEPS,
@@ -24,9 +22,10 @@ from parity_tests.training_cases import (
     trajectory_cases,
     true_trajectory,
 )
+from parity_tests.comparison import DTYPES, Case, Check, Row, as_arrays
+from parity_tests.tolerances import TOLERANCES
 
 ROOT = Path(__file__).parents[1]
-BACKENDS = ("pytorch", "mxnet", "jittor")
 LEVELS = (1, 2, 3, 4, 5, 6, 7, 8)
 BACKBONES = (
     "iresnet_small",

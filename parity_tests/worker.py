@@ -1,8 +1,8 @@
 """python -m parity_tests.worker BACKEND IN OUT: one backend answers one case, or every case of a folder.
 
 IN and OUT are .npz files without pickles, or folders: then each IN/NAME.npz is answered by OUT/NAME.npz. BACKEND is
-pytorch, mxnet, jittor, or the dotted name of a module with the functions of `pytorch_impl.parity`: that is all that
-another implementation needs to be checked. The kinds of cases and their arrays are described in docs/parity.md.
+pytorch, mxnet, jittor, or the dotted name of a module with the functions of `parity_tests.backends.pytorch`: that is
+all that another implementation needs to be checked. docs/parity.md describes the kinds of cases and their arrays.
 """
 
 import importlib
@@ -16,10 +16,10 @@ from typing import Any
 import numpy as np
 
 from common import config as configuration
-from common.checkpoint import load_checkpoint, save_checkpoint
-from common.datasets import open_dataset
-from common.loader import Loader
-from common.verification import verify
+from common.datasets.loader import Loader
+from common.datasets.training_sets import open_dataset
+from common.evaluation.verification import verify
+from common.weights.checkpoint import load_checkpoint, save_checkpoint
 
 Arrays = dict[str, np.ndarray]
 STATE = "state."
@@ -133,7 +133,7 @@ def _state(case: Arrays) -> Arrays:
 
 def load_adapter(backend: str) -> Any:
     """The module that speaks for a backend."""
-    return importlib.import_module(backend if "." in backend else f"{backend}_impl.parity")
+    return importlib.import_module(backend if "." in backend else f"parity_tests.backends.{backend}")
 
 
 def main(arguments: list[str]) -> int:

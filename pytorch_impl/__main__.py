@@ -2,7 +2,8 @@
 
 import sys
 
-from common.cli import Backend, main
+from common.backend import Backend
+from common.commands.main import main
 
 if __name__ == "__main__":
-    sys.exit(main(Backend(name="pytorch", package="pytorch_impl"), sys.argv[1:]))
+    sys.exit(main(Backend("pytorch"), sys.argv[1:]))

@@ -14,8 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from common.checkpoint import check_arrays
-from common.initialisation import Kind, ParameterSpec
+from common.weights.checkpoint import check_arrays
+from common.weights.initialisation import Kind, ParameterSpec
 from pytorch_impl.backbones._prelu import PReLU
 
 BATCH_NORM: dict[str, Kind] = {

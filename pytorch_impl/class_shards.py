@@ -16,8 +16,8 @@ import torch.distributed as dist
 from torch import Tensor
 
 from pytorch_impl.distributed import Group
-from pytorch_impl.sface_loss import SFaceHead, SFaceResult
-from pytorch_impl.streamed import Shard
+from pytorch_impl.losses.sface import SFaceHead, SFaceResult
+from pytorch_impl.losses.streamed import Shard
 
 
 class ShardedSFaceHead(SFaceHead):

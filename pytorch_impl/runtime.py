@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from common import memory
+from common.io import memory
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16, "fp64": torch.float64}
 REQUIREMENTS = "requirements/pytorch.txt"

@@ -1,4 +1,4 @@
-"""Backbone, head and optimiser on a device: what `common.training.fit` drives (`common.trainer.Trainer`)."""
+"""Backbone, head and optimiser on a device: what `common.training.loop.fit` drives (`common.backend.Trainer`)."""
 
 import contextlib
 from collections.abc import Iterator, Mapping
@@ -10,14 +10,14 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from common.config import HeadConfig, RunConfig
-from common.initialisation import draw_parameters
 from common.ranks import Ranks
 from common.row_sparse import RowSparseSGD
+from common.weights.initialisation import draw_parameters
 from pytorch_impl import checkpoint, distributed, runtime
 from pytorch_impl.backbones import create_backbone
 from pytorch_impl.class_shards import ShardedSFaceHead
 from pytorch_impl.distributed import Group
-from pytorch_impl.margin_losses import (
+from pytorch_impl.losses.margin_heads import (
     ArcFaceHead,
     CosFaceHead,
     MarginHead,
@@ -25,12 +25,12 @@ from pytorch_impl.margin_losses import (
     SoftmaxHead,
     SphereFaceHead,
 )
+from pytorch_impl.losses.sface import SFaceHead
 from pytorch_impl.optimizer import create_optimizer, momentum_buffer, set_learning_rate
-from pytorch_impl.sface_loss import SFaceHead
 
 
 class Trainer:
-    """See `common.trainer.Trainer` for the contract of each method.
+    """See `common.backend.Trainer` for the contract of each method.
 
     Args:
         config: checked.

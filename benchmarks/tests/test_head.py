@@ -5,9 +5,10 @@ import json
 import numpy as np
 import pytest
 
-from benchmarks import head, head_figures, head_worker, results
+from benchmarks import results
 from benchmarks.__main__ import main
-from benchmarks.head_inputs import INPUTS, active_share
+from benchmarks.head import benchmark, figures, worker
+from benchmarks.head.inputs import INPUTS, active_share
 from common.config import HeadConfig
 
 SMALL = ["head", "--classes", "60", "--batch", "8", "--dim", "16", "--turns", "2"]
@@ -32,14 +33,14 @@ def test_updates_are_measured_where_there_are_any(tmp_path):
     (record,) = json.loads((tmp_path / "head.json").read_text())["details"]
     assert all(min(record["seconds"][form]) > 0 for form in ("update", "row-sparse"))
     with pytest.raises(ValueError, match="partial-fc are PyTorch's alone, not jittor's"):
-        head.main([*SMALL[1:], "--backend", "jittor", "--forms", "row-sparse"])
+        benchmark.main([*SMALL[1:], "--backend", "jittor", "--forms", "row-sparse"])
 
 
 def test_one_size_varies_at_a_time(monkeypatch):
     asked = []
-    monkeypatch.setattr(head, "_ask", lambda case: asked.append(case) or {"seconds": {}, "errors": {}})
-    options = head.Options(classes=(40, 50), batch=(8, 9), dim=(4, 5), inputs=("random",), forms=(), turns=1)
-    head.measure(options)
+    monkeypatch.setattr(benchmark, "_ask", lambda case: asked.append(case) or {"seconds": {}, "errors": {}})
+    options = benchmark.Options(classes=(40, 50), batch=(8, 9), dim=(4, 5), inputs=("random",), forms=(), turns=1)
+    benchmark.measure(options)
     assert [(case["classes"], case["batch"], case["dim"]) for case in asked] == [
         (40, 8, 4),
         (50, 8, 4),
@@ -59,7 +60,7 @@ def test_ratios_are_of_medians():
         "errors": {"plain": 0.0, "streamed": 2e-7},
         "memory": {"streamed": {"bytes": 3 * 2**20, "gradients": 2**20}},
     }
-    assert head.markdown([record]).splitlines()[2:] == [
+    assert benchmark.markdown([record]).splitlines()[2:] == [
         "| 85,742 | 256 | 512 | random | 0.0120% | product | 200 (100, 300) | 0.100 |  | 1.00 |  |  |",
         "| 85,742 | 256 | 512 | random | 0.0120% | plain | 2,000 (1,000, 4,000) | 1.00 |  | 10.0 |  |  |",
         "| 85,742 | 256 | 512 | random | 0.0120% | streamed | 100 (100, 700) | 0.0500 |  | 0.500 | 2 | 2.0e-07 |",
@@ -91,7 +92,7 @@ def test_clustered_inputs_look_trained():
 
 def test_an_error_is_of_the_largest_value():
     truth = [np.array([1.0, -4.0]), np.array([10.0])]
-    assert head_worker._error([np.array([1.0, -3.0]), np.array([10.5])], truth) == 0.25
+    assert worker._error([np.array([1.0, -3.0]), np.array([10.5])], truth) == 0.25
 
 
 def test_a_backend_that_cannot_run_is_named(monkeypatch, capsys):
@@ -114,8 +115,8 @@ def record(classes, batch, seconds):
 
 def test_the_figure_has_a_panel_for_each_dimension_that_varies(monkeypatch):
     drawn = []
-    monkeypatch.setattr(head_figures, "svg", drawn.append)
-    head_figures.growth([record(1000, 4, 0.5), record(4000, 4, 2.0), record(1000, 16, 3.0)])
+    monkeypatch.setattr(figures, "svg", drawn.append)
+    figures.growth([record(1000, 4, 0.5), record(4000, 4, 2.0), record(1000, 16, 3.0)])
     classes, batch, memory = drawn[0].axes
     lines = {line.get_label(): line.get_xydata().tolist() for line in classes.lines}
     assert lines["streamed"] == [[1000, 500], [4000, 2000]]

@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks import noise, noise_figures
 from benchmarks.__main__ import main
-from benchmarks.noise import METHODS, TEST, VALIDATION, Case, cases, locked, run_config
+from benchmarks.noise import figures, study
+from benchmarks.noise.study import METHODS, TEST, VALIDATION, Case, cases, locked, run_config
 from common import config as configuration
 from common.recipes import lfw_small
 from data.synthetic import make_synthetic
@@ -39,7 +39,7 @@ def test_the_runs_of_each_part():
 
 
 def test_a_case_is_the_recipe_with_its_head_data_and_seed():
-    options = noise.Options(out=Path("out"), device="cpu")
+    options = study.Options(out=Path("out"), device="cpu")
     case = Case("pytorch", "arcface", METHODS["arcface"], 20, 1, TEST)
     config, recipe = run_config(case, options), lfw_small()
     assert config.data.root == Path("out/data/wrong-20-seed1")
@@ -56,7 +56,7 @@ def small_study(tmp_path, monkeypatch):
     (source / "synthetic.bin").rename(source / f"{TEST}.bin")
     chosen = [Case("pytorch", "sface", METHODS["sface"], 40, 0, TEST)]
 
-    def small(case: Case, options: noise.Options) -> configuration.RunConfig:
+    def small(case: Case, options: study.Options) -> configuration.RunConfig:
         config = run_config(case, options)
         return dataclasses.replace(
             config,
@@ -68,14 +68,14 @@ def small_study(tmp_path, monkeypatch):
             angle_images=30,
         )
 
-    monkeypatch.setattr(noise, "cases", lambda *_: chosen)
-    monkeypatch.setattr(noise, "run_config", small)
+    monkeypatch.setattr(study, "cases", lambda *_: chosen)
+    monkeypatch.setattr(study, "run_config", small)
     return ["noise", "--data", str(source), "--out", str(tmp_path / "out"), "--device", "cpu", "--jobs", "2"]
 
 
 def results(out: Path) -> list[dict]:
     measured = ("seconds", "git")  # these differ
-    return [{name: r[name] for name in r if name not in measured} for r in noise.read_results(out)]
+    return [{name: r[name] for name in r if name not in measured} for r in study.read_results(out)]
 
 
 def test_a_killed_run_goes_on_and_finished_ones_stay(small_study, tmp_path, capsys, monkeypatch):
@@ -83,11 +83,11 @@ def test_a_killed_run_goes_on_and_finished_ones_stay(small_study, tmp_path, caps
     assert main([*small_study[:4], str(whole), *small_study[5:]]) == 0
     assert "1 runs, 0 done" in capsys.readouterr().out
 
-    options = noise.Options(data=Path(small_study[2]), out=out, device="cpu")
-    case = noise.cases()[0]
-    noise.prepare([case], options)
-    text = json.dumps(configuration.to_json(noise.run_config(case, options)))
-    process = subprocess.Popen([sys.executable, "-m", "benchmarks.noise_worker", "pytorch", text])
+    options = study.Options(data=Path(small_study[2]), out=out, device="cpu")
+    case = study.cases()[0]
+    study.prepare([case], options)
+    text = json.dumps(configuration.to_json(study.run_config(case, options)))
+    process = subprocess.Popen([sys.executable, "-m", "benchmarks.noise.worker", "pytorch", text])
     folder = out / "runs" / case.key / "checkpoints"
     while not list(folder.glob("step-*")):
         assert process.poll() is None
@@ -109,7 +109,7 @@ def test_a_killed_run_goes_on_and_finished_ones_stay(small_study, tmp_path, caps
         "noise_angles.png",
     }
 
-    monkeypatch.setattr(noise, "train", None)  # nothing is left to train
+    monkeypatch.setattr(study, "train", None)  # nothing is left to train
     assert main(small_study) == 0
     assert "1 runs, 1 done" in capsys.readouterr().out
 
@@ -118,7 +118,7 @@ def test_a_run_that_fails_is_named_and_leaves_no_result(small_study, tmp_path, c
     monkeypatch.setenv("SFACE_PYTHON_PYTORCH", "/bin/false")
     assert main(small_study) == 2
     assert "pytorch-sface-40-0-lfw_view2_folds01: training ended with 1" in capsys.readouterr().err
-    assert noise.read_results(tmp_path / "out") == []
+    assert study.read_results(tmp_path / "out") == []
 
 
 def test_one_study_at_a_time_even_when_its_command_was_killed(tmp_path):
@@ -145,22 +145,22 @@ def found(method: str, share: int, accuracy: float, tested_on: str = TEST, **hea
 def test_tables():
     test_set = [found("sface", 0, 0.8), found("sface", 0, 0.9), found("arcface", 20, 0.75)]
     scan = [found("sface a 0.80", 40, 0.7, VALIDATION), found("sface a 0.80", 0, 0.6, VALIDATION)]
-    assert noise_figures.table(test_set + scan).splitlines()[2:] == [
+    assert figures.table(test_set + scan).splitlines()[2:] == [
         "| pytorch | sface | 85.00 (80.00, 90.00; 2) |  |",
         "| pytorch | arcface |  | 75.00 |",
     ]
-    assert noise_figures.scan_table(test_set + scan).splitlines()[2:] == ["| sface a 0.80 | 60.00 | 70.00 |"]
+    assert figures.scan_table(test_set + scan).splitlines()[2:] == ["| sface a 0.80 | 60.00 | 70.00 |"]
 
 
 def test_the_heat_map_puts_each_setting_in_its_place():
     scan = [
         found(f"{a} {b}", 40, a + b / 10, VALIDATION, intra_center=a, inter_center=b) for a in (1, 2) for b in (3, 4, 5)
     ]
-    figure = noise_figures.settings_figure(scan)
+    figure = figures.settings_figure(scan)
     (image,) = figure.axes[0].images
     assert image.get_array().tolist() == pytest.approx(np.array([[130, 140, 150], [230, 240, 250]]))
-    assert noise_figures.settings_figure(scan[:3]) is None
-    assert noise_figures.accuracy_figure(scan) is None
+    assert figures.settings_figure(scan[:3]) is None
+    assert figures.accuracy_figure(scan) is None
 
 
 def test_without_results_there_is_nothing_to_draw(tmp_path, capsys):
@@ -173,4 +173,4 @@ def test_a_damaged_result_is_named(tmp_path):
     (tmp_path / "results").mkdir()
     (tmp_path / "results" / "x.json").write_text("{")
     with pytest.raises(ValueError, match=r"x.json: expected the result of a case, .*; delete it"):
-        noise.read_results(tmp_path)
+        study.read_results(tmp_path)

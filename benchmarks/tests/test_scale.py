@@ -7,7 +7,7 @@ import pytest
 
 from benchmarks import scale
 from benchmarks.__main__ import main
-from common.files import read_json
+from common.io.files import read_json
 
 
 def record(form="sharded sface", classes=1000, seconds=(0.02, 0.01, 0.03), sent=(2e6, 1e6, 3e6), ranks=2):

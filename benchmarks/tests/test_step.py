@@ -12,9 +12,9 @@ from benchmarks.process import Spent, Worker, cpu_ratio, ratios
 from benchmarks.tests.test_speed import tiny
 from common import config as configuration
 from common.config import HeadConfig
-from common.datasets import open_dataset
-from common.images import decode_image
-from common.pair_set import open_pair_set
+from common.datasets.images import decode_image
+from common.datasets.pair_sets import open_pair_set
+from common.datasets.training_sets import open_dataset
 
 
 def test_ratios_are_of_turns_that_follow_each_other():

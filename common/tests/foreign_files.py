@@ -14,8 +14,8 @@ from unittest import mock
 
 import numpy as np
 
-from common.networks import layout
 from common.tests.published_networks import fresnet_name
+from common.weights.architectures import layout
 
 KINDS = {"float32": "FloatStorage", "float64": "DoubleStorage", "float16": "HalfStorage", "int64": "LongStorage"}
 

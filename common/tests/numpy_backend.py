@@ -7,15 +7,15 @@ from typing import Any
 import numpy as np
 
 from common import config as configuration
-from common.checkpoint import check_arrays, save_checkpoint
-from common.cli import Backend
+from common.backend import Backend
 from common.config import DataConfig, RunConfig
+from common.weights.checkpoint import check_arrays, save_checkpoint
 
 SIZE, DIMENSIONS = 16, 8
 
 
 class LinearTrainer:
-    """Pixels times backbone.weight; only what evaluation needs of a `common.trainer.Trainer`."""
+    """Pixels times backbone.weight; only what evaluation needs of a `common.backend.Trainer`."""
 
     def __init__(self, config: RunConfig, num_classes: int) -> None:
         self.config = config
@@ -41,7 +41,6 @@ class LinearBackend(Backend):
     """What `main` is given."""
 
     name: str = "linear"
-    package: str = "linear_impl"
 
     def create_trainer(self, config: RunConfig, num_classes: int) -> Any:
         return LinearTrainer(config, num_classes)

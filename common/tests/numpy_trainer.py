@@ -9,7 +9,7 @@ from common.ranks import Alone
 
 
 class NumpyTrainer:
-    """The contract of `common.trainer.Trainer`; `break_at` makes the loss of that step NaN."""
+    """The contract of `common.backend.Trainer`; `break_at` makes the loss of that step NaN."""
 
     def __init__(self, config: RunConfig, num_classes: int, break_at: int | None = None) -> None:
         self.ranks = Alone()

@@ -5,11 +5,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from common.cli import Backend
-from common.source import Source, open_source
+from common.backend import Backend
+from common.evaluation.source import Source, open_source
 
 SIZE = 16
-BACKEND = Backend("numpy", "numpy_impl")
+BACKEND = Backend("numpy")
 
 
 def embed(images: np.ndarray) -> np.ndarray:
@@ -28,4 +28,4 @@ def open_stand_in(path: Path, backend: Backend, device: str) -> Source:
 @pytest.fixture
 def stand_ins(monkeypatch):
     """`open_source`, replaced."""
-    monkeypatch.setattr("common.protocol_commands.open_source", open_stand_in)
+    monkeypatch.setattr("common.commands.ijb.open_source", open_stand_in)

@@ -1,4 +1,4 @@
-"""python -m common.tests.rank_job PACKAGE JOBS.json: training of a tiny network, as one of several ranks or alone.
+"""python -m common.tests.rank_job BACKEND JOBS.json: training of a tiny network, as one of several ranks or alone.
 
 JOBS.json is a list of {"config", "classes", "steps", "out", and "load", a file of an earlier job to go on from}. Each
 OUT.npz holds the trainer's state after the last of the steps and, as "metrics.NAME", the metrics of all of them.
@@ -12,14 +12,14 @@ from pathlib import Path
 import numpy as np
 
 from common import config as configuration
-from common.cli import Backend
+from common.backend import Backend
 
 RATE = 0.01
 
 
-def main(package: str, path: str) -> None:
+def main(backend: str, path: str) -> None:
     for job in json.loads(Path(path).read_text("utf-8")):
-        run(Backend(package.removesuffix("_impl"), package), **job)
+        run(Backend(backend), **job)
 
 
 def run(

@@ -5,8 +5,8 @@ import signal
 import time
 from pathlib import Path
 
-from common.checkpoint import STATE, load_checkpoint
-from common.training import latest_checkpoint
+from common.training.loop import latest_checkpoint
+from common.weights.checkpoint import STATE, load_checkpoint
 
 
 def kill_while_saving(process: int, run: Path, seconds: float = 60) -> None:

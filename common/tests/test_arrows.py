@@ -29,4 +29,6 @@ def test_importing_everything_loads_no_framework(package):
 
 def test_the_command_line_starts_with_nothing_installed():
     """`info` must be able to say what is missing, so until then nothing but the standard library may be imported."""
-    assert loaded(["common.cli", "common.info"], ("numpy", "cv2", "tyro", "tqdm", *FRAMEWORKS)) == "[]"
+    assert (
+        loaded(["common.commands.main", "common.commands.info"], ("numpy", "cv2", "tyro", "tqdm", *FRAMEWORKS)) == "[]"
+    )

@@ -6,8 +6,8 @@ import cv2
 import numpy as np
 import pytest
 
-from common.alignment import TEMPLATE, align
-from common.images import BadImage, decode_image, decode_photo, encode_image
+from common.datasets.alignment import TEMPLATE, align
+from common.datasets.images import BadImage, decode_image, decode_photo, encode_image
 from data import align as module
 from data.__main__ import main
 from data.align import Face, chosen_face, read_landmarks

@@ -10,9 +10,9 @@ import cv2
 import numpy as np
 import pytest
 
-from common.datasets import open_dataset, samples
-from common.images import decode_image, encode_image
-from common.pair_set import open_pair_set
+from common.datasets.images import decode_image, encode_image
+from common.datasets.pair_sets import open_pair_set
+from common.datasets.training_sets import open_dataset, samples
 from data.__main__ import main
 from data.lfw import LANDMARKS, TEMPLATE
 from data.synthetic import TRAINING, face, make_synthetic

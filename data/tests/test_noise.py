@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from common.checkpoint import save_checkpoint
-from common.datasets import open_dataset, samples
-from common.noise import Change, read_labels
+from common.datasets.label_noise import Change, read_labels
+from common.datasets.training_sets import open_dataset, samples
+from common.weights.checkpoint import save_checkpoint
 from data.__main__ import main
 from data.noise import nearest_class, plan
 from data.synthetic import make_synthetic

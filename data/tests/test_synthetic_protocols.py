@@ -5,9 +5,9 @@ import json
 import numpy as np
 import pytest
 
-from common.alignment import TEMPLATE
-from common.ijb import read_faces, read_pairs, read_search_lists
-from common.images import decode_photo
+from common.datasets.alignment import TEMPLATE
+from common.datasets.images import decode_photo
+from common.protocols.ijb import read_faces, read_pairs, read_search_lists
 from data.__main__ import main
 
 

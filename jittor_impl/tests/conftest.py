@@ -1,8 +1,8 @@
 import pytest
 
-from common.cli import Backend
+from common.backend import Backend
 
-BACKEND = Backend(name="jittor", package="jittor_impl")
+BACKEND = Backend("jittor")
 
 
 @pytest.fixture(scope="session")

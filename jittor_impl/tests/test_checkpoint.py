@@ -5,11 +5,11 @@ import numpy as np
 import pytest
 from jittor import nn
 
-from common.initialisation import ParameterSpec
 from common.tests.published_networks import published_shapes
+from common.weights.initialisation import ParameterSpec
 from jittor_impl.backbones import create_backbone
 from jittor_impl.checkpoint import from_canonical, load_published, parameter_specs, to_arrays, to_canonical
-from jittor_impl.margin_losses import SoftmaxHead
+from jittor_impl.losses.margin_heads import SoftmaxHead
 
 FAMILIES = ("iresnet_small", "ir_se50", "mobilefacenet")
 

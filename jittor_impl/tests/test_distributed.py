@@ -32,7 +32,7 @@ def trained(folder: Path, ranks: int, jobs: dict[str, dict]) -> dict[str, dict[s
     path = folder / f"jobs-{ranks}.json"
     path.write_text(json.dumps(written))
     command, environment = distributed._mpirun(ranks) if ranks else ([sys.executable, "-m"], dict(os.environ))
-    command += ["common.tests.rank_job", "jittor_impl", str(path)]
+    command += ["common.tests.rank_job", "jittor", str(path)]
     environment["OMP_NUM_THREADS"] = "1"  # the order of oneDNN's sums depends on it
     done = subprocess.run(
         command, env=environment, cwd=ROOT, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=600

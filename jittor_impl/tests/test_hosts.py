@@ -49,7 +49,7 @@ def launch(hosts: tuple[Host, Host], folder: Path) -> None:
     command = [*first.prefix, "mpirun", "--hostfile", "hosts", "-np", "2", "--bind-to", "none"]
     command += ["--timeout", str(SECONDS), "-x", "PATH", "-x", "PYTHONPATH", "-x", "OMP_NUM_THREADS"]
     done = subprocess.run(
-        [*command, "python", "-m", "common.tests.rank_job", "jittor_impl", "jobs.json"],
+        [*command, "python", "-m", "common.tests.rank_job", "jittor", "jobs.json"],
         cwd=folder,
         env={name: value for name, value in os.environ.items() if name != "use_mpi"}  # which Jittor set here
         | {

@@ -4,9 +4,9 @@ import jittor as jt
 import numpy as np
 import pytest
 
-from common.checkpoint import load_checkpoint
 from common.tests.backend_checks.imports import *  # noqa: F403
 from common.tests.backend_checks.imports import imported
+from common.weights.checkpoint import load_checkpoint
 from jittor_impl.tests.test_checkpoint import network, same
 
 

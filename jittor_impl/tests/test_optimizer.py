@@ -6,9 +6,9 @@ import pytest
 
 from jittor_impl.backbones import create_backbone
 from jittor_impl.checkpoint import named_tensors
-from jittor_impl.margin_losses import SoftmaxHead
+from jittor_impl.losses.margin_heads import SoftmaxHead
+from jittor_impl.losses.sface import SFaceHead
 from jittor_impl.optimizer import create_optimizer, momentum_buffer, set_learning_rate
-from jittor_impl.sface_loss import SFaceHead
 
 
 def test_the_rule_across_a_drop_of_the_rate():

@@ -6,9 +6,9 @@ import jittor as jt
 import numpy as np
 import pytest
 
-from jittor_impl.sface_loss import SFaceHead, sface_loss
-from parity_tests import oracle
-from parity_tests.cases import on_both_knees, planted
+from jittor_impl.losses.sface import SFaceHead, sface_loss
+from parity_tests.cases.inputs import on_both_knees, planted
+from parity_tests.truth import sface as oracle
 
 GOLDEN = sorted((Path(__file__).parents[2] / "parity_tests" / "golden").glob("*.npz"))
 PARAMETERS = ("scale", "intra_slope", "inter_slope", "intra_center", "inter_center")

@@ -9,11 +9,11 @@ import jittor as jt
 import numpy as np
 import pytest
 
-from jittor_impl import streamed as streamed_module
-from jittor_impl.sface_loss import SFaceHead, sface_loss
-from jittor_impl.streamed import streamed
-from parity_tests import oracle
-from parity_tests.cases import Case, on_both_knees, planted
+from jittor_impl.losses import streamed as streamed_module
+from jittor_impl.losses.sface import SFaceHead, sface_loss
+from jittor_impl.losses.streamed import streamed
+from parity_tests.cases.inputs import Case, on_both_knees, planted
+from parity_tests.truth import sface as oracle
 
 DENSE, LISTED = 0.0, 1.0  # shares above which a block is multiplied densely: always, never
 EPSILON = {"float32": 2.0**-23, "float64": 2.0**-52}
@@ -215,7 +215,7 @@ def test_the_head_passes_epsilon_on():
 
 MEMORY = """
 from jittor_impl.runtime import jt
-from jittor_impl.sface_loss import sface_loss
+from jittor_impl.losses.sface import sface_loss
 
 def kilobytes(name):
     with open("/proc/self/status") as lines:

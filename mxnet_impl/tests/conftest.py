@@ -1,8 +1,8 @@
 import pytest
 
-from common.cli import Backend
+from common.backend import Backend
 
-BACKEND = Backend(name="mxnet", package="mxnet_impl")
+BACKEND = Backend("mxnet")
 
 
 @pytest.fixture(scope="session")

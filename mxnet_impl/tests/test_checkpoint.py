@@ -5,11 +5,11 @@ import pytest
 from mxnet import nd
 from mxnet.gluon import nn
 
-from common.initialisation import ParameterSpec
 from common.tests.published_networks import fmobilefacenet_name, fresnet_name
+from common.weights.initialisation import ParameterSpec
 from mxnet_impl.backbones import create_backbone
 from mxnet_impl.checkpoint import from_canonical, load_published, parameter_specs, to_canonical
-from mxnet_impl.margin_losses import SoftmaxHead
+from mxnet_impl.losses.margin_heads import SoftmaxHead
 
 FAMILIES = ("iresnet_small", "ir_se50", "mobilefacenet")
 

@@ -188,7 +188,7 @@ def test_twenty_steps_with_batch_norm_over_both_ranks_are_those_of_one(tmp_path)
         job = {"config": to_json(small(**options)), "classes": CLASSES, "steps": [0, 20], "out": str(out)}
         jobs = tmp_path / f"{ranks}.json"
         jobs.write_text(json.dumps([job]))
-        command = [sys.executable, "-m", "common.tests.rank_job", "mxnet_impl", str(jobs)]
+        command = [sys.executable, "-m", "common.tests.rank_job", "mxnet", str(jobs)]
         if ranks > 1:
             distributed._run(ranks, command)
         else:

@@ -34,7 +34,7 @@ class Job:
         self._folder = folder
         jobs = [{"config": config(), "classes": CLASSES, "steps": STEPS, "out": "out.npz"}]
         (folder / "jobs.json").write_text(json.dumps(jobs))
-        helper, worker = ["-c", "import mxnet_impl"], ["-m", "common.tests.rank_job", "mxnet_impl", "../jobs.json"]
+        helper, worker = ["-c", "import mxnet_impl"], ["-m", "common.tests.rank_job", "mxnet", "../jobs.json"]
         self.processes = {
             "scheduler": self._start("scheduler", first, helper, DMLC_ROLE="scheduler"),
             "server": self._start("server", first, helper, DMLC_ROLE="server"),

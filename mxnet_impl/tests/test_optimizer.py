@@ -7,10 +7,10 @@ from mxnet.gluon import nn
 
 from mxnet_impl.backbones import create_backbone
 from mxnet_impl.checkpoint import named_parameters
-from mxnet_impl.margin_losses import SoftmaxHead
+from mxnet_impl.losses.margin_heads import SoftmaxHead
+from mxnet_impl.losses.sface import SFaceHead
 from mxnet_impl.optimizer import create_optimizer, momentum_buffer, set_learning_rate
 from mxnet_impl.running_statistics import RunningStatistics
-from mxnet_impl.sface_loss import SFaceHead
 
 
 def step(w: np.ndarray, v: np.ndarray, g: np.ndarray, rate: float, decay: float) -> tuple[np.ndarray, np.ndarray]:

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 from mxnet import autograd, nd
 
-from mxnet_impl import streamed_cpu
-from mxnet_impl.sface_loss import SFaceHead, _least_cosine, inter_weight, intra_weight, sface_loss
-from mxnet_impl.streamed import _on_device
-from parity_tests import oracle
-from parity_tests.cases import planted
+from mxnet_impl.losses import streamed_cpu
+from mxnet_impl.losses.sface import SFaceHead, _least_cosine, inter_weight, intra_weight, sface_loss
+from mxnet_impl.losses.streamed import _on_device
+from parity_tests.cases.inputs import planted
+from parity_tests.truth import sface as oracle
 
 TOLERANCE = {"float64": 1e-10, "float32": 2e-5}  # as in parity_tests/tolerances.py, level 3
 NAMES = ("loss", "intra_loss", "inter_loss", "target_cosine", "other_cosine", "accuracy")
@@ -278,7 +278,7 @@ def test_a_prototype_that_is_not_finite_shows_in_the_loss(kind, bad):
 PEAK = """
 import mxnet_impl
 from mxnet import autograd, nd
-from mxnet_impl.sface_loss import sface_loss
+from mxnet_impl.losses.sface import sface_loss
 
 def status(name):
     with open("/proc/self/status") as file:

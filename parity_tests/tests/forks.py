@@ -13,6 +13,7 @@ import tempfile
 import traceback
 from pathlib import Path
 
+from common.backend import Backend
 from parity_tests import suite, worker
 
 
@@ -39,7 +40,7 @@ class Forks:
 
 
 def main(backend: str) -> None:
-    package = f"{backend}_impl"
+    package = backend.partition(".")[0] if "." in backend else Backend(backend).package
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # Jittor tells there what it compiles
     importlib.import_module(f"{package}.runtime")  # it loads the framework

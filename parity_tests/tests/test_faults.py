@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from common.backend import Backend
 from parity_tests import suite
 from parity_tests.comparison import Row
 from parity_tests.conftest import COVERED
@@ -27,7 +28,7 @@ def _answer_in_forks(forks, monkeypatch):
 
 
 def copied(backend: str, folder: Path) -> Path:
-    package = f"{backend}_impl"
+    package = Backend(backend).package
     ignored = shutil.ignore_patterns("tests", "__pycache__")
     return shutil.copytree(suite.ROOT / package, folder / package, ignore=ignored)
 
@@ -64,12 +65,12 @@ def test_an_edit_that_does_not_fit_is_an_error(tmp_path):
 def test_forks_answer_whatever_a_framework_prints(monkeypatch, tmp_path, then, status):
     package = tmp_path / "loud_impl"
     package.mkdir()
-    for file, code in (("__init__", ""), ("runtime", "print('compiling')"), ("parity", then)):
+    for file, code in (("__init__", ""), ("runtime", "print('compiling')"), ("adapter", then)):
         (package / f"{file}.py").write_text(code)
     (tmp_path / "in").mkdir()
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     forks = Forks()
-    found, errors = forks("loud", tmp_path / "in", tmp_path / "out", tmp_path)
+    found, errors = forks("loud_impl.adapter", tmp_path / "in", tmp_path / "out", tmp_path)
     forks.close()
     assert found == status
     assert ("boom" in errors) == bool(status)

@@ -25,7 +25,7 @@ ALLOWED = {
     "mxnet_impl/optimizer.py: SGD is not in pytorch_impl": "MXNet's own has the learning rate in the momentum buffer",
     "mxnet_impl/running_statistics.py: not in pytorch_impl": "MXNet's BatchNorm keeps the biased variance",
     "mxnet_impl/runtime.py: CUDA_REQUIREMENTS is not in pytorch_impl": "MXNet for CUDA is a package of its own",
-    "mxnet_impl/streamed_cpu.py: not in pytorch_impl": "on the CPU, MXNet's sums and maxima are slow: NumPy and SciPy",
+    "mxnet_impl/losses/streamed_cpu.py: not in pytorch_impl": "MXNet's sums and maxima are slow on the CPU",
     "jittor_impl/backbones/_layers.py: not in pytorch_impl": "Jittor's BatchNorm keeps the biased variance",
     **{
         f"jittor_impl/runtime.py: {name} is not in pytorch_impl": "Jittor downloads oneDNN unless it finds it"

@@ -4,12 +4,12 @@ import mpmath
 import numpy as np
 import pytest
 
-from parity_tests import oracle
-from parity_tests.backbone_cases import disturbed
-from parity_tests.cases import on_both_knees, planted
-from parity_tests.head_cases import assert_on_knees
-from parity_tests.margin_oracle import margin_loss
-from parity_tests.networks import Tape, Value, copy_arrays, forward
+from parity_tests.cases.backbones import disturbed
+from parity_tests.cases.heads import assert_on_knees
+from parity_tests.cases.inputs import on_both_knees, planted
+from parity_tests.truth import sface as oracle
+from parity_tests.truth.margin_heads import margin_loss
+from parity_tests.truth.networks import Tape, Value, copy_arrays, forward
 
 STEP = 1e-6  # central differences: the error is STEP^2 by theory, 1e-16 / STEP by rounding
 HEADS = ("softmax", "normalised-softmax", "cosface", "arcface", "sphereface")

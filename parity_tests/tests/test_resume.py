@@ -11,9 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from common.checkpoint import load_checkpoint
-from common.runlog import read_log
-from common.training import latest_checkpoint
+from common.backend import Backend
+from common.training.loop import latest_checkpoint
+from common.training.run_log import read_log
+from common.weights.checkpoint import load_checkpoint
 from data.synthetic import make_synthetic
 
 ROOT = Path(__file__).parents[2]
@@ -34,7 +35,7 @@ def start(backend: str, faces: Path, out: Path) -> subprocess.Popen:
         f"--log-every 1 --evaluate-every 25 --save-every 2 --device cpu --out {out}"
     )
     return subprocess.Popen(
-        [sys.executable, "-m", f"{backend}_impl", *arguments.split()],
+        [sys.executable, "-m", Backend(backend).package, *arguments.split()],
         cwd=ROOT,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         stdout=subprocess.DEVNULL,

@@ -7,7 +7,7 @@ import pytest
 
 from parity_tests import suite, worker
 from parity_tests.__main__ import main, markdown
-from parity_tests.cases import planted
+from parity_tests.cases.inputs import planted
 from parity_tests.comparison import Check, Row
 from parity_tests.suite import BackendFailed
 from parity_tests.tolerances import TOLERANCES

@@ -1,8 +1,8 @@
 import pytest
 
-from common.cli import Backend
+from common.backend import Backend
 
-BACKEND = Backend(name="pytorch", package="pytorch_impl")
+BACKEND = Backend("pytorch")
 
 
 @pytest.fixture(scope="session")

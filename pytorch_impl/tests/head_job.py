@@ -9,9 +9,9 @@ import sys
 import numpy as np
 import torch
 
+from benchmarks.backends.pytorch.sharded_forms import sharded_softmax
 from pytorch_impl import distributed
 from pytorch_impl.class_shards import ShardedSFaceHead
-from pytorch_impl.sharded_forms import sharded_softmax
 
 
 def main(problems: str, out: str) -> None:

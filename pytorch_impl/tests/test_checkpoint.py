@@ -5,8 +5,8 @@ import pytest
 import torch
 from torch import nn
 
-from common.initialisation import ParameterSpec, draw_parameters
 from common.tests.published_networks import published_shapes
+from common.weights.initialisation import ParameterSpec, draw_parameters
 from pytorch_impl.backbones import BACKBONES, create_backbone
 from pytorch_impl.backbones._prelu import PReLU
 from pytorch_impl.checkpoint import (
@@ -18,8 +18,8 @@ from pytorch_impl.checkpoint import (
     to_arrays,
     to_canonical,
 )
-from pytorch_impl.margin_losses import SoftmaxHead
-from pytorch_impl.sface_loss import SFaceHead
+from pytorch_impl.losses.margin_heads import SoftmaxHead
+from pytorch_impl.losses.sface import SFaceHead
 from pytorch_impl.tests.test_backbones import FAMILIES, small
 
 

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from common import config as configuration
 from common.tests.backend_checks.trainer import WITHOUT_DROPOUT, configured
 from common.tests.hosts import Host, two_hosts
-from pytorch_impl.sface_loss import sface_loss
+from pytorch_impl.losses.sface import sface_loss
 
 CLASSES = 7  # of three ranks: two, two and three
 
@@ -59,7 +59,7 @@ def rank_job(folder: Path, jobs: dict[str, dict]) -> tuple[str, str, str]:
     written = [{"classes": CLASSES, "out": str(folder / f"{name}.npz"), **job} for name, job in jobs.items()]
     path = folder / "jobs.json"
     path.write_text(json.dumps(written))
-    return "common.tests.rank_job", "pytorch_impl", str(path)
+    return "common.tests.rank_job", "pytorch", str(path)
 
 
 def config(**options) -> dict:

@@ -5,10 +5,10 @@ import pytest
 import torch
 from torch import nn
 
-from common.checkpoint import load_checkpoint
-from common.cli import main
+from common.commands.main import main
 from common.tests.backend_checks.imports import *  # noqa: F403
 from common.tests.backend_checks.imports import embed, imported, pixels
+from common.weights.checkpoint import load_checkpoint
 from pytorch_impl.backbones import create_backbone
 
 SFACE_SCALE = 0.078125  # of zhongyy/SFace

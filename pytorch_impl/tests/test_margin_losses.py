@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from parity_tests.cases import planted
-from pytorch_impl.margin_losses import (
+from parity_tests.cases.inputs import planted
+from pytorch_impl.losses.margin_heads import (
     ArcFaceHead,
     CosFaceHead,
     MarginHead,

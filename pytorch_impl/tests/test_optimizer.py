@@ -5,9 +5,9 @@ import pytest
 import torch
 
 from pytorch_impl.backbones import create_backbone
-from pytorch_impl.margin_losses import SoftmaxHead
+from pytorch_impl.losses.margin_heads import SoftmaxHead
+from pytorch_impl.losses.sface import SFaceHead
 from pytorch_impl.optimizer import create_optimizer, momentum_buffer, set_learning_rate
-from pytorch_impl.sface_loss import SFaceHead
 
 
 def test_the_rule_across_a_drop_of_the_rate():

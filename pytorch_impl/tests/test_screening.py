@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pytorch_impl.screening import Screen, can_screen, dots_at, in_chunks, not_below
+from pytorch_impl.losses.screening import Screen, can_screen, dots_at, in_chunks, not_below
 
 
 def screened(screen, w):

@@ -8,9 +8,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from parity_tests import oracle
-from parity_tests.cases import planted
-from pytorch_impl.sface_loss import SFaceHead, SFaceResult, inter_weight, intra_weight, sface_loss
+from parity_tests.cases.inputs import planted
+from parity_tests.truth import sface as oracle
+from pytorch_impl.losses.sface import SFaceHead, SFaceResult, inter_weight, intra_weight, sface_loss
 
 GOLDEN = sorted((Path(__file__).parents[2] / "parity_tests" / "golden").glob("*.npz"))
 PARAMETERS = ("scale", "intra_slope", "inter_slope", "intra_center", "inter_center")

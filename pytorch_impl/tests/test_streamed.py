@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pytorch_impl import streamed
-from pytorch_impl.sface_loss import inter_weight, sface_loss
+from pytorch_impl.losses import streamed
+from pytorch_impl.losses.sface import inter_weight, sface_loss
 
 SCALE, SLOPE, CENTER = 64, 80, 1.2
 WAYS = ("dense", "gathered", "screened", "compiled")

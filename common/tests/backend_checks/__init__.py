@@ -1,7 +1,7 @@
 """What every backend's package must do, tested through the contracts of `common`, without its framework.
 
 A package's tests take one of these modules whole (`from common.tests.backend_checks.trainer import *`) and provide the
-fixture `backend`, a `common.cli.Backend`.
+fixture `backend`, a `common.commands.main.Backend`.
 """
 
 import pytest

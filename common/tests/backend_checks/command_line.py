@@ -12,13 +12,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from common.checkpoint import load_checkpoint, save_checkpoint
-from common.cli import Backend, main
-from common.images import encode_image
+from common.backend import Backend
+from common.commands.main import main
+from common.datasets.images import encode_image
+from common.evaluation.source import read_arrays
 from common.recipes import RECIPES
-from common.runlog import read_log
-from common.source import read_arrays
-from common.training import latest_checkpoint
+from common.training.loop import latest_checkpoint
+from common.training.run_log import read_log
+from common.weights.checkpoint import load_checkpoint, save_checkpoint
 from data.synthetic import make_synthetic
 
 
@@ -241,7 +242,7 @@ def test_without_the_index_all_is_the_same(run, faces, small, tmp_path):
 
 
 def test_bad_images_are_skipped_when_asked(run, faces, tmp_path, capsys):
-    from common.recordio import HEADER, RecordReader
+    from common.datasets.records import HEADER, RecordReader
 
     root = shutil.copytree(faces, tmp_path / "copy")
     content = bytearray((root / "train.rec").read_bytes())

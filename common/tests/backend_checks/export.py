@@ -9,10 +9,10 @@ import onnxruntime
 import pytest
 
 from common import config as configuration
-from common.checkpoint import save_checkpoint
-from common.cli import Backend, main
+from common.backend import Backend, Trainer
+from common.commands.main import main
 from common.config import DataConfig, ModelConfig, OptimiserConfig, RunConfig
-from common.trainer import Trainer
+from common.weights.checkpoint import save_checkpoint
 
 FAMILIES = ("iresnet_small", "ir_se50", "mobilefacenet")
 STEP = 7

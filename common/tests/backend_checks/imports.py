@@ -5,8 +5,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from common.cli import Backend, main
-from common.source import open_source
+from common.backend import Backend
+from common.commands.main import main
+from common.evaluation.source import open_source
 from common.tests.foreign_files import weights, write_torch
 from data.synthetic import make_synthetic
 

@@ -16,9 +16,9 @@ from pathlib import Path
 import pytest
 
 from benchmarks.material import write_training_set
-from common.checkpoint import step_of
 from common.tests.saving import is_saving, kill_while_saving, last_step
-from common.training import latest_checkpoint
+from common.training.loop import latest_checkpoint
+from common.weights.checkpoint import step_of
 
 ROOT = Path(__file__).resolve().parents[3]
 SIZE = 16

@@ -7,9 +7,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from common.cli import Backend
+from common.backend import Backend, Trainer
 from common.config import HEADS, DataConfig, HeadConfig, ModelConfig, OptimiserConfig, RunConfig
-from common.trainer import Trainer
 
 CLASSES = 6
 

@@ -1,0 +1,1 @@
+"""One adapter a framework: what is measured in it."""

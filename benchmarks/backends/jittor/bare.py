@@ -1,0 +1,96 @@
+"""Jittor's own training loop, which `python -m benchmarks` measures the trainer against, and a count of waits."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import jittor as jt
+import numpy as np
+
+from common.config import RunConfig
+from common.weights.initialisation import draw_parameters
+from jittor_impl import checkpoint, runtime
+from jittor_impl.backbones import create_backbone
+from jittor_impl.trainer import _Modules, create_head
+
+
+class Bare:
+    """Backbone, head and Jittor's SGD on one batch that lies on the device, normalised.
+
+    Nothing else of the trainer is here. Threads and compiler flags are the trainer's, so that the ratio of the two says
+    what the trainer's own work costs.
+
+    Args:
+        config: checked.
+        num_classes: identities.
+        images: (N, 3, S, S) uint8.
+        labels: (N,) int64.
+        learning_rate: of all steps.
+    """
+
+    def __init__(
+        self, config: RunConfig, num_classes: int, images: np.ndarray, labels: np.ndarray, learning_rate: float
+    ) -> None:
+        runtime.resolve_device(config.device)
+        self._backbone = create_backbone(
+            config.model.backbone, config.model.embedding_size, config.data.image_size, config.model.dropout
+        )
+        self._head = create_head(config.head, config.model.embedding_size, num_classes)
+        # the trainer's first weights: with those of the framework activations may fade, which slows a processor down
+        modules = _Modules(self._backbone, self._head)
+        checkpoint.from_canonical(modules, draw_parameters(checkpoint.parameter_specs(modules), config.seed))
+        parameters = [*self._backbone.parameters(), *self._head.parameters()]
+        parameters = [p for p in parameters if not p.is_stop_grad()]  # not running statistics
+        self._optimizer = jt.optim.SGD(parameters, lr=learning_rate, momentum=0.9, weight_decay=5e-4)
+        self._images = (jt.array(images).float32() - 127.5) / 128
+        self._labels = jt.array(labels, "int64")
+
+    def step(self) -> None:
+        """Forward, backward and update."""
+        self._backbone.train()
+        self._optimizer.step(self._head(self._backbone(self._images), self._labels).loss)
+        jt.sync_all()  # runs what was noted down; Jittor itself does so only when a value is asked for
+
+    def forward(self) -> None:
+        """Embeddings, in evaluation mode."""
+        self._backbone.eval()
+        with jt.no_grad():
+            self._backbone(self._images).sync()
+
+    def weights(self) -> list[np.ndarray]:
+        """Copies of all that is trained."""
+        return [parameter.numpy().copy() for parameter in self._optimizer.param_groups[0]["params"]]
+
+    def wait(self) -> None:
+        """For the device."""
+        jt.sync_all(True)
+
+
+@contextmanager
+def waits(seen: list[str]) -> Iterator[None]:
+    """Append to `seen`, as it happens, the name of whatever makes the host wait for a CUDA device (no CPU waits)."""
+    values = ("numpy", "fetch_sync", "item", "tolist", "data")  # bool, int and float go through item
+    originals = {name: jt.Var.__dict__[name] for name in values}
+    sync_all, sync = jt.sync_all, jt.sync
+
+    def watched(name: str):
+        if name == "data":
+            return property(lambda var: (seen.append(name), originals[name].__get__(var))[1])
+        return lambda var, *arguments: (seen.append(name), originals[name](var, *arguments))[1]
+
+    def device_sync(name: str, original, position: int):
+        def call(*arguments, device_sync: bool = False, **options):
+            if device_sync or any(arguments[position : position + 1]):
+                seen.append(name)
+            return original(*arguments, **options, **({"device_sync": True} if device_sync else {}))
+
+        return call
+
+    for name in values:
+        setattr(jt.Var, name, watched(name))
+    jt.sync_all, jt.sync = device_sync("sync_all", sync_all, 0), device_sync("sync", sync, 1)
+    try:
+        yield
+    finally:
+        for name, original in originals.items():
+            setattr(jt.Var, name, original)
+        jt.sync_all, jt.sync = sync_all, sync

@@ -1,0 +1,120 @@
+"""PyTorch's own training loop, which `python -m benchmarks` measures the trainer against, and a count of waits."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from common.config import RunConfig
+from common.weights.initialisation import draw_parameters
+from pytorch_impl import checkpoint, runtime
+from pytorch_impl.backbones import create_backbone
+from pytorch_impl.trainer import create_head
+
+
+class Bare:
+    """Backbone, head and PyTorch's SGD on one batch that lies on the device, normalised.
+
+    Nothing else of the trainer is here. Memory layout, threads and allocator settings are the trainer's, so that the
+    ratio of the two says what the trainer's own work costs.
+
+    Args:
+        config: checked.
+        num_classes: identities.
+        images: (N, 3, S, S) uint8.
+        labels: (N,) int64.
+        learning_rate: of all steps.
+    """
+
+    def __init__(
+        self, config: RunConfig, num_classes: int, images: np.ndarray, labels: np.ndarray, learning_rate: float
+    ) -> None:
+        self._device = runtime.resolve_device(config.device)
+        self._backbone = create_backbone(
+            config.model.backbone, config.model.embedding_size, config.data.image_size, config.model.dropout
+        )
+        self._head = create_head(config.head, config.model.embedding_size, num_classes).to(self._device)
+        # the trainer's first weights: with those of the framework activations may fade, which slows a processor down
+        modules = nn.ModuleDict({"backbone": self._backbone, "head": self._head})
+        checkpoint.from_canonical(modules, draw_parameters(checkpoint.parameter_specs(modules), config.seed))
+        self._backbone.to(self._device, memory_format=torch.channels_last)
+        parameters = [*self._backbone.parameters(), *self._head.parameters()]
+        self._optimizer = torch.optim.SGD(parameters, lr=learning_rate, momentum=0.9, weight_decay=5e-4)
+        pixels = (torch.from_numpy(images).float() - 127.5) / 128
+        self._images = pixels.to(self._device, memory_format=torch.channels_last)
+        self._labels = torch.from_numpy(labels).to(self._device)
+
+    def step(self) -> None:
+        """Forward, backward and update."""
+        self._backbone.train()
+        self._optimizer.zero_grad()
+        self._head(self._backbone(self._images), self._labels).loss.backward()
+        self._optimizer.step()
+
+    def forward(self) -> None:
+        """Embeddings, in evaluation mode."""
+        self._backbone.eval()
+        with torch.inference_mode():
+            self._backbone(self._images)
+
+    def weights(self) -> list[np.ndarray]:
+        """Copies of all that is trained."""
+        groups = self._optimizer.param_groups
+        return [p.detach().cpu().numpy().copy() for group in groups for p in group["params"] if p.requires_grad]
+
+    def wait(self) -> None:
+        """For the device."""
+        if self._device.type == "cuda":
+            torch.cuda.synchronize(self._device)
+
+
+@contextmanager
+def waits(seen: list[str]) -> Iterator[None]:
+    """Append to `seen`, as it happens, the name of whatever makes the host wait for a device.
+
+    On a CPU, where nothing waits, it is what would on a CUDA device: a look at a value, a copy to the host, an operator
+    whose result has a size that depends on values.
+    """
+    copies = ("cpu", "numpy", "tolist")
+    originals = {name: getattr(torch.Tensor, name) for name in copies}
+
+    def watched(name: str):
+        def call(*arguments, **options):
+            seen.append(name)
+            return originals[name](*arguments, **options)
+
+        return call
+
+    for name in copies:
+        setattr(torch.Tensor, name, watched(name))
+    try:
+        with _Watch(seen):
+            yield
+    finally:
+        for name, original in originals.items():
+            setattr(torch.Tensor, name, original)
+
+
+class _Watch(TorchDispatchMode):
+    """Sees every operator, whatever Python called it: `item`, `bool(...)`, an index by a mask."""
+
+    _WAITING = ("_local_scalar_dense", "nonzero", "masked_select", "equal", "unique_dim", "_unique2")
+
+    def __init__(self, seen: list[str]) -> None:
+        super().__init__()
+        self._seen = seen
+
+    def __torch_dispatch__(self, operator, types, arguments=(), options=None):
+        name = operator.overloadpacket.__name__
+        if name in self._WAITING:
+            self._seen.append(name)
+        if name in ("index", "index_put", "index_put_") and any(_is_mask(index) for index in arguments[1]):
+            self._seen.append("index by a mask")
+        return operator(*arguments, **(options or {}))
+
+
+def _is_mask(index: torch.Tensor | None) -> bool:
+    return index is not None and index.dtype in (torch.bool, torch.uint8)

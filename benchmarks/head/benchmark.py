@@ -1,0 +1,158 @@
+"""python -m benchmarks head: the SFace head beside its plain form, a softmax head, and one product of matrices."""
+
+import itertools
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import tyro
+from tqdm import tqdm
+
+from benchmarks import results
+from benchmarks.head import figures
+from benchmarks.head.inputs import INPUTS, active_share
+from benchmarks.results import Bar, Chart
+from common.config import HeadConfig
+from common.io.files import atomic_write
+
+Form = Literal["product", "softmax", "plain", "streamed", "update", "dense", "compiled", "row-sparse", "partial-fc"]
+PYTORCHS = ("dense", "compiled", "row-sparse", "partial-fc")
+Record = dict[str, Any]
+"""A case, the seconds of its turns by form, the errors of gradients, and the memory that each form took."""
+
+METHOD = (
+    "Forward and backward to the gradients of embeddings and class_weight, float32; the forms of a case in turns in "
+    "one process, two runs a turn, of which the second counts; memory in a process of its own, beyond what the inputs "
+    "and the gradients take."
+)
+
+
+@dataclass(frozen=True)
+class Options:
+    """Forward and backward to both gradients, each form in turns, in one process; medians, and ratios to one another.
+
+    product: embeddings class_weight' alone; softmax: normalised softmax and cross-entropy; plain: SFace as it is
+    written in the paper, by autograd; streamed: SFace as it is trained; update: the optimiser's step of the prototypes;
+    dense, compiled (PyTorch): streamed, but every entry counts, as on a GPU, and that with a compiled kernel;
+    row-sparse (PyTorch): update where a twentieth of the prototypes has a gradient; partial-fc (PyTorch): the softmax
+    over a tenth of the classes. Of classes, batch and dim one
+    varies at a time, the others have their first value; all with each of the inputs.
+    """
+
+    backend: Literal["pytorch", "mxnet", "jittor"] = "pytorch"
+    """Whose head."""
+    classes: tuple[int, ...] = (85_742,)
+    """Numbers of identities C."""
+    batch: tuple[int, ...] = (256,)
+    """Numbers of samples N."""
+    dim: tuple[int, ...] = (512,)
+    """Embedding sizes D."""
+    inputs: tuple[Literal["random", "clustered"], ...] = ("random", "clustered")
+    """random: as at the first step; clustered: as when trained."""
+    forms: tuple[Form, ...] = ("product", "softmax", "plain", "streamed")
+    """What to measure; without the plain form there is no check of the gradients either."""
+    turns: int = 7
+    """Measurements of each form."""
+    device: str = "cpu"
+    """cpu or cuda:N; memory is measured on the CPU."""
+    out: Path | None = None
+    """Also write head.json, head.md and head.svg to this folder."""
+
+
+def measure(options: Options) -> list[Record]:
+    """One record a case.
+
+    Raises:
+        ValueError: a backend cannot run.
+    """
+    sizes = [(classes, options.batch[0], options.dim[0]) for classes in options.classes]
+    sizes += [(options.classes[0], batch, options.dim[0]) for batch in options.batch[1:]]
+    sizes += [(options.classes[0], options.batch[0], dim) for dim in options.dim[1:]]
+    cases = list(itertools.product(sizes, options.inputs))
+    records = []
+    for (classes, batch, dim), inputs in tqdm(cases, desc=f"head in {options.backend}", unit="case", leave=False):
+        case = {
+            "backend": options.backend,
+            "classes": classes,
+            "batch": batch,
+            "dim": dim,
+            "inputs": inputs,
+            "device": options.device,
+        }
+        measured = _ask({**case, "forms": options.forms, "turns": options.turns})
+        memory = {form: _ask({**case, "memory": form}) for form in options.forms} if options.device == "cpu" else {}
+        share = active_share(INPUTS[inputs](classes, batch, dim), HeadConfig(), float(np.finfo(np.float32).eps))
+        records.append({**case, "active_share": share, **measured, "memory": memory})
+    return records
+
+
+def markdown(records: Sequence[Record]) -> str:
+    """A row a form, in milliseconds; ratios of medians to the forms named in the header."""
+    head = ["C", "N", "D", "inputs", "active", "form", "ms", "of plain", "of softmax", "of product", "MiB", "error"]
+    rows = []
+    for record in records:
+        figures = {form: results.figure([1000 * s for s in turns]) for form, turns in record["seconds"].items()}
+        case = [f"{record['classes']:,}", str(record["batch"]), str(record["dim"]), record["inputs"]]
+        for form, figure in figures.items():
+            ratios = [
+                results.number(figure.median / figures[base].median) if base in figures else ""
+                for base in ("plain", "softmax", "product")
+            ]
+            memory = f"{extra_mib(record, form):.0f}" if form in record["memory"] else ""
+            error = f"{record['errors'][form]:.1e}" if form in record["errors"] and form != "plain" else ""
+            rows.append([*case, f"{record['active_share']:.4%}", form, str(figure), *ratios, memory, error])
+    return results.table(head, rows)
+
+
+def extra_mib(record: Record, form: str) -> float:
+    """Memory that a form took beyond inputs and gradients, MiB."""
+    memory = record["memory"][form]
+    return max(0.0, (memory["bytes"] - memory["gradients"]) / 2**20)
+
+
+def charts(records: Sequence[Record]) -> list[Chart]:
+    """A chart a case."""
+    return [
+        Chart(
+            f"{r['backend']}, {r['classes']:,} identities, {r['batch']} x {r['dim']}, {r['inputs']}",
+            "ms",
+            [Bar(form, results.figure([1000 * s for s in turns])) for form, turns in r["seconds"].items()],
+            more_is_better=False,
+        )
+        for r in records
+    ]
+
+
+def main(arguments: list[str]) -> int:
+    options = tyro.cli(Options, prog="python -m benchmarks head", args=arguments)
+    if min(options.turns, *options.batch, *options.dim) < 1 or min(options.classes) < 2:
+        raise ValueError(f"expected at least 1 turn, sample and dimension, and 2 classes, got {options}")
+    if options.backend != "pytorch" and set(PYTORCHS) & set(options.forms):
+        raise ValueError(f"forms: {', '.join(PYTORCHS)} are PyTorch's alone, not {options.backend}'s")
+    ran_on = results.machine()
+    records = measure(options)
+    page = markdown(records)
+    print(page)
+    if options.out is not None:
+        results.write(
+            options.out, "head", text=page, method=METHOD, charts=charts(records), ran_on=ran_on, details=records
+        )
+        with atomic_write(options.out / "head.svg") as file:
+            file.write(figures.growth(records))
+    return 0
+
+
+def _ask(case: dict[str, Any]) -> dict[str, Any]:
+    python = os.environ.get(f"SFACE_PYTHON_{case['backend'].upper()}", sys.executable)
+    command = [python, "-m", "benchmarks.head.worker", json.dumps(case)]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
+    if done.returncode:
+        raise ValueError(f"{case['backend']}: its process ended with {done.returncode}; it says why above")
+    answer: dict[str, Any] = json.loads(done.stdout)
+    return answer

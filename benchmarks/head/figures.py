@@ -1,0 +1,87 @@
+"""How the cost of a head grows with classes, samples and dimensions, beside the work that one product is."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import matplotlib as mpl
+
+from benchmarks import results
+from common.reports.plots import BLUE, GREEN, INK, STYLE, VERMILION, axes_grid, svg
+
+COLOURS = {"product": INK, "softmax": VERMILION, "plain": GREEN, "streamed": BLUE}
+Record = dict[str, Any]
+AXES = {"classes": "identities C", "batch": "samples N", "dim": "embedding size D"}
+
+
+class Model(NamedTuple):
+    """What a head cannot do without, and the form whose time says how long a unit of it takes."""
+
+    label: str
+    style: str
+    form: str
+    in_form: Callable[[Record], float]
+    in_head: Callable[[Record], float]
+
+
+MODELS = (
+    Model(
+        "2 N C D operations",
+        "--",
+        "product",
+        lambda r: 2 * r["batch"] * _entries(r),
+        lambda r: 2 * r["batch"] * _entries(r),
+    ),
+    Model("8 C D bytes", ":", "update", lambda r: 20 * _entries(r), lambda r: 8 * _entries(r)),
+)
+
+
+def growth(records: Sequence[Record]) -> bytes:
+    """SVG: milliseconds over each of C, N and D that varies, and memory over C.
+
+    Dashed: 2 N C D operations at the rate of the first case's product. Dotted, where the update was measured: 8 C D
+    bytes, class_weight read and its gradient written once, at the rate at which the first case's update moves its
+    20 C D. Other dimensions are those of the first case.
+    """
+    varied = [name for name in AXES if len({r[name] for r in records}) > 1] or ["classes"]
+    with mpl.rc_context(STYLE):
+        figure, axes = axes_grid(1, len(varied) + 1, 3.6)
+        for axis, name in zip(axes, varied, strict=False):
+            _times(axis, _line(records, name), name)
+        memory = [r for r in _line(records, "classes") if r["memory"]]
+        for form in COLOURS:
+            points = [(r["classes"], _extra(r, form)) for r in memory if form in r["memory"]]
+            if points:
+                axes[-1].loglog(*zip(*points, strict=True), "o-", color=COLOURS[form], label=form, markersize=4)
+        axes[-1].set(xlabel=AXES["classes"], title="MiB beyond inputs and gradients")
+        axes[0].legend()
+        return svg(figure)
+
+
+def _line(records: Sequence[Record], name: str) -> list[Record]:
+    first = records[0]
+    fixed = [key for key in (*AXES, "inputs") if key != name]
+    return sorted((r for r in records if all(r[key] == first[key] for key in fixed)), key=lambda r: r[name])
+
+
+def _times(axis: Any, records: Sequence[Record], name: str) -> None:
+    for form, colour in COLOURS.items():
+        points = [(r[name], results.figure(r["seconds"][form]).median) for r in records if form in r["seconds"]]
+        if points:
+            values = [1000 * seconds for _, seconds in points]
+            axis.loglog([value for value, _ in points], values, "o-", color=colour, label=form, markersize=4)
+    for model in MODELS:
+        if model.form in records[0]["seconds"]:
+            unit = results.figure(records[0]["seconds"][model.form]).median / model.in_form(records[0])
+            points = [(r[name], 1000 * unit * model.in_head(r)) for r in records]
+            axis.loglog(*zip(*points, strict=True), model.style, color=INK, linewidth=1, label=model.label)
+    axis.set(xlabel=AXES[name], title="milliseconds")
+
+
+def _entries(record: Record) -> float:
+    """Of class_weight."""
+    return float(record["classes"] * record["dim"])
+
+
+def _extra(record: Record, form: str) -> float:
+    memory = record["memory"][form]
+    return max(1.0, (memory["bytes"] - memory["gradients"]) / 2**20)

@@ -1,0 +1,62 @@
+"""What is installed, what is missing, and the command that installs it. Needs nothing but the standard library."""
+
+import platform
+import re
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+
+REQUIREMENTS = Path(__file__).parents[2] / "requirements"
+
+
+@dataclass(frozen=True)
+class Package:
+    """A line of a requirements file beside what is installed."""
+
+    name: str
+    needed: str
+    found: str | None
+
+    @property
+    def fits(self) -> bool:
+        # a build tag such as +cpu or +cu130 is the same version
+        return self.found is not None and self.found.split("+")[0] == self.needed
+
+
+def packages(requirements: Path) -> list[Package]:
+    """The pinned packages of a requirements file and of those that it includes, in order.
+
+    Raises:
+        ValueError: a line is neither a comment, `-r FILE` nor `NAME==VERSION`.
+    """
+    found: list[Package] = []
+    for number, text in enumerate(requirements.read_text("utf-8").splitlines(), 1):
+        line = text.split("#")[0].strip()
+        if not line:
+            continue
+        if line.startswith("-r "):
+            found += packages(requirements.parent / line[3:].strip())
+            continue
+        pin = re.fullmatch(r"([A-Za-z0-9._-]+)==([A-Za-z0-9.]+)", line)
+        if pin is None:
+            raise ValueError(f"{requirements} line {number}: expected NAME==VERSION, got {line!r}")
+        name, needed = pin.groups()
+        try:
+            version = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            version = None
+        found.append(Package(name, needed, version))
+    return found
+
+
+def describe(backend: str) -> tuple[str, bool]:
+    """A page for people: Python, machine and packages of a backend; and whether all packages are there."""
+    requirements = REQUIREMENTS / f"{backend}.txt"
+    listed = packages(requirements)
+    lines = [f"Python {platform.python_version()} on {platform.platform()}", ""]
+    for package in listed:
+        remark = "" if package.fits else f"   expected {package.needed}"
+        lines.append(f"  {package.name:<24} {package.found or 'missing':<14}{remark}")
+    if not all(package.fits for package in listed):
+        lines += ["", f"Install what is missing: pip install -r {requirements.parent.name}/{requirements.name}"]
+    return "\n".join(lines), all(package.found is not None for package in listed)

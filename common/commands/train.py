@@ -1,0 +1,88 @@
+"""What `train` does, for any backend."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import tyro
+
+from common import config as configuration
+from common.config import RunConfig
+from common.datasets.pair_sets import find_pair_sets
+from common.datasets.training_sets import open_dataset
+from common.evaluation.evaluate import evaluate as evaluate_pairs
+from common.evaluation.evaluate import raw_pixels
+from common.evaluation.results import load_evaluation, save_evaluation
+from common.recipes import RECIPES
+from common.reports.published import pair_set_files
+from common.reports.run_report import comparison_table, write_report
+from common.training.loop import Progress, fit, latest_checkpoint
+
+if TYPE_CHECKING:
+    from common.backend import Backend
+
+RAW_PIXELS = "raw_pixels"
+
+
+def train(backend: "Backend", arguments: list[str]) -> None:
+    """Train a recipe to its end, evaluate it, and write the report; raises as `common.training.loop.fit`."""
+    train_config(backend, parse_recipe(backend, "train", RECIPES, arguments), ["train", *arguments])
+
+
+def parse_recipe(
+    backend: "Backend", command: str, recipes: Mapping[str, Callable[[], RunConfig]], arguments: list[str]
+) -> RunConfig:
+    """The checked configuration of `COMMAND RECIPE [--field value ...]`."""
+    described = {name: ((recipe.__doc__ or "").strip(), recipe()) for name, recipe in recipes.items()}
+    config = tyro.extras.overridable_config_cli(
+        described, prog=f"python -m {backend.package} {command}", args=arguments
+    )
+    configuration.check(config)
+    return config
+
+
+def run_folder(backend: "Backend", config: RunConfig) -> Path:
+    """Where the run of a configuration lives."""
+    return config.out or Path("runs") / backend.name / f"{config.name}-seed{config.seed}"
+
+
+def train_config(backend: "Backend", config: RunConfig, command: list[str]) -> None:
+    """Train a checked configuration, evaluate it, and write the report; raises as `common.training.loop.fit`.
+
+    With several devices it starts itself, which is `command`, in as many processes, where the backend needs that.
+    """
+    if config.devices > 1:
+        distributed = backend.module("distributed")
+        if distributed.needs_launcher(config.device):
+            distributed.launch(config.devices, command)
+            return
+    folder = run_folder(backend, config)
+    dataset = open_dataset(config.data.root, config.data.kind)
+    trainer = backend.create_trainer(config, dataset.num_classes)
+    if trainer.ranks.rank == 0:
+        print(f"{len(dataset)} images of {dataset.num_classes} identities in {config.data.root}; run folder {folder}")
+    progress = fit(trainer, dataset, config, folder)
+    if trainer.ranks.rank == 0:
+        _report(backend, config, folder, progress)
+
+
+def _report(backend: "Backend", config: RunConfig, folder: Path, progress: Progress) -> None:
+    if config.data.raw_pixels:
+        _evaluate_raw_pixels(config, folder / "evaluation")
+    report = write_report(folder)
+    methods = {None: f"{config.head.name} ({backend.name})", RAW_PIXELS: "raw pixels"}
+    saved = [load_evaluation(path) for path in pair_set_files(folder / "evaluation")]
+
+    print(f"\n{progress.step} steps in {progress.seconds:.0f} s of training", end="")
+    print(f"; {progress.skipped} images skipped" if progress.skipped else "")
+    if saved:
+        print("\n" + comparison_table([(f"{methods[s.method]} on {s.evaluation.name}", s.evaluation) for s in saved]))
+    print(f"\ncheckpoint  {latest_checkpoint(folder)}\nlog         {folder / 'log.jsonl'}\nreport      {report}")
+
+
+def _evaluate_raw_pixels(config: RunConfig, folder: Path) -> None:
+    data = config.data
+    pair_sets, _ = find_pair_sets(data.root, data.evaluate_on)
+    for pair_set in pair_sets.values():
+        evaluation = evaluate_pairs(raw_pixels, pair_set, image_size=data.image_size, on_wrong_size=data.on_wrong_size)
+        save_evaluation(folder, evaluation, 0, method=RAW_PIXELS)

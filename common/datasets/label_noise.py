@@ -1,0 +1,64 @@
+"""Which samples of a training set are known to be wrong: noise.json and noise.csv, by `python -m data noise`."""
+
+import csv
+from collections.abc import Iterable
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from common.io.files import atomic_write
+
+SUMMARY, CHANGES = "noise.json", "noise.csv"
+
+
+class Change(NamedTuple):
+    """A changed sample."""
+
+    sample: int  # of the changed set
+    label: int
+    original_label: int
+    original_sample: int  # of the set that it was made from
+    outsider: int | None  # the image is this one of a set of other people; None: the image is the original one
+
+
+class Labels(NamedTuple):
+    """What is known of each sample of a set of M."""
+
+    is_wrong: np.ndarray  # (M,) bool
+    original: np.ndarray  # (M,) int64: the true class; -1 for a person outside the set
+
+
+def write_changes(path: Path, changes: Iterable[Change]) -> None:
+    """Write noise.csv, atomically."""
+    with atomic_write(path, "w") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(Change._fields)
+        writer.writerows(changes)
+
+
+def read_labels(root: Path, labels: np.ndarray) -> Labels | None:
+    """What noise.csv says of the set in `root`, whose (M,) labels are given; None: nothing was changed on purpose.
+
+    Raises:
+        ValueError: a line that is no change of this set; named by its number.
+    """
+    path = root / CHANGES
+    if not path.is_file():
+        return None
+    is_wrong, original = np.zeros(len(labels), bool), labels.astype(np.int64)
+    with path.open(encoding="utf-8", newline="") as file:
+        rows = csv.reader(file)
+        if tuple(next(rows, ())) != Change._fields:
+            raise ValueError(f"{path} line 1: expected {','.join(Change._fields)}")
+        for number, row in enumerate(rows, 2):
+            if len(row) != len(Change._fields) or not all(field.isdecimal() for field in row[:4]):
+                raise ValueError(f"{path} line {number}: expected five numbers, the last may be empty, got {row[:6]}")
+            sample, label, true_label = int(row[0]), int(row[1]), int(row[2])
+            if sample >= len(labels) or labels[sample] != label:
+                raise ValueError(
+                    f"{path} line {number}: sample {sample} with label {label} is not in the set beside it"
+                )
+            is_wrong[sample] = True
+            original[sample] = -1 if row[4] else true_label
+    return Labels(is_wrong, original)

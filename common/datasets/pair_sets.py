@@ -1,0 +1,160 @@
+"""Evaluation sets (NAME.bin): a pickle of (encoded images, same or not), two images a pair.
+
+The pickle is followed and never run (`common.io.pickles`). Images are not copied: what is kept of each is where it lies in
+the memory-mapped file, so that a set of any size takes next to no memory.
+"""
+
+import mmap
+import pickle
+import struct
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from common.io.files import atomic_write, file_stem
+from common.io.pickles import Built, Call, Slice, Unexpected, content, follow, text
+
+
+class PairSet:
+    """Pairs of encoded images; any number of threads may read.
+
+    Attributes:
+        name: the file's stem.
+        issame: (P,) bool, whether pair i (images 2i and 2i + 1) shows one person.
+    """
+
+    def __init__(self, name: str, data: mmap.mmap, images: list[Slice], issame: np.ndarray) -> None:
+        self.name = name
+        self.issame = issame
+        self._data = data
+        self._images = images
+
+    def __len__(self) -> int:
+        return len(self.issame)
+
+    def encoded(self, index: int) -> bytes:
+        """The bytes of image 0 .. 2P - 1, as stored: JPEG or PNG as a rule."""
+        image = self._images[index]
+        return content(self._data, image)
+
+
+def open_pair_set(path: Path) -> PairSet:
+    """Open NAME.bin as written by Python 2 or 3, with images as bytes or uint8 arrays.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: it is cut short or holds anything else than such a pickle; nothing in it was executed.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: expected an evaluation set, found none")
+    if path.stat().st_size == 0:
+        raise ValueError(f"{path}: is empty; expected an evaluation set")
+    with path.open("rb") as file:
+        data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    try:
+        images, issame = _contents(follow(data, _FUNCTIONS)[0], data)
+    except Unexpected as error:
+        raise ValueError(
+            f"{path}: expected a pickle of (encoded images, issame), found {error}; nothing in it was executed"
+        ) from None
+    if len(images) != 2 * len(issame) or not issame:
+        raise ValueError(f"{path}: expected 2 images a pair, got {len(images)} images for {len(issame)} pairs")
+    return PairSet(path.stem, data, images, np.array(issame, bool))
+
+
+def find_pair_sets(root: Path, names: Sequence[str]) -> tuple[dict[str, PairSet], list[str]]:
+    """Open the evaluation sets root/NAME.bin.
+
+    Returns:
+        The opened sets by name, and the names without a file, both in the order of `names`. The caller says which are
+        missing.
+
+    Raises:
+        ValueError: a name that is a path, or a file that is there but is not a pair set.
+    """
+    found: dict[str, PairSet] = {}
+    missing: list[str] = []
+    for name in dict.fromkeys(names):
+        path = Path(root) / f"{file_stem(name)}.bin"
+        if path.is_file():
+            found[name] = open_pair_set(path)
+        else:
+            missing.append(name)
+    return found, missing
+
+
+def write_pair_set(path: Path, images: Iterable[bytes], issame: Iterable[bool]) -> None:
+    """Write NAME.bin, atomically; `pickle.load` gives (list of bytes, list of bool).
+
+    Args:
+        path: the file.
+        images: encoded images, two a pair; they stream.
+        issame: a bool a pair.
+
+    Raises:
+        ValueError: not two images a pair.
+    """
+    flags = [bool(flag) for flag in issame]
+    count = 0
+    with atomic_write(path) as file:
+        file.write(pickle.PROTO + b"\x03" + pickle.EMPTY_LIST)
+        for image in images:
+            file.write(pickle.BINBYTES + struct.pack("<I", len(image)) + image + pickle.APPEND)
+            count += 1
+        file.write(pickle.EMPTY_LIST + pickle.MARK)
+        file.writelines(pickle.NEWTRUE if flag else pickle.NEWFALSE for flag in flags)
+        file.write(pickle.APPENDS + pickle.TUPLE2 + pickle.STOP)
+        if count != 2 * len(flags) or not flags:
+            raise ValueError(f"{path}: expected 2 images a pair, got {count} images for {len(flags)} pairs")
+
+
+_NUMPY = ("numpy.core.multiarray.", "numpy._core.multiarray.", "numpy.core.numeric.", "numpy._core.numeric.")
+_FUNCTIONS = {
+    "_codecs.encode",
+    "numpy.dtype",
+    "numpy.ndarray",
+    *(module + name for module in _NUMPY for name in ("_reconstruct", "scalar", "_frombuffer")),
+}
+
+
+def _contents(value: Any, data: mmap.mmap) -> tuple[list[Slice], list[bool]]:
+    if type(value) not in (tuple, list) or len(value) != 2 or not all(type(part) is list for part in value):
+        raise Unexpected("something else than two lists")
+    return [_image(item, data) for item in value[0]], [_flag(item, data) for item in value[1]]
+
+
+def _image(value: Any, data: mmap.mmap) -> Slice:
+    """The bytes of an image that is stored as bytes or as a uint8 array of one dimension."""
+    if isinstance(value, Built) and value.made_by.function.endswith("._reconstruct"):
+        state = value.state  # version, shape, dtype, is_fortran, bytes
+        if type(state) is tuple and len(state) == 5 and _one_dimension(state[1]) and _is_uint8(state[2], data):
+            value = state[4]
+    elif isinstance(value, Call) and value.function.endswith("._frombuffer"):
+        arguments = value.arguments  # bytes, dtype, shape, order
+        if len(arguments) == 4 and _is_uint8(arguments[1], data) and _one_dimension(arguments[2]):
+            value = arguments[0]
+    if not isinstance(value, Slice):
+        raise Unexpected("an image that is neither bytes nor a one-dimensional uint8 array")
+    return value
+
+
+def _one_dimension(shape: Any) -> bool:
+    return type(shape) is tuple and len(shape) == 1
+
+
+def _is_uint8(dtype: Any, data: mmap.mmap) -> bool:
+    made_by = dtype.made_by if isinstance(dtype, Built) else dtype
+    is_dtype = isinstance(made_by, Call) and made_by.function == "numpy.dtype" and len(made_by.arguments) > 0
+    return is_dtype and text(data, made_by.arguments[0]) == "u1"
+
+
+def _flag(value: Any, data: mmap.mmap) -> bool:
+    if isinstance(value, Call) and value.function.endswith(".scalar") and len(value.arguments) == 2:
+        value = value.arguments[1]
+        if isinstance(value, Slice):
+            value = {b"\x00": False, b"\x01": True}.get(data[value.start : value.stop])
+    if isinstance(value, bool) or (type(value) is int and value in (0, 1)):
+        return bool(value)
+    raise Unexpected("something else than true or false in place of same or not")

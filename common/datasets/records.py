@@ -1,0 +1,255 @@
+"""RecordIO, MXNet's container of training images, read and written without MXNet.
+
+    record      u32 magic 0xced7230a; u32 = cflag << 29 | length; payload; zero bytes up to a multiple of 4
+    cflag       0: the whole payload. Payloads that contain the magic at a multiple of 4 are cut there: 1 first part,
+                2 middle part, 3 last part; joining puts the 4 magic bytes back between the parts
+    payload     u32 flag; f32 label; u64 id; u64 id2; then, with flag > 0, that many f32 labels; then the encoded image
+    index       text, a line a record: key, tab, byte offset
+
+All numbers are little-endian. Nothing that a file says is believed before it is compared with the file's size.
+"""
+
+import os
+import struct
+import weakref
+from pathlib import Path
+from types import TracebackType
+from typing import NamedTuple, Self
+
+import numpy as np
+
+from common.io.files import atomic_pair
+
+MAGIC = 0xCED7230A
+MAGIC_BYTES = struct.pack("<I", MAGIC)
+PREFIX = struct.Struct("<II")
+HEADER = struct.Struct("<IfQQ")
+WHOLE_IMAGE = struct.Struct("<IIIfQQ")  # prefix and header of almost all records: one part, one label
+WHOLE, FIRST, MIDDLE, LAST = range(4)
+MAX_LENGTH = 2**29 - 1
+MOST_AHEAD = 2**20  # bytes read at once, whatever the index says of the length of a record
+
+
+class Record(NamedTuple):
+    """A payload taken apart."""
+
+    flag: int  # number of labels that follow the header; 0: the label stands in the header
+    labels: tuple[float, ...]
+    image: bytes  # encoded; empty in the records that say which keys are images
+
+
+class RecordReader:
+    """Random access to the records of a file, by key.
+
+    Args:
+        path: NAME.rec; with NAME.idx beside it keys come from there, else one scan takes the ids of the records or,
+            where these are not all different, numbers the records 0, 1, ...
+
+    `keys` are sorted, (n,) int64: the index of some tools has the first key last.
+
+    Any number of threads may read, and a pickled reader opens the file again, so that processes may share it too. The
+    file is read, not memory-mapped: pages of a map count as memory of the process, which would grow over an epoch by
+    the whole set, and a file cut short under a map ends the process.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: the index or a record is damaged; says where.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = Path(path)
+        if not self.path.is_file():
+            raise FileNotFoundError(f"{self.path}: expected a record file, found none")
+        if self.path.stat().st_size == 0:
+            raise ValueError(f"{self.path}: is empty; expected a record file")
+        self._descriptor = os.open(self.path, os.O_RDONLY)
+        weakref.finalize(self, os.close, self._descriptor)
+        self._size = os.fstat(self._descriptor).st_size
+        index = self.path.with_suffix(".idx")
+        keys, offsets = _read_index(index, self._size) if index.is_file() else self._scan()
+        order = np.argsort(keys)
+        self.keys, self._offsets = keys[order], offsets[order]
+        in_file = np.append(np.unique(offsets), self._size)
+        lengths = in_file[np.searchsorted(in_file, self._offsets, "right")] - self._offsets
+        self._ahead = np.minimum(lengths, MOST_AHEAD)  # one read for almost each record
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def __reduce__(self) -> tuple[type[Self], tuple[Path]]:
+        return type(self), (self.path,)
+
+    def read(self, key: int) -> Record:
+        """The record of `key`; a KeyError when the index has no such key."""
+        row = int(self.keys.searchsorted(key))
+        if row == len(self) or self.keys[row] != key:
+            raise KeyError(f"{self.path}: no record has key {key}")
+        return self.read_at(row)
+
+    def read_at(self, row: int) -> Record:
+        """The record of `keys[row]`, row 0 .. len - 1: without a search for it."""
+        offset, length = self._offsets.item(row), self._ahead.item(row)
+        data = os.pread(self._descriptor, length, offset)
+        if len(data) >= WHOLE_IMAGE.size:
+            magic, word, flag, label, _, _ = WHOLE_IMAGE.unpack_from(data)
+            end = PREFIX.size + word
+            if magic == MAGIC and flag == 0 and WHOLE_IMAGE.size <= end <= len(data):
+                return Record(0, (label,), data[WHOLE_IMAGE.size : end])
+        # several labels, a record in parts or a damaged one
+        what = f"key {self.keys[row]}"
+        payload, _ = self._payload(offset, length, what)
+        return self._unpack(payload, what)
+
+    def _payload(self, offset: int, ahead: int, what: str) -> tuple[bytes, int]:
+        """The joined payload of the record at `offset`, read by `ahead` bytes, and the offset of the next record."""
+        parts: list[bytes] = []
+        while True:
+            cflag, length, part = self._part(offset, what, ahead)
+            if (cflag in (WHOLE, FIRST)) != (not parts):
+                raise self._damage(what, offset, f"part {cflag} of a split record out of turn")
+            if len(part) < length:
+                part += os.pread(self._descriptor, length - len(part), offset + PREFIX.size + len(part))
+            if len(part) < length:
+                raise self._damage(what, offset, f"expected {length} bytes, got {len(part)}: the file has shrunk")
+            parts.append(part)
+            offset += PREFIX.size + length + -length % 4
+            if cflag in (WHOLE, LAST):
+                return MAGIC_BYTES.join(parts), offset
+
+    def _part(self, offset: int, what: str, ahead: int) -> tuple[int, int, bytes]:
+        """Part number and length of what lies at `offset`, and what else is in the first `ahead` bytes there."""
+        data = os.pread(self._descriptor, max(PREFIX.size, ahead), offset)
+        if len(data) < PREFIX.size:
+            raise self._damage(what, offset, f"the file ends at byte {self._size}")
+        magic, word = PREFIX.unpack_from(data)
+        if magic != MAGIC:
+            raise self._damage(what, offset, f"expected the magic {MAGIC:#x}, got {magic:#x}")
+        cflag, length = word >> 29, word & MAX_LENGTH
+        if cflag > LAST:
+            raise self._damage(what, offset, f"expected a part number 0 to 3, got {cflag}")
+        left = self._size - offset - PREFIX.size
+        if length > left:
+            raise self._damage(what, offset, f"expected {length} bytes, the file ends after {left}")
+        return cflag, length, data[PREFIX.size : PREFIX.size + length]
+
+    def _unpack(self, payload: bytes, what: str) -> Record:
+        if len(payload) < HEADER.size:
+            raise ValueError(f"{self.path} {what}: expected a header of {HEADER.size} bytes, got {len(payload)}")
+        flag, label, _, _ = HEADER.unpack_from(payload)
+        if flag == 0:
+            return Record(0, (label,), payload[HEADER.size :])
+        end = HEADER.size + 4 * flag
+        if end > len(payload):
+            raise ValueError(f"{self.path} {what}: expected {flag} labels, got a record of {len(payload)} bytes")
+        labels = struct.unpack_from(f"<{flag}f", payload, HEADER.size)
+        return Record(flag, labels, payload[end:])
+
+    def _scan(self) -> tuple[np.ndarray, np.ndarray]:
+        """Keys and offsets, in the order of the file, each (n,) int64."""
+        keys: list[int] = []
+        offsets: list[int] = []
+        offset = 0
+        while offset < self._size:
+            what = f"record {len(offsets)}"
+            cflag, length, part = self._part(offset, what, PREFIX.size + HEADER.size)
+            if len(part) < HEADER.size:  # cut inside the header, which holds the magic by chance
+                part, _ = self._payload(offset, PREFIX.size + HEADER.size, what)
+            offsets.append(offset)
+            keys.append(HEADER.unpack_from(part)[2] if len(part) >= HEADER.size else 0)
+            offset += PREFIX.size + length + -length % 4
+            while cflag not in (WHOLE, LAST):
+                cflag, length, _ = self._part(offset, what, 0)
+                offset += PREFIX.size + length + -length % 4
+        if len(set(keys)) < len(keys) or max(keys) > np.iinfo(np.int64).max:
+            keys = list(range(len(keys)))
+        return np.array(keys), np.array(offsets)
+
+    def _damage(self, what: str, offset: int, found: str) -> ValueError:
+        return ValueError(
+            f"{self.path} {what}, byte {offset}: {found}; the file is damaged, cut short, or not the one that "
+            f"{self.path.with_suffix('.idx').name} belongs to"
+        )
+
+
+class RecordWriter:
+    """Writes NAME.rec and NAME.idx; both appear under their names when the `with` block ends well, else neither.
+
+    Raises:
+        OSError: the files cannot be written.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._files = atomic_pair(Path(path), Path(path).with_suffix(".idx"))
+
+    def __enter__(self) -> Self:
+        self._records, self._index = self._files.__enter__()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._files.__exit__(kind, error, traceback)
+
+    def write_image(self, key: int, label: int, image: bytes) -> None:
+        """A record of one image, encoded."""
+        self._write(key, HEADER.pack(0, label, key, 0) + image)
+
+    def write_header(self, key: int, first: int, end: int) -> None:
+        """A record without image that says: keys first .. end - 1."""
+        self._write(key, _header_payload(key, first, end))
+
+    def rewrite_first_header(self, key: int, first: int, end: int) -> None:
+        """Replace the header that was the first record written; it has the same length."""
+        self._records.seek(PREFIX.size)
+        self._records.write(_header_payload(key, first, end))
+        self._records.seek(0, os.SEEK_END)
+
+    def _write(self, key: int, payload: bytes) -> None:
+        self._index.write(f"{key}\t{self._records.tell()}\n".encode())
+        parts = _split(payload)
+        for number, part in enumerate(parts):
+            if len(part) > MAX_LENGTH:
+                raise ValueError(f"key {key}: expected at most {MAX_LENGTH} bytes a record, got {len(part)}")
+            if len(parts) == 1:
+                cflag = WHOLE
+            else:
+                cflag = FIRST if number == 0 else LAST if number == len(parts) - 1 else MIDDLE
+            self._records.write(PREFIX.pack(MAGIC, cflag << 29 | len(part)) + part + bytes(-len(part) % 4))
+
+
+def _header_payload(key: int, first: int, end: int) -> bytes:
+    return HEADER.pack(2, 0, key, 0) + struct.pack("<2f", first, end)
+
+
+def _split(payload: bytes) -> list[bytes]:
+    """The payload cut at each magic that stands at a multiple of 4, where a reader could take it for a record."""
+    parts, begin, position = [], 0, payload.find(MAGIC_BYTES)
+    while position >= 0:
+        if position % 4 == 0:
+            parts.append(payload[begin:position])
+            begin = position + 4
+        position = payload.find(MAGIC_BYTES, position + (4 if position % 4 == 0 else 1))
+    return [*parts, payload[begin:]]
+
+
+def _read_index(path: Path, size: int) -> tuple[np.ndarray, np.ndarray]:
+    """Keys and offsets, in the order of the file, each (n,) int64."""
+    text = path.read_bytes()
+    lines = text.count(b"\n") + (not text.endswith(b"\n") and bool(text.strip()))
+    try:
+        # a parser of millions of lines in a second; it refuses anything but numbers
+        table = np.loadtxt(path, np.int64, delimiter="\t", ndmin=2, comments=None)
+    except ValueError as error:
+        raise ValueError(f"{path}: expected lines of key, tab, offset ({error})") from None
+    if table.shape != (lines, 2) or lines == 0:
+        raise ValueError(f"{path}: expected {lines} lines of key, tab, offset, got a table of {table.shape}")
+    keys, offsets = np.ascontiguousarray(table[:, 0]), np.ascontiguousarray(table[:, 1])
+    bad = np.flatnonzero((offsets < 0) | (offsets > size - PREFIX.size) | (offsets % 4 != 0))
+    if len(bad):
+        raise ValueError(
+            f"{path} line {bad[0] + 1}: offset {offsets[bad[0]]} is not inside {path.with_suffix('.rec').name} "
+            f"({size} bytes); one of the two files is damaged or belongs elsewhere"
+        )
+    if len(np.unique(keys)) != len(keys) or keys.min() < 0:
+        raise ValueError(f"{path}: expected keys from 0 up, each once")
+    return keys, offsets

@@ -1,0 +1,1 @@
+"""From a model and a set of pairs to figures."""

@@ -1,0 +1,155 @@
+"""The two files that an evaluation leaves behind, written and read back.
+
+SET.json holds every figure, for people and scripts. SET.npz holds the distances, `issame` and the ROC.
+"""
+
+import math
+import zipfile
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from common.evaluation.evaluate import PROTOCOL, Evaluation
+from common.evaluation.verification import verify_distances
+from common.io.files import atomic_write, file_stem, read_json, write_json
+
+
+class SavedEvaluation(NamedTuple):
+    """An evaluation read back; `method` is None for the run's own network, else what was evaluated in its place."""
+
+    evaluation: Evaluation
+    step: int
+    method: str | None
+
+
+def evaluation_record(evaluation: Evaluation, step: int) -> dict[str, Any]:
+    """The line of log.jsonl. A figure that no pair could measure (NaN) becomes null: JSON has no NaN."""
+    result = evaluation.result
+    return {
+        "kind": "evaluation",
+        "step": step,
+        "set": evaluation.name,
+        "accuracy": result.accuracy,
+        "std": result.std,
+        "threshold": result.threshold,
+        "auc": _number(result.auc),
+        "eer": _number(result.eer),
+        "tar": {repr(far): _number(rate) for far, rate in result.tar.items()},
+        "tar_std": {repr(far): _number(std) for far, std in result.tar_std.items()},
+        "xnorm": evaluation.xnorm,
+    }
+
+
+def save_evaluation(
+    folder: Path, evaluation: Evaluation, step: int, *, method: str | None = None, protocol: str = PROTOCOL
+) -> Path:
+    """Write folder/SET.json and folder/SET.npz, each atomically; an older evaluation of the set is replaced.
+
+    Args:
+        folder: the run's `evaluation` folder; made when missing.
+        evaluation: what to write.
+        step: optimiser steps done.
+        method: None for the run's network; for a baseline its name, as in "raw_pixels": SET.raw_pixels.json.
+        protocol: in words, for people.
+
+    Returns:
+        The path of the JSON file.
+
+    Raises:
+        ValueError: the name of the set or of the method cannot be part of a file name.
+    """
+    stem = file_stem(evaluation.name) + (f".{file_stem(method)}" if method else "")
+    result = evaluation.result
+    with atomic_write(Path(folder) / f"{stem}.npz") as file:
+        np.savez(file, distances=result.distances, issame=result.issame, fpr=result.roc.fpr, tpr=result.roc.tpr)
+    record = evaluation_record(evaluation, step)
+    del record["kind"]
+    path = Path(folder) / f"{stem}.json"
+    write_json(
+        path,
+        {
+            **record,
+            "method": method,
+            "protocol": protocol,
+            "pairs": len(result.issame),
+            "same_pairs": int(result.issame.sum()),
+            "folds": len(result.fold_accuracies),
+            "fold_accuracies": result.fold_accuracies.tolist(),
+            "fold_thresholds": result.fold_thresholds.tolist(),
+            "zero_embeddings": result.zero_embeddings,
+        },
+    )
+    return path
+
+
+def load_evaluation(path: Path) -> SavedEvaluation:
+    """Read what `save_evaluation` wrote.
+
+    Args:
+        path: SET.json; SET.npz lies beside it.
+
+    Raises:
+        FileNotFoundError: one of the two files is missing.
+        ValueError: a file is damaged, or the two do not belong together.
+
+    The figures are computed again from the distances and compared with those in the JSON file, which finds a kill
+    between the two writes as well as an edited file.
+    """
+    record = read_json(path, "an evaluation written by save_evaluation")
+    try:
+        name, step, method = record["set"], record["step"], record["method"]
+        pairs, folds, zeros = record["pairs"], record["folds"], record["zero_embeddings"]
+        fars = [float(far) for far in record["tar"]]
+        xnorm = float(record["xnorm"])
+    except (ValueError, KeyError, TypeError, OverflowError) as error:
+        raise ValueError(f"{path}: expected an evaluation written by save_evaluation ({error!r})") from None
+    counts = (step, pairs, folds, zeros)
+    if not all(type(count) is int and count >= 0 for count in counts) or not 0 <= xnorm < math.inf:
+        raise ValueError(f"{path}: expected counts and a finite norm, got {counts} and {xnorm}")
+    if not isinstance(name, str) or not isinstance(method, str | None):
+        raise ValueError(f"{path}: expected the names of a set and of a method, got {name!r} and {method!r}")
+
+    arrays = path.with_suffix(".npz")
+    distances = _read_array(arrays, "distances", np.dtype(np.float64), pairs)
+    issame = _read_array(arrays, "issame", np.dtype(np.bool_), pairs)
+    try:
+        result = verify_distances(distances, issame, folds=folds, fars=fars, zero_embeddings=zeros)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+    evaluation = Evaluation(name, result, xnorm)
+    again = evaluation_record(evaluation, step)
+    for figure in ("accuracy", "std", "threshold", "auc", "eer"):
+        if not _agree(record.get(figure), again[figure]):
+            raise ValueError(
+                f"{path}: {figure} is {record.get(figure)!r} here and {again[figure]!r} by the distances in "
+                f"{arrays.name}; the two files are not of one evaluation: evaluate again"
+            )
+    return SavedEvaluation(evaluation, step, method)
+
+
+def _read_array(path: Path, name: str, dtype: np.dtype, length: int) -> np.ndarray:
+    """One array of a .npz, (length,) of `dtype`; its header is believed only when it says just that."""
+    if length * dtype.itemsize > path.stat().st_size:
+        raise ValueError(f"{path}: too short for {length} pairs")
+    try:
+        with zipfile.ZipFile(path) as archive, archive.open(f"{name}.npy") as file:
+            if np.lib.format.read_magic(file) != (1, 0):
+                raise ValueError("not in version 1.0 of the .npy format")
+            shape, _, found = np.lib.format.read_array_header_1_0(file)
+            if shape != (length,) or found != dtype:
+                raise ValueError(f"expected {dtype} of shape ({length},), got {found} of shape {shape}")
+            data = file.read(length * dtype.itemsize)
+        return np.frombuffer(data, dtype, length)
+    except (ValueError, KeyError, zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError) as error:
+        raise ValueError(f"{path}: cannot read {name} ({error})") from None
+
+
+def _agree(stored: Any, computed: float | None) -> bool:
+    if computed is None or not isinstance(stored, float):
+        return stored is None and computed is None
+    return math.isclose(stored, computed, abs_tol=1e-9)
+
+
+def _number(value: float) -> float | None:
+    return value if math.isfinite(value) else None

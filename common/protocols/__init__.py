@@ -1,0 +1,1 @@
+"""IJB-B, IJB-C and MegaFace: templates, identification and distractors."""

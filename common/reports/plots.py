@@ -1,0 +1,264 @@
+"""Figures of a run, as SVG, and of runs side by side.
+
+Colours that the colour-blind tell apart.
+"""
+
+import io
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import PercentFormatter
+
+from common.evaluation.results import SavedEvaluation
+
+BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY = "#0072B2", "#D55E00", "#009E73", "#AA4499", "#E69F00", "#56B4E9"
+CYCLE = (BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY)
+INK, FAINT = "#333333", "#DDDDDD"
+MOST_POINTS = 800
+"""Points of a curve; longer logs are averaged, which the eye cannot tell and the page's size can."""
+
+STYLE: Any = {  # matplotlib types its several hundred names one by one
+    "font.size": 9,
+    "axes.titlesize": 10,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "axes.titlepad": 9,
+    "axes.labelcolor": INK,
+    "axes.edgecolor": "#999999",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "axes.formatter.useoffset": False,
+    "grid.color": FAINT,
+    "grid.linewidth": 0.6,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "legend.frameon": False,
+    "legend.fontsize": 8,
+    "lines.linewidth": 1.6,
+    "svg.hashsalt": "sface",  # the same run gives the same bytes
+}
+
+Series = tuple[np.ndarray, np.ndarray]
+
+
+def training_figure(train: Mapping[str, Series], accuracy: Mapping[str, Series]) -> bytes | None:
+    """Loss, cosines, learning rate and verification accuracy over optimiser steps; what was not logged is left out.
+
+    Args:
+        train: (steps, values) by the name of the metric in log.jsonl.
+        accuracy: (steps, fractions) by the name of the set.
+
+    Returns:
+        The SVG, or None when there is nothing to draw.
+    """
+    losses = [("loss", "total", INK), ("intra_loss", "intra-class", BLUE), ("inter_loss", "inter-class", VERMILION)]
+    cosines = [("target_cosine", "to the own class", BLUE), ("other_cosine", "to the others", VERMILION)]
+    panels: list[tuple[str, str, list[tuple[Series, str, str]]]] = [
+        ("Loss", "loss", [(train[key], label, colour) for key, label, colour in losses if key in train]),
+        ("Cosine to prototypes", "mean cosine", [(train[k], label, c) for k, label, c in cosines if k in train]),
+        ("Learning rate", "learning rate", [(train["lr"], "", INK)] if "lr" in train else []),
+        (
+            "Verification accuracy",
+            "accuracy (10-fold mean)",
+            [(series, name, CYCLE[i % len(CYCLE)]) for i, (name, series) in enumerate(sorted(accuracy.items()))],
+        ),
+    ]
+    panels = [panel for panel in panels if panel[2]]
+    if not panels:
+        return None
+    with mpl.rc_context(STYLE):
+        rows = (len(panels) + 1) // 2
+        figure, axes = axes_grid(rows, min(2, len(panels)), 2.7)
+        for axis, (title, ylabel, curves) in zip(axes, panels, strict=False):
+            axis.set_title(title)
+            axis.set_xlabel("optimiser step")
+            axis.set_ylabel(ylabel)
+            for series, label, colour in curves:
+                steps, values = thinned(series)
+                sparse = len(steps) <= 30
+                axis.plot(
+                    steps, values, color=colour, label=plain_text(label), marker="o" if sparse else "", markersize=3
+                )
+            if title == "Learning rate" and all(value > 0 for value in curves[0][0][1]):
+                axis.set_yscale("log")
+            if title == "Verification accuracy":
+                axis.yaxis.set_major_formatter(PercentFormatter(1))
+            if curves[0][1]:
+                axis.legend()
+        return svg(figure)
+
+
+def histogram_figure(saved: Sequence[SavedEvaluation], labels: Sequence[str]) -> bytes | None:
+    """Distances of same and of different pairs of each evaluation, with the mean threshold."""
+    if not saved:
+        return None
+    with mpl.rc_context(STYLE):
+        figure, axes = axes_grid((len(saved) + 1) // 2, min(2, len(saved)), 2.7)
+        for axis, s, label in zip(axes, saved, labels, strict=False):
+            result = s.evaluation.result
+            bins = np.linspace(0, max(0.1, float(result.distances.max())), 51).tolist()
+            for kind, colour, name in ((True, BLUE, "same person"), (False, VERMILION, "different people")):
+                chosen = result.distances[result.issame == kind]
+                style: dict[str, Any] = {"histtype": "stepfilled", "alpha": 0.45, "color": colour}
+                axis.hist(chosen, bins, label=f"{name} ({len(chosen):,})", **style)
+                axis.hist(chosen, bins, histtype="step", color=colour, linewidth=1.2)
+            axis.axvline(result.threshold, color=INK, linestyle=(0, (4, 2)), linewidth=1.2)
+            axis.annotate(
+                f"threshold {result.threshold:.2f}",
+                (result.threshold, 1),
+                xycoords=("data", "axes fraction"),
+                xytext=(3, -2),
+                textcoords="offset points",
+                va="top",
+                fontsize=8,
+                bbox={"facecolor": "white", "alpha": 0.75, "edgecolor": "none", "pad": 1},
+            )
+            axis.set_title(plain_text(label))
+            axis.set_xlabel("squared L2 distance")
+            axis.set_ylabel("pairs")
+            top = axis.get_ylim()[1]
+            axis.set_ylim(0, top * 1.35)  # room for the legend
+            axis.legend(loc="upper left")
+        return svg(figure)
+
+
+def runs_figure(losses: Mapping[str, Series], accuracies: Mapping[str, Mapping[str, Series]]) -> bytes | None:
+    """Loss and, a panel a set, verification accuracy over optimiser steps, a line a run. None: nothing to draw.
+
+    Args:
+        losses: (steps, values) by run.
+        accuracies: (steps, fractions) by run and set.
+    """
+    order = list(dict.fromkeys([*losses, *accuracies]))  # a run has one colour in all panels
+    panels = {"Loss": losses} if losses else {}
+    for name in sorted({name for sets in accuracies.values() for name in sets}):
+        panels[f"Accuracy on {name}"] = {run: sets[name] for run, sets in accuracies.items() if name in sets}
+    if not panels:
+        return None
+    with mpl.rc_context(STYLE):
+        figure, axes = axes_grid((len(panels) + 1) // 2, min(2, len(panels)), 2.9)
+        for axis, (title, curves) in zip(axes, panels.items(), strict=False):
+            for run, series in curves.items():
+                steps, values = series
+                steps, values = thinned((steps, _running_mean(values) if title == "Loss" else values))
+                marker = "o" if len(steps) <= 30 else ""
+                place = order.index(run) % len(CYCLE)
+                axis.plot(steps, values, color=CYCLE[place], label=plain_text(run), marker=marker, markersize=3)
+            axis.set_title(plain_text(title))
+            axis.set_xlabel("optimiser step")
+            if title == "Loss":
+                axis.set_ylabel("loss (running mean)")
+            else:
+                axis.yaxis.set_major_formatter(PercentFormatter(1))
+            axis.legend()
+        return svg(figure)
+
+
+def comparison_figure(
+    losses: Mapping[str, Sequence[Series]], accuracies: Mapping[str, Sequence[float]], raw: float | None, form: str
+) -> bytes:
+    """Backends side by side: training loss over optimiser steps, and the accuracy that each run ended with.
+
+    Args:
+        losses: by backend, (steps, values) of each seed; seeds are thin lines, their mean is a thick one.
+        accuracies: by backend, fractions, one a seed in the same order; backends in the order of `losses`.
+        raw: accuracy of raw pixels, a fraction; None: not measured.
+        form: "png" or "svg".
+    """
+    with mpl.rc_context(STYLE):
+        figure, (left, right) = axes_grid(1, 2, 3.4)
+        for place, (backend, runs) in enumerate(losses.items()):
+            colour, label = CYCLE[place % len(CYCLE)], plain_text(backend)
+            smooth = [(steps, _running_mean(values)) for steps, values in runs]
+            for series in smooth:
+                left.plot(*thinned(series), color=colour, linewidth=0.6, alpha=0.6)
+            steps = smooth[0][0]
+            mean = np.mean([np.interp(steps, *series) for series in smooth], axis=0)  # log_every may differ
+            left.plot(*thinned((steps, mean)), color=colour, linewidth=2, label=label, zorder=3)
+
+            found = np.asarray(accuracies[backend], np.float64)
+            beside = 0.08 * (np.arange(len(found)) - (len(found) - 1) / 2)  # equal accuracies stay apart
+            right.plot(place + beside, found, "o", color=colour, markersize=4, alpha=0.7, zorder=3)
+            right.hlines(found.mean(), place - 0.25, place + 0.25, color=colour, linewidth=2)
+            right.annotate(
+                f"{100 * found.mean():.2f} %",
+                (place, found.max()),
+                xytext=(0, 6),
+                textcoords="offset points",
+                ha="center",
+                fontsize=8,
+            )
+        left.set_title("Training loss")
+        left.set_xlabel("optimiser step")
+        left.set_ylabel("loss (running mean)")
+        left.legend()
+        right.set_title("Verification accuracy")
+        right.set_xlabel("a dot: one seed; a line: their mean")
+        right.set_ylabel("accuracy (10-fold mean)")
+        right.set_xticks(range(len(losses)), [plain_text(backend) for backend in losses])
+        right.set_xlim(-0.6, len(losses) - 0.4)
+        right.grid(axis="x", visible=False)
+        right.margins(y=0.12)  # room for the figures
+        right.yaxis.set_major_formatter(PercentFormatter(1))
+        if raw is not None:
+            right.axhline(raw, color=INK, linestyle=(0, (3, 2)), linewidth=1.2)
+            right.annotate(
+                f"raw pixels {100 * raw:.2f} %",
+                (1, raw),
+                xycoords=("axes fraction", "data"),
+                xytext=(-2, 3),
+                textcoords="offset points",
+                ha="right",
+                fontsize=8,
+            )
+        return _bytes(figure, form)
+
+
+def thinned(series: Series) -> Series:
+    """At most MOST_POINTS points: each the mean of equally many neighbours."""
+    steps, values = series
+    size = -(-len(steps) // MOST_POINTS)
+    if size <= 1:
+        return series
+    starts = np.arange(0, len(steps), size)
+    counts = np.diff([*starts, len(steps)])
+    return np.add.reduceat(steps, starts) / counts, np.add.reduceat(values, starts) / counts
+
+
+def _running_mean(values: np.ndarray) -> np.ndarray:
+    """Mean of each value and its neighbours, a twentieth of the curve wide; narrower at both ends."""
+    window = np.ones(len(values) // 20 | 1)
+    return np.convolve(values, window, "same") / np.convolve(np.ones(len(values)), window, "same")
+
+
+def axes_grid(rows: int, columns: int, height: float) -> tuple[Figure, list[Axes]]:
+    """A figure without pyplot, which would keep it alive and may want a display."""
+    figure = Figure(figsize=(4.75 * columns if columns > 1 else 6.4, height * rows), layout="constrained")
+    return figure, list(figure.subplots(rows, columns, squeeze=False).ravel())
+
+
+def svg(figure: Figure) -> bytes:
+    """The figure as a document of its own, the same bytes for the same figure."""
+    for axis in figure.axes:
+        if not axis.has_data():
+            axis.set_axis_off()  # the empty place after an odd number of panels
+    return _bytes(figure, "svg")
+
+
+def _bytes(figure: Figure, form: str) -> bytes:
+    file = io.BytesIO()
+    changing = ("Date", "Creator") if form == "svg" else ("Software",)  # the same run gives the same bytes
+    figure.savefig(file, format=form, dpi=200, metadata=dict.fromkeys(changing))
+    return file.getvalue()
+
+
+def plain_text(label: str) -> str:
+    """A name from outside as matplotlib should show it: not as a formula, not hidden for a leading underscore."""
+    printable = "".join(character if character.isprintable() else "?" for character in label[:60])
+    return (" " if printable.startswith("_") else "") + printable.replace("$", r"\$")

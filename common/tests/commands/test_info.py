@@ -1,0 +1,33 @@
+"""`info` reads the requirements files as pip does, and says what is missing."""
+
+import pytest
+
+from common.commands import info
+
+
+def test_missing_and_other_versions(tmp_path, monkeypatch):
+    (tmp_path / "common.txt").write_text("numpy==0.0.1  # too old\n\n# comment\n")
+    (tmp_path / "mine.txt").write_text("no-such-package==1.0\n-r common.txt\n")
+    monkeypatch.setattr(info, "REQUIREMENTS", tmp_path)
+    page, complete = info.describe("mine")
+    assert not complete
+    assert "no-such-package          missing" in page
+    assert "expected 0.0.1" in page
+    assert f"pip install -r {tmp_path.name}/mine.txt" in page
+
+
+def test_build_tags_are_the_same_version():
+    assert info.Package("torch", "2.13.0", "2.13.0+cpu").fits
+    assert not info.Package("torch", "2.13.0", "2.13.1").fits
+    assert not info.Package("torch", "2.13.0", None).fits
+
+
+def test_a_line_it_cannot_read_is_named(tmp_path):
+    (tmp_path / "odd.txt").write_text("numpy==1.26.4\nnumpy>=1\n")
+    with pytest.raises(ValueError, match=r"odd.txt line 2: expected NAME==VERSION"):
+        info.packages(tmp_path / "odd.txt")
+
+
+@pytest.mark.parametrize("path", sorted(info.REQUIREMENTS.glob("*.txt")), ids=lambda path: path.name)
+def test_every_requirements_file_is_pinned(path):
+    assert info.packages(path)

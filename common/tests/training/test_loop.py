@@ -1,0 +1,295 @@
+"""The loop: what it writes and when, how it stops, and that going on is the same as never having stopped."""
+
+import dataclasses
+import json
+import os
+import shutil
+import signal
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from common.config import DataConfig, HeadConfig, OptimiserConfig, RunConfig
+from common.datasets.loader import epoch_order
+from common.datasets.pair_sets import write_pair_set
+from common.datasets.training_sets import open_dataset
+from common.tests.numpy_trainer import NumpyTrainer
+from common.training import loop
+from common.training.loop import NonFiniteLoss, Stopped, fit, latest_checkpoint
+from common.training.run_log import read_log
+from common.weights import checkpoint
+from data.synthetic import make_synthetic
+
+
+@pytest.fixture(scope="module")
+def faces(tmp_path_factory) -> Path:
+    return make_synthetic(tmp_path_factory.mktemp("data") / "faces", classes=6, images=8, size=16, pairs=20)
+
+
+def configured(faces: Path, **options) -> RunConfig:
+    config = RunConfig(
+        name="test",
+        data=DataConfig(root=faces, evaluate_on=("synthetic",), image_size=16),
+        optimiser=OptimiserConfig(batch_size=8, epochs=5, milestones=(3,), warmup_steps=4),
+        log_every=1,
+        evaluate_every=10,
+        save_every=7,
+    )
+    return dataclasses.replace(config, **options)
+
+
+def run(config: RunConfig, folder: Path, **options) -> NumpyTrainer:
+    dataset = open_dataset(config.data.root)
+    trainer = NumpyTrainer(config, dataset.num_classes, **options)
+    fit(trainer, dataset, config, folder)
+    return trainer
+
+
+def losses(folder: Path) -> list[tuple[int, float]]:
+    return [(r["step"], r["loss"]) for r in read_log(folder / "log.jsonl") if r["kind"] == "train"]
+
+
+def test_a_whole_run(faces, tmp_path):
+    config = configured(faces)
+    trainer = run(config, tmp_path / "run")
+    assert trainer.steps == 30  # 48 images, batches of 8, 5 epochs
+    assert trainer.rates == pytest.approx([0.025, 0.05, 0.075] + [0.1] * 15 + [0.01] * 12)
+
+    records = read_log(tmp_path / "run" / "log.jsonl")
+    train = [r for r in records if r["kind"] == "train"]
+    assert [r["step"] for r in train] == list(range(1, 31))
+    assert [r["step"] for r in records if r["kind"] == "evaluation"] == [10, 20, 30]
+    assert train[-1]["loss"] < train[0]["loss"] / 2, "it must learn"
+    assert train[-1]["epoch"] == 5
+    assert train[-1]["images_per_second"] > 0
+    assert (tmp_path / "run" / "evaluation" / "synthetic.json").exists()
+    assert json.loads((tmp_path / "run" / "config.json").read_text())["name"] == "test"
+    environment = json.loads((tmp_path / "run" / "environment.json").read_text())
+    assert environment["backend"] == {"name": "numpy"}
+    assert environment["numpy"] == np.__version__
+
+
+def test_latest_and_best_checkpoints_are_kept(faces, tmp_path):
+    run(configured(faces), tmp_path)
+    steps = [checkpoint.step_of(path) for path in checkpoint.checkpoints(tmp_path / "checkpoints")]
+    state = checkpoint.load_checkpoint(latest_checkpoint(tmp_path)).state["progress"]
+    accuracies = {r["step"]: r["accuracy"] for r in read_log(tmp_path / "log.jsonl") if r["kind"] == "evaluation"}
+    best = max(accuracies, key=accuracies.get)  # the first of equal ones
+    assert state["best_step"] == best
+    assert state["best_accuracy"] == accuracies[best]
+    assert steps == sorted({best, 28, 30})
+
+
+def test_a_worse_evaluation_does_not_become_the_best(faces, tmp_path):
+    class GoodAt20(NumpyTrainer):
+        def embed(self, images):
+            x = super().embed(images)
+            return x if self.steps == 20 else np.ones_like(x)
+
+    fit(GoodAt20(configured(faces), 6), open_dataset(faces), configured(faces), tmp_path)
+    assert latest_checkpoint(tmp_path).name == "step-00000030"
+    assert checkpoint.load_checkpoint(latest_checkpoint(tmp_path)).state["progress"]["best_step"] == 20
+    assert (tmp_path / "checkpoints" / "step-00000020").exists()
+
+
+def test_skipped_images_are_counted_over_the_run(faces, tmp_path):
+    class Broken:
+        num_classes = 6
+
+        def __len__(self) -> int:
+            return 48
+
+        def sample(self, index):
+            sample = open_dataset(faces).sample(index)
+            return sample._replace(encoded=b"broken") if index == 17 else sample
+
+    config = configured(faces)
+    config = dataclasses.replace(config, data=dataclasses.replace(config.data, on_bad_image="skip"))
+    fit(NumpyTrainer(config, 6), Broken(), config, tmp_path)
+    assert read_log(tmp_path / "log.jsonl")[-2]["skipped"] == 5, "once an epoch"
+
+
+def test_the_end_is_always_logged_evaluated_and_saved(faces, tmp_path):
+    config = configured(faces, log_every=1000, evaluate_every=1000, save_every=1000)
+    run(config, tmp_path)
+    assert [(r["kind"], r["step"]) for r in read_log(tmp_path / "log.jsonl")] == [("train", 30), ("evaluation", 30)]
+    assert latest_checkpoint(tmp_path).name == "step-00000030"
+
+
+def test_a_missing_evaluation_set_is_reported(faces, tmp_path, capsys):
+    config = configured(faces)
+    config = dataclasses.replace(config, data=dataclasses.replace(config.data, evaluate_on=("lfw", "synthetic")))
+    run(config, tmp_path)
+    assert f"evaluation set lfw: not found at {faces / 'lfw.bin'}" in capsys.readouterr().out
+
+
+class StopAt(NumpyTrainer):
+    """Does something to its own process in the middle of a step."""
+
+    def __init__(self, *arguments, step: int, action) -> None:
+        super().__init__(*arguments)
+        self.step, self.action = step, action
+
+    def train_step(self, images, labels, learning_rate) -> None:
+        super().train_step(images, labels, learning_rate)
+        if self.steps == self.step:
+            self.action()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("step", [1, 7, 12, 29])
+def test_a_stopped_run_goes_on_as_if_it_had_not(faces, tmp_path, step, number):
+    config = configured(faces)
+    run(config, tmp_path / "unbroken")
+    dataset = open_dataset(faces)
+    stopping = StopAt(config, 6, step=step, action=lambda: os.kill(os.getpid(), number))
+    with pytest.raises(Stopped, match=f"stopped after step {step} of 30"):
+        fit(stopping, dataset, config, tmp_path / "stopped")
+    assert latest_checkpoint(tmp_path / "stopped").name == f"step-{step:08d}"
+    resumed = run(config, tmp_path / "stopped")
+    assert resumed.rates[0] == pytest.approx(loop.learning_rate(step, 0.1, [18], 4))
+    assert losses(tmp_path / "stopped") == losses(tmp_path / "unbroken")
+    for name in ("weights", "training"):
+        one, other = (
+            (latest_checkpoint(tmp_path / folder) / f"{name}.safetensors").read_bytes()
+            for folder in ("stopped", "unbroken")
+        )
+        assert one == other
+
+
+def test_a_second_ctrl_c_stops_at_once(faces, tmp_path):
+    config = configured(faces)
+    before = signal.getsignal(signal.SIGINT)  # ignored, where the tests run in the background of a shell
+
+    def twice():
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        fit(StopAt(config, 6, step=9, action=twice), open_dataset(faces), config, tmp_path)
+    assert latest_checkpoint(tmp_path).name == "step-00000007"
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_a_complete_run_is_left_alone(faces, tmp_path):
+    config = configured(faces)
+    run(config, tmp_path)
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.safetensors")}
+    again = run(config, tmp_path)
+    assert again.rates == []
+    assert before == {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.safetensors")}
+
+
+def test_a_folder_holds_one_run(faces, tmp_path):
+    config = configured(faces)
+    run(config, tmp_path)
+    other = dataclasses.replace(config, head=HeadConfig(scale=32.0))
+    with pytest.raises(ValueError, match=r"another configuration \(head.scale: 64.0 -> 32.0\)"):
+        run(other, tmp_path)
+    run(dataclasses.replace(config, log_every=5), tmp_path)
+    (tmp_path / "config.json").write_text("{")
+    with pytest.raises(ValueError, match=r"config.json: expected the settings of a run"):
+        run(config, tmp_path)
+
+
+@pytest.mark.parametrize("break_at", [1, 9, 30])
+def test_a_loss_that_is_not_finite_stops_the_run(faces, tmp_path, break_at):
+    config = configured(faces, log_every=4)
+    with pytest.raises(NonFiniteLoss, match=f"the loss of step {break_at} is not finite") as error:
+        run(config, tmp_path, break_at=break_at)
+    good = latest_checkpoint(tmp_path)
+    if break_at == 1:
+        assert good is None
+        assert "no checkpoint had been saved" in str(error.value)
+    else:
+        assert checkpoint.step_of(good) < break_at
+        assert str(good) in str(error.value)
+    if (tmp_path / "log.jsonl").exists():
+        assert all(r["step"] < break_at for r in read_log(tmp_path / "log.jsonl"))
+
+
+def test_bad_data_loses_nothing(faces, tmp_path):
+    """An image is whole when it is read first, and broken in the second epoch, where step 11 wants it."""
+    config = configured(faces)
+    config = dataclasses.replace(config, data=dataclasses.replace(config.data, workers=1))  # reads in order
+    unlucky = int(epoch_order(0, 1, 48)[4 * 8 + 3])
+
+    class Breaking:
+        num_classes = 6
+
+        def __init__(self) -> None:
+            self.good, self.reads = open_dataset(faces), 0
+
+        def __len__(self) -> int:
+            return len(self.good)
+
+        def sample(self, index):
+            self.reads += index == unlucky
+            sample = self.good.sample(index)
+            return sample._replace(encoded=b"broken") if index == unlucky and self.reads > 1 else sample
+
+    with pytest.raises(ValueError, match="do not decode"):
+        fit(NumpyTrainer(config, 6), Breaking(), config, tmp_path / "run")
+    assert latest_checkpoint(tmp_path / "run").name == "step-00000010"
+    run(config, tmp_path / "run")
+    run(config, tmp_path / "unbroken")
+    assert losses(tmp_path / "run") == losses(tmp_path / "unbroken")
+
+
+def test_a_damaged_checkpoint_is_named_and_kept(faces, tmp_path):
+    config = configured(faces)
+    run(dataclasses.replace(config, optimiser=dataclasses.replace(config.optimiser, max_steps=15)), tmp_path)
+    (tmp_path / "config.json").unlink()  # so that the longer run may go on here
+    latest = latest_checkpoint(tmp_path)
+    (latest / "weights.safetensors").write_bytes(b"damaged")
+    with pytest.raises(checkpoint.DamagedCheckpoint, match="delete this folder to go on from an older checkpoint"):
+        run(config, tmp_path)
+    assert latest.exists()
+    shutil.rmtree(latest)
+    run(config, tmp_path)
+    run(config, tmp_path / "unbroken")
+    assert losses(tmp_path) == losses(tmp_path / "unbroken")
+
+
+def test_a_disk_full_while_saving_loses_nothing(faces, tmp_path, monkeypatch):
+    config = configured(faces)
+    original = checkpoint.save_file
+
+    def full_at_step_14(arrays, path):
+        if "step-00000014" in str(path):
+            raise OSError(28, "No space left on device")
+        original(arrays, path)
+
+    monkeypatch.setattr(checkpoint, "save_file", full_at_step_14)
+    with pytest.raises(OSError, match="No space left"):
+        run(config, tmp_path)
+    assert checkpoint.load_checkpoint(latest_checkpoint(tmp_path)).step == 10
+    assert not list((tmp_path / "checkpoints").glob(".*"))
+    monkeypatch.undo()
+    run(config, tmp_path)
+    run(config, tmp_path / "unbroken")
+    assert losses(tmp_path) == losses(tmp_path / "unbroken")
+
+
+def test_an_evaluation_that_fails_loses_nothing(faces, tmp_path):
+    """A set with a broken image is met after 10 steps: they are saved, and a mended set lets the run go on."""
+    root = shutil.copytree(faces, tmp_path / "faces")
+    good = (root / "synthetic.bin").read_bytes()
+    write_pair_set(root / "synthetic.bin", [b"broken"] * 40, [True, False] * 10)
+    config = configured(root)
+    with pytest.raises(ValueError, match="synthetic image 0: .*do not decode"):
+        run(config, tmp_path / "run")
+    assert latest_checkpoint(tmp_path / "run").name == "step-00000010"
+    (root / "synthetic.bin").write_bytes(good)
+    run(config, tmp_path / "run")
+    run(configured(faces), tmp_path / "unbroken")
+    assert losses(tmp_path / "run") == losses(tmp_path / "unbroken")
+
+
+def test_angles_are_logged_at_each_evaluation(faces, tmp_path):
+    run(configured(faces, angle_images=20), tmp_path / "run")
+    found = [r for r in read_log(tmp_path / "run" / "log.jsonl") if r["kind"] == "angles"]
+    assert [r["step"] for r in found] == [10, 20, 30]
+    assert [sum(r["correct"]["own"]) for r in found] == [20] * 3
+    assert found[0]["correct"]["own"] != found[2]["correct"]["own"], "each with the weights of its step"

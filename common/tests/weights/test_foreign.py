@@ -1,0 +1,452 @@
+"""Published weights of every format are read; hostile, damaged and wrong files are refused, and run nothing."""
+
+import collections
+import json
+import os
+import pickle
+import struct
+import tracemalloc
+import zipfile
+from fractions import Fraction
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from common.tests.foreign_files import (
+    Tensor,
+    fresnet,
+    mxnet_array,
+    weights,
+    write_jittor,
+    write_mxnet,
+    write_symbol,
+    write_torch,
+    write_torch_legacy,
+)
+from common.tests.published_networks import fmobilefacenet_name
+from common.weights.foreign.convert import convert
+
+OURS = Fraction(1, 128)
+WEIGHTS = weights()
+
+
+def converted(path, backbone="iresnet_small", scale=OURS, **options):
+    return convert(path, backbone, image_size=16, pixel_scale=scale, **options)
+
+
+def assert_is(found, expected=WEIGHTS):
+    assert found.arrays.keys() == expected.keys()
+    for name, array in found.arrays.items():
+        assert array.dtype == np.float32
+        np.testing.assert_array_equal(array, expected[name].astype(np.float32), err_msg=name)
+
+
+# PyTorch
+
+
+@pytest.mark.parametrize("protocol", [2, 3, 4, 5])
+def test_a_zip_of_pytorch(tmp_path, protocol):
+    assert_is(converted(write_torch(tmp_path / "a.pth", WEIGHTS, protocol)))
+
+
+def test_the_legacy_format_of_pytorch(tmp_path):
+    found = converted(write_torch_legacy(tmp_path / "a.pth", {"state_dict": WEIGHTS, "optimizer": {"m": np.ones(3)}}))
+    assert_is(found)
+    assert found.notes[0] == f"PyTorch (legacy format): {len(WEIGHTS)} arrays of iresnet_small, 4-d"
+
+
+@pytest.mark.parametrize("write", [write_torch, write_torch_legacy])
+def test_state_dicts_within_dicts(tmp_path, write):
+    """The weights are the dict that fits; counters and other entries stay out."""
+    counted = {f"module.{name}": array for name, array in WEIGHTS.items()}
+    counted["module.bn1.num_batches_tracked"] = np.array(5)
+    value = {"epoch": 3, "head": {"weight": np.ones((5, 4), np.float32)}, "model": collections.OrderedDict(counted)}
+    found = converted(write(tmp_path / "a.pth", value))
+    assert_is(found)
+    assert not any("left out" in note for note in found.notes)
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float64])
+def test_other_precisions_become_single(tmp_path, dtype):
+    cast = {name: array.astype(dtype) for name, array in WEIGHTS.items()}
+    assert_is(converted(write_torch(tmp_path / "a.pth", cast)), cast)
+
+
+def test_views_of_a_storage(tmp_path):
+    """Strides and offsets, as of channels-last weights and of parameters in one flat buffer."""
+    stem = WEIGHTS["conv1.weight"]
+    last = np.ascontiguousarray(stem.transpose(0, 2, 3, 1))
+    buffer = np.concatenate([np.zeros(7, np.float32), last.ravel(), np.zeros(3, np.float32)])
+    view = Tensor(buffer, offset=7, shape=stem.shape, strides=(27, 1, 9, 3))
+    assert_is(converted(write_torch(tmp_path / "a.pth", WEIGHTS | {"conv1.weight": view})))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"count": 31}, r"shape \(32,\) in a storage of 31"),
+        ({"offset": 1}, r"shape \(32,\) in a storage of 32"),
+        ({"strides": (2,)}, r"shape \(32,\) in a storage of 32"),
+        ({"shape": (10**12,), "strides": (0,)}, r"shape \(1000000000000,\) in a storage of 32"),
+        ({"shape": (-32,), "strides": (-1,)}, "no sizes"),
+        ({"strides": (1, 1)}, "no sizes"),
+        ({"shape": (32.0,)}, "no sizes"),
+        ({"shape": (2**70,)}, "no sizes"),
+        ({"shape": (1,) * 33, "strides": (1,) * 33}, "no sizes"),
+        ({"shape": (2**200,)}, "a number of more than 128 bits"),
+        ({"count": 10**15}, "bn1.weight: expected|expected 4000000000000000 bytes"),
+        ({"key": "../../etc/passwd"}, None),
+        ({"view": (None, None)}, "without a storage"),
+    ],
+)
+def test_tensors_that_do_not_fit_their_storage(tmp_path, changes, message):
+    path = write_torch(tmp_path / "a.pth", WEIGHTS | {"bn1.weight": Tensor(WEIGHTS["bn1.weight"], **changes)})
+    if message is None:  # a name inside the zip is a name and no path
+        assert_is(converted(path))
+        return
+    with pytest.raises(ValueError, match=message):
+        converted(path)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"archive/data.pkl": None}, "one folder that holds data.pkl"),
+        ({"other/data.pkl": b"."}, "one folder that holds data.pkl"),
+        ({"archive/byteorder": b"big"}, "little-endian"),
+        ({"archive/data/0": None}, "expected a file 'archive/data/0' in it, found none"),
+        ({"archive/data/0": b"123"}, "bytes in 'archive/data/0', got 3"),
+    ],
+)
+def test_zips_that_are_not_whole(tmp_path, changes, message):
+    with pytest.raises(ValueError, match=message):
+        converted(write_torch(tmp_path / "a.pth", WEIGHTS, changes=changes.items()))
+
+
+def test_a_zip_that_lost_a_byte(tmp_path):
+    path = write_torch(tmp_path / "a.pth", WEIGHTS)
+    content = path.read_bytes()
+    path.write_bytes(content[:100] + content[101:])
+    with pytest.raises(ValueError, match=r"a\.pth: is a damaged zip file"):
+        converted(path)
+
+
+def test_what_unpacks_to_more_than_it_takes_is_refused(tmp_path):
+    path = write_torch(tmp_path / "a.pth", WEIGHTS, compression=zipfile.ZIP_DEFLATED)
+    with pytest.raises(ValueError, match="neither compressed nor encrypted"):
+        converted(path)
+
+
+def test_a_storage_that_claims_more_than_the_file_takes_no_memory(tmp_path):
+    """Both sizes in the zip's directory say 3 GiB, and so does the pickle."""
+    size = 3 * 2**30
+    huge = Tensor(WEIGHTS["bn1.weight"], count=size // 4, key="huge")
+    path = write_torch(tmp_path / "a.pth", WEIGHTS | {"bn1.weight": huge})
+    content = bytearray(path.read_bytes())
+    name = content.rindex(b"archive/data/huge")
+    struct.pack_into("<II", content, name - 46 + 20, size, size)
+    path.write_bytes(content)
+    tracemalloc.start()
+    try:
+        with pytest.raises(ValueError, match="is cut short: 3221225472 bytes expected"):
+            converted(path)
+        assert tracemalloc.get_traced_memory()[1] < 5e7
+    finally:
+        tracemalloc.stop()
+
+
+def test_legacy_files_of_another_kind(tmp_path):
+    with pytest.raises(ValueError, match="big-endian"):
+        converted(write_torch_legacy(tmp_path / "a.pth", WEIGHTS, little=False))
+    path = write_torch_legacy(tmp_path / "a.pth", WEIGHTS)
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(ValueError, match="the end of the file in the storage"):
+        converted(path)
+
+
+# Jittor
+
+
+@pytest.mark.parametrize("protocol", [2, 3, 4, 5])
+@pytest.mark.parametrize("trailer", [True, False])
+def test_a_pickle_of_jittor(tmp_path, protocol, trailer):
+    found = converted(write_jittor(tmp_path / "a.pkl", WEIGHTS, protocol, trailer))
+    assert_is(found)
+    assert any("biased" in note for note in found.notes) == trailer
+
+
+@pytest.mark.parametrize("protocol", [2, 4, 5])
+def test_a_pickle_of_numpy_arrays(tmp_path, protocol):
+    """Other byte orders, memory orders and precisions."""
+    odd = WEIGHTS | {
+        "conv1.weight": np.asfortranarray(WEIGHTS["conv1.weight"]),
+        "bn1.weight": WEIGHTS["bn1.weight"].astype(">f4"),
+        "bn1.bias": WEIGHTS["bn1.bias"].astype(np.float64),
+    }
+    path = tmp_path / "a.pkl"
+    path.write_bytes(pickle.dumps({"net": {f"module.{name}": array for name, array in odd.items()}}, protocol))
+    assert_is(converted(path))
+
+
+def test_a_wrong_hash_of_jittor(tmp_path):
+    path = write_jittor(tmp_path / "a.pkl", WEIGHTS)
+    content = bytearray(path.read_bytes())
+    content[2000] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match="its hash does not match"):
+        converted(path)
+
+
+def test_arrays_without_their_bytes(tmp_path):
+    content = pickle.dumps({"bn1.weight": np.ones(300, np.float32)}, 4)
+    assert content.count(b"M,\x01\x85") == 1
+    path = tmp_path / "a.pkl"
+    path.write_bytes(content.replace(b"M,\x01\x85", b"M-\x01\x85"))
+    with pytest.raises(ValueError, match="found 1200 bytes for an array of 1204"):
+        converted(path)
+    path.write_bytes(content + b"more")
+    with pytest.raises(ValueError, match="4 bytes behind the pickle"):
+        converted(path)
+
+
+# MXNet
+
+
+def mxnet_files(folder, arrays=WEIGHTS, version=2, **symbol):
+    write_symbol(folder / "r-symbol.json", **symbol)
+    return write_mxnet(folder / "r-0001.params", fresnet(arrays), version)
+
+
+@pytest.mark.parametrize("version", [0, 1, 2, 3])
+def test_params_of_mxnet(tmp_path, version):
+    """The symbol's eps is 2e-5, ours 1e-5: the running variances take the difference; fix_gamma makes a weight 1."""
+    expected = dict(WEIGHTS)
+    for name, array in WEIGHTS.items():
+        if name.endswith("running_var"):
+            expected[name] = (array.astype(np.float64) + 1e-5).astype(np.float32)
+    expected["features.weight"] = np.ones(4, np.float32)
+    found = converted(mxnet_files(tmp_path, version=version), scale=None)
+    assert_is(found, expected)
+    assert "pixel scale 1/128, as ours" in found.notes
+    assert "1 BatchNorms have fix_gamma: their weights are 1" in found.notes
+    assert any("another eps" in note for note in found.notes)
+    assert any("biased" in note for note in found.notes)
+
+
+def test_a_mobilefacenet_of_mxnet(tmp_path):
+    """Its symbol leaves out what is default: eps 1e-3, which is ours, and that gamma is fixed."""
+    arrays = weights("mobilefacenet")
+    path = write_mxnet(tmp_path / "y1-0000.params", fresnet(arrays, fmobilefacenet_name))
+    nodes = [
+        {"op": "BatchNorm", "name": f"{layer}_batchnorm", "attrs": {"fix_gamma": "False"}}
+        for layer in sorted({fmobilefacenet_name(n).rpartition("_batchnorm_")[0] for n in arrays if "batchnorm" in n})
+    ]
+    nodes.append({"op": "BatchNorm", "name": "fc1", "attr": {"eps": "2e-05"}})
+    (tmp_path / "y1-symbol.json").write_text(json.dumps({"nodes": nodes}))
+    assert_is(converted(path, "mobilefacenet"), arrays | {"fc1.weight": np.ones(4, np.float32)})
+
+
+def test_prototypes_and_half_precision_of_mxnet(tmp_path):
+    half = {name: array.astype(np.float16) for name, array in WEIGHTS.items()}
+    write_symbol(tmp_path / "r-symbol.json", eps="1e-05", fix_gamma="False")
+    extra = {"arg:fc7_weight": np.ones((5, 4), np.float32)}
+    found = converted(write_mxnet(tmp_path / "r-0001.params", fresnet(half) | extra))
+    assert_is(found, half)
+    assert "left out: arg:fc7_weight" in found.notes
+
+
+@pytest.mark.parametrize(
+    ("symbol", "scale", "message"),
+    [
+        ({"scale": "0.078125"}, OURS, "pixel-scale: 0.0078125 was given, but the symbol of .* says 0.078125"),
+        ({"scale": None}, None, "pixel-scale: expected a number"),
+        ({"mean": "128"}, None, "subtracts 127.5 from its pixels, got 128.0"),
+        ({"eps": "nan"}, None, "expected a network of MXNet in JSON"),
+        ({"eps": "-1"}, None, "running_var: expected variances"),
+        ({"backbone": "mobilefacenet"}, None, "has no BatchNorm for bn1"),
+    ],
+)
+def test_symbols_that_do_not_fit(tmp_path, symbol, scale, message):
+    with pytest.raises(ValueError, match=message):
+        converted(mxnet_files(tmp_path, **symbol), scale=scale)
+
+
+def test_a_symbol_elsewhere_or_nowhere(tmp_path):
+    path = mxnet_files(tmp_path)
+    (tmp_path / "r-symbol.json").rename(tmp_path / "other.json")
+    with pytest.raises(FileNotFoundError, match=r"r-symbol.json: expected the network's symbol .* --symbol"):
+        converted(path)
+    assert converted(path, symbol=tmp_path / "other.json").embedding_size == 4
+    with pytest.raises(ValueError, match="symbol: expected none for a file of PyTorch"):
+        converted(write_torch(tmp_path / "a.pth", WEIGHTS), symbol=tmp_path / "other.json")
+    for content in ("[]", '{"nodes": 3}', '{"nodes": [{"op": "BatchNorm"}]}', "[" * 100_000, "{"):
+        (tmp_path / "r-symbol.json").write_text(content)
+        with pytest.raises(ValueError, match="expected a network of MXNet"):
+            converted(path)
+
+
+def params(arrays: bytes, count=1, names=(b"x",)) -> bytes:
+    named = b"".join(struct.pack("<Q", len(name)) + name for name in names)
+    return struct.pack("<QQQ", 0x112, 0, count) + arrays + struct.pack("<Q", len(names)) + named
+
+
+ONE = mxnet_array(np.ones(2, np.float32))
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (params(ONE, count=2**60), "is cut short: 1152921504606846976 entries"),
+        (params(ONE, names=[b"x", b"y"]), "a name of its own for each array"),
+        (params(ONE * 2, count=2, names=[b"x", b"x"]), "a name of its own for each array"),
+        (params(ONE) + b"more", "4 bytes too many"),
+        (params(ONE, names=[b"\xff"]), "not UTF-8"),
+        (params(ONE.replace(struct.pack("<q", 2), struct.pack("<q", 2**40))), "is cut short"),
+        (params(ONE.replace(struct.pack("<q", 2), struct.pack("<q", -2))), r"sizes of at least 0, got \(-2,\)"),
+        (params(struct.pack("<Ii", 0xF993FAC9, 1) + ONE[8:]), "dense arrays, got a sparse one"),
+        (params(b"\xff" * 60), "expected an array at"),
+        (params(ONE[:-12] + struct.pack("<i", 99) + ONE[-8:]), "expected a dtype among"),
+        (struct.pack("<QQ", 0x112, 1), "MXNet's list of arrays"),
+    ],
+)
+def test_params_that_are_damaged(tmp_path, content, message):
+    path = tmp_path / "r-0001.params"
+    path.write_bytes(content)
+    write_symbol(tmp_path / "r-symbol.json")
+    with pytest.raises(ValueError, match=message):
+        converted(path)
+
+
+# All formats
+
+WRITERS = {
+    "zip": lambda folder, arrays: write_torch(folder / "a.pth", arrays),
+    "legacy": lambda folder, arrays: write_torch_legacy(folder / "a.pth", arrays),
+    "jittor": lambda folder, arrays: write_jittor(folder / "a.pkl", arrays),
+    "mxnet": lambda folder, arrays: mxnet_files(folder, arrays, eps="1e-05", fix_gamma="False"),
+}
+
+
+@pytest.mark.parametrize("kind", WRITERS)
+def test_another_pixel_scale_goes_into_the_first_convolution(tmp_path, kind):
+    symbol = {"scale": None} if kind == "mxnet" else {}
+    path = WRITERS[kind](tmp_path, WEIGHTS)
+    if symbol:
+        path = mxnet_files(tmp_path, eps="1e-05", fix_gamma="False", **symbol)
+    found = converted(path, scale=Fraction("0.078125"))
+    assert_is(found, WEIGHTS | {"conv1.weight": WEIGHTS["conv1.weight"] * np.float32(10)})
+    assert "pixel scale 0.078125, ours is 1/128: conv1.weight is multiplied by 10" in found.notes
+    with pytest.raises(ValueError, match="expected a positive number, got -1"):
+        converted(path, scale=Fraction(-1))
+
+
+def test_a_pixel_scale_must_be_given_where_the_file_does_not_say_it(tmp_path):
+    with pytest.raises(ValueError, match=r"1/127.5 in arcface_torch, 0.078125 in the PyTorch and Jittor code of SFace"):
+        converted(write_torch(tmp_path / "a.pth", WEIGHTS), scale=None)
+
+
+@pytest.mark.parametrize("kind", WRITERS)
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"bn1.bias": None}, "bn1.bias: missing"),
+        ({"layer9.0.bn1.bias": np.ones(3, np.float32)}, "unexpected"),
+        ({"conv1.weight": np.ones((32, 3, 5, 5), np.float32)}, r"conv1.weight: expected \(32, 3, 3, 3\) of floating"),
+        ({"bn1.bias": np.full(32, np.nan, np.float32)}, "bn1.bias: holds NaN or infinity"),
+        ({"bn1.bias": np.full(32, 1e300)}, "bn1.bias: holds NaN or infinity"),
+        ({"bn1.running_var": np.full(32, -1, np.float32)}, "bn1.running_var: expected variances"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:overflow encountered in cast")
+def test_weights_of_another_network(tmp_path, kind, change, message):
+    arrays = {name: array for name, array in (WEIGHTS | change).items() if array is not None}
+    with pytest.raises(ValueError, match=message):
+        converted(WRITERS[kind](tmp_path, arrays))
+
+
+def test_the_network_that_the_names_are_of_is_named(tmp_path):
+    with pytest.raises(ValueError, match=r"fit iresnet18: layer1.1.bn1.weight: missing;.*those of iresnet_small"):
+        converted(write_torch(tmp_path / "a.pth", WEIGHTS), "iresnet18")
+    with pytest.raises(ValueError, match=r"backbone: expected one of .*mobilefacenet, got 'vgg'"):
+        converted(tmp_path / "a.pth", "vgg")
+
+
+def test_whole_numbers_are_no_weights(tmp_path):
+    whole = WEIGHTS | {"bn1.bias": np.ones(32, np.int64)}
+    with pytest.raises(ValueError, match=r"bn1.bias: expected \(32,\) of floating point, got int64 \(32,\)"):
+        converted(write_torch(tmp_path / "a.pth", whole))
+
+
+@pytest.mark.parametrize("kind", WRITERS)
+def test_every_truncation_is_found(tmp_path, kind):
+    small = {name: array for name, array in WEIGHTS.items() if array.size < 100}
+    path = WRITERS[kind](tmp_path, small)
+    content = path.read_bytes()
+    for length in [*range(0, 400, 7), *range(400, len(content) - 30, 797), *range(len(content) - 30, len(content))]:
+        path.write_bytes(content[:length])
+        with pytest.raises(ValueError, match=path.name):
+            converted(path)
+
+
+@pytest.mark.parametrize("kind", WRITERS)
+@given(data=st.data())
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_no_file_crashes_the_reader(tmp_path_factory, kind, data):
+    folder = tmp_path_factory.getbasetemp() / kind
+    folder.mkdir(exist_ok=True)
+    path = WRITERS[kind](folder, {name: array for name, array in WEIGHTS.items() if array.size < 100})
+    content = bytearray(path.read_bytes())
+    for _ in range(data.draw(st.integers(1, 4))):
+        content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
+    path.write_bytes(content)
+    with pytest.raises(ValueError):
+        converted(path)
+
+
+class Hostile:
+    def __init__(self, function, *arguments):
+        self.function, self.arguments = function, arguments
+
+    def __reduce__(self):
+        return self.function, self.arguments
+
+
+@pytest.mark.parametrize("kind", ["zip", "legacy", "jittor"])
+@pytest.mark.parametrize("place", ["alone", "value", "argument"])
+def test_a_hostile_pickle_runs_nothing(tmp_path, kind, place):
+    proof = tmp_path / "it ran"
+    bomb = Hostile(os.mkdir, str(proof))
+    value = {"alone": {"x": bomb}, "value": WEIGHTS | {"x": bomb}, "argument": {"x": Hostile(np.dtype, bomb)}}[place]
+    path = WRITERS[kind](tmp_path, value)
+    with pytest.raises(ValueError, match=r"found a call of '\w+\.mkdir'; nothing in it was executed"):
+        converted(path)
+    assert not proof.exists()
+    if kind == "jittor" and place == "alone":
+        pickle.loads(path.read_bytes())
+        assert proof.exists(), "the bomb must be a real one"
+
+
+def test_nested_without_end(tmp_path):
+    """Deep nesting must not become a RecursionError, nor a cycle a loop."""
+    deep = b"\x80\x02" + b"]" * 50_000 + b"a" * 49_999 + b")R."
+    cycle = b"\x80\x02}q\x00(X\x01\x00\x00\x00ah\x00u."
+    for content in (deep, cycle):
+        path = tmp_path / "a.pkl"
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match=r"a\.pkl"):
+            converted(path)
+
+
+@pytest.mark.parametrize("content", [b"", b"short", b"GIF89a" + bytes(100), pickle.dumps([1, 2, 3] * 9)])
+def test_files_of_no_known_format(tmp_path, content):
+    path = tmp_path / "a.pth"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"a\.pth: expected"):
+        converted(path)
+
+
+def test_no_file(tmp_path):
+    with pytest.raises(FileNotFoundError, match="expected a file of weights"):
+        converted(tmp_path / "a.pth")

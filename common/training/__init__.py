@@ -1,0 +1,1 @@
+"""The training loop: what it plans, logs and costs."""

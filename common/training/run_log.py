@@ -1,0 +1,103 @@
+"""What a run leaves behind: log.jsonl (the truth), TensorBoard events, and environment.json."""
+
+import json
+import platform
+import subprocess
+import sys
+import time
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from tensorboard.summary import Writer
+
+from common.io.files import atomic_write
+
+LOG = "log.jsonl"
+
+
+class RunLog:
+    """Appends records to `folder/log.jsonl` and their numbers to TensorBoard.
+
+    Args:
+        folder: the run folder; it exists.
+        step: where the run starts or resumes. Records of later steps are dropped: the resumed run writes them again.
+    """
+
+    def __init__(self, folder: Path, step: int) -> None:
+        path = folder / LOG
+        if path.exists():
+            records = [record for record in read_log(path) if record["step"] <= step]
+            with atomic_write(path, "w") as file:
+                file.writelines(json.dumps(record) + "\n" for record in records)
+        self._file = path.open("a", encoding="utf-8")
+        self._tensorboard = Writer(str(folder / "tensorboard"))
+
+    def write(self, record: dict[str, Any]) -> None:
+        """Append one record (`kind`, `step` and figures; no NaN, no infinity) and hand it to the operating system."""
+        self._file.write(json.dumps(record, allow_nan=False) + "\n")
+        self._file.flush()
+        prefix = f"{record['kind']}/{record['set']}" if "set" in record else record["kind"]
+        for name, value in record.items():
+            if isinstance(value, int | float) and name != "step":
+                self._tensorboard.add_scalar(f"{prefix}/{name}", value, record["step"])
+
+    def close(self) -> None:
+        self._file.close()
+        self._tensorboard.close()
+
+
+def read_log(path: Path) -> list[dict[str, Any]]:
+    """Records of a log, oldest first; a last line that a kill cut short is left out.
+
+    Raises:
+        FileNotFoundError: there is no log.
+        ValueError: a line, other than a torn last one, is not a record; named by its number.
+    """
+    text = path.read_text("utf-8")
+    lines = text.split("\n")
+    torn_tail = lines.pop()
+    records = []
+    for number, line in enumerate(lines, 1):
+        try:
+            record = json.loads(line)
+        except ValueError as error:
+            raise ValueError(f"{path} line {number}: is not JSON ({error})") from None
+        if not isinstance(record, dict) or not isinstance(record.get("step"), int) or "kind" not in record:
+            raise ValueError(f"{path} line {number}: expected a record with kind and step, got {line[:80]!r}")
+        records.append(record)
+    del torn_tail  # empty after a clean stop
+    return records
+
+
+def environment(backend: dict[str, Any]) -> dict[str, Any]:
+    """Versions, machine, git revision and command line, for the run's record; `backend` is `Trainer.describe()`."""
+    return {
+        "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "command": sys.argv,
+        "git": git_revision(),
+        "python": platform.python_version(),
+        "machine": platform.platform(),
+        "numpy": np.__version__,
+        "opencv": cv2.__version__,
+        "scikit-learn": metadata.version("scikit-learn"),
+        "backend": backend,
+    }
+
+
+def git_revision() -> str | None:
+    """The checkout's revision, with "-dirty" when files differ from it; None outside a checkout."""
+    try:
+        result = subprocess.run(
+            ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],
+            cwd=Path(__file__).parent,
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=10,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return result.stdout.strip()

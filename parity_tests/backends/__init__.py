@@ -1,0 +1,1 @@
+"""One adapter a framework: how it answers the questions."""

@@ -1,0 +1,133 @@
+"""What `python -m parity_tests` asks of a backend, NumPy in and NumPy out; the contract is in docs/parity.md."""
+
+import functools
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from mxnet import autograd, nd
+from mxnet.ndarray import NDArray
+
+from common.config import HeadConfig, RunConfig
+from mxnet_impl import checkpoint, runtime
+from mxnet_impl.backbones import create_backbone
+from mxnet_impl.losses.margin_heads import SphereFaceHead
+from mxnet_impl.losses.sface import Form, inter_weight, intra_weight, sface_loss
+from mxnet_impl.running_statistics import RunningStatistics
+from mxnet_impl.trainer import Trainer, create_head
+
+
+def describe() -> dict[str, Any]:
+    """Version, device, threads: JSON values."""
+    return runtime.describe(runtime.resolve_device("auto"))
+
+
+def create_trainer(config: RunConfig, num_classes: int) -> Trainer:
+    """A trainer as `common.training.loop.fit` drives it."""
+    return Trainer(config, num_classes)
+
+
+def sface(
+    embeddings: np.ndarray,
+    class_weight: np.ndarray,
+    labels: np.ndarray,
+    *,
+    form: Form,
+    block_size: int,
+    **parameters: float,
+) -> dict[str, np.ndarray]:
+    """Loss, its two parts and both gradients of `sface_loss`, in the dtype of `embeddings`."""
+    x, w = _variable(embeddings), _variable(class_weight)
+    with autograd.record():
+        result = sface_loss(x, w, _labels(labels), form=form, block_size=block_size, **parameters)
+    result.loss.backward()
+    names = ("loss", "intra_loss", "inter_loss")
+    return {name: _scalar(getattr(result, name)) for name in names} | _gradients(x.grad, w.grad)
+
+
+def sface_weights(
+    theta: np.ndarray, *, scale: float, intra_slope: float, inter_slope: float, intra_center: float, inter_center: float
+) -> dict[str, np.ndarray]:
+    """r_intra and r_inter of angles of any shape, radians."""
+    angles = nd.array(theta, dtype=theta.dtype)
+    return {
+        "intra_weight": intra_weight(angles, scale, intra_slope, intra_center).asnumpy(),
+        "inter_weight": inter_weight(angles, scale, inter_slope, inter_center).asnumpy(),
+    }
+
+
+def margin_head(
+    config: HeadConfig, embeddings: np.ndarray, class_weight: np.ndarray, labels: np.ndarray, *, step: int
+) -> dict[str, np.ndarray]:
+    """Loss and gradients of a baseline head at an optimiser step, in the dtype of `embeddings`."""
+    head = create_head(config, embeddings.shape[1], len(class_weight))
+    head.initialize()
+    head.cast(class_weight.dtype)
+    head.class_weight.set_data(nd.array(class_weight, dtype=class_weight.dtype))
+    if isinstance(head, SphereFaceHead):
+        head.step = step
+    x = _variable(embeddings)
+    with autograd.record():
+        result = head(x, _labels(labels))
+    result.loss.backward()
+    return {"loss": _scalar(result.loss)} | _gradients(x.grad, head.class_weight.grad())
+
+
+def backbone(
+    name: str,
+    state: Mapping[str, np.ndarray],
+    images: np.ndarray,
+    grad_output: np.ndarray,
+    *,
+    taps: Sequence[str],
+) -> dict[str, np.ndarray]:
+    """Outputs of a backbone and of the modules `taps` in evaluation and in training, then gradients of
+    sum(output * grad_output) in training, and what became of the running statistics.
+
+    Args:
+        name: of the backbone; without dropout.
+        state: canonical names without "backbone.", in the dtype of `images`.
+        images: normalised (N, 3, S, S).
+        grad_output: (N, D).
+        taps: paths of modules.
+    """
+    network = create_backbone(name, grad_output.shape[1], images.shape[2], dropout=0.0)
+    network.initialize()
+    network.cast(images.dtype)
+    checkpoint.from_canonical(network, state)
+    x = _variable(images)
+    running_statistics = RunningStatistics(network, x)
+    seen: dict[str, np.ndarray] = {}
+    mode = "eval"
+    for tap in taps:
+        functools.reduce(lambda block, child: block._children[child], tap.split("."), network).register_forward_hook(
+            lambda _block, _inputs, output, tap=tap: seen.update({f"{mode}.{tap}": output.asnumpy()})
+        )
+    seen["eval.output"] = network(x).asnumpy()
+    mode = "train"
+    with running_statistics.follow(len(images)):
+        with autograd.record():
+            output = network(x)
+        output.backward(nd.array(grad_output, dtype=grad_output.dtype))
+    seen |= {"train.output": output.asnumpy(), "grad.input": x.grad.asnumpy()}
+    parameters = checkpoint.named_parameters(network)
+    seen |= {f"grad.{n}": p.grad().asnumpy() for n, p in parameters.items() if p.grad_req != "null"}
+    return seen | {f"after.{n}": array for n, array in checkpoint.to_canonical(network).items() if ".running_" in n}
+
+
+def _variable(array: np.ndarray) -> NDArray:
+    variable = nd.array(array, dtype=array.dtype)
+    variable.attach_grad()
+    return variable
+
+
+def _labels(labels: np.ndarray) -> NDArray:
+    return nd.array(labels, dtype=np.int64)
+
+
+def _scalar(array: NDArray) -> np.ndarray:
+    return array.asnumpy().reshape(())
+
+
+def _gradients(embeddings: NDArray, class_weight: NDArray) -> dict[str, np.ndarray]:
+    return {"grad_embeddings": embeddings.asnumpy(), "grad_class_weight": class_weight.asnumpy()}

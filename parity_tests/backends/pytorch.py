@@ -1,0 +1,120 @@
+"""What `python -m parity_tests` asks of a backend, NumPy in and NumPy out; the contract is in docs/parity.md."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from common.config import HeadConfig, RunConfig
+from pytorch_impl import checkpoint, runtime
+from pytorch_impl.backbones import create_backbone
+from pytorch_impl.losses.margin_heads import SphereFaceHead
+from pytorch_impl.losses.sface import Form, inter_weight, intra_weight, sface_loss
+from pytorch_impl.trainer import Trainer, create_head
+
+
+def describe() -> dict[str, Any]:
+    """Version, device, threads: JSON values."""
+    return runtime.describe(runtime.resolve_device("auto"))
+
+
+def create_trainer(config: RunConfig, num_classes: int) -> Trainer:
+    """A trainer as `common.training.loop.fit` drives it."""
+    return Trainer(config, num_classes)
+
+
+def sface(
+    embeddings: np.ndarray,
+    class_weight: np.ndarray,
+    labels: np.ndarray,
+    *,
+    form: Form,
+    block_size: int,
+    **parameters: float,
+) -> dict[str, np.ndarray]:
+    """Loss, its two parts and both gradients of `sface_loss`, in the dtype of `embeddings`."""
+    x, w = _variable(embeddings), _variable(class_weight)
+    result = sface_loss(x, w, torch.from_numpy(labels), form=form, block_size=block_size, **parameters)
+    result.loss.backward()
+    names = ("loss", "intra_loss", "inter_loss")
+    return {name: _array(getattr(result, name)) for name in names} | _gradients(x, w)
+
+
+def sface_weights(
+    theta: np.ndarray, *, scale: float, intra_slope: float, inter_slope: float, intra_center: float, inter_center: float
+) -> dict[str, np.ndarray]:
+    """r_intra and r_inter of angles of any shape, radians."""
+    angles = torch.from_numpy(theta)
+    return {
+        "intra_weight": _array(intra_weight(angles, scale, intra_slope, intra_center)),
+        "inter_weight": _array(inter_weight(angles, scale, inter_slope, inter_center)),
+    }
+
+
+def margin_head(
+    config: HeadConfig, embeddings: np.ndarray, class_weight: np.ndarray, labels: np.ndarray, *, step: int
+) -> dict[str, np.ndarray]:
+    """Loss and gradients of a baseline head at an optimiser step, in the dtype of `embeddings`."""
+    head = create_head(config, embeddings.shape[1], len(class_weight))
+    head.class_weight = torch.nn.Parameter(torch.from_numpy(class_weight))
+    if config.name == "softmax":
+        head.bias = torch.nn.Parameter(torch.zeros(len(class_weight), dtype=head.class_weight.dtype))
+    if isinstance(head, SphereFaceHead):
+        head.step = step
+    x = _variable(embeddings)
+    result = head(x, torch.from_numpy(labels))
+    result.loss.backward()
+    return {"loss": _array(result.loss)} | _gradients(x, head.class_weight)
+
+
+def backbone(
+    name: str,
+    state: Mapping[str, np.ndarray],
+    images: np.ndarray,
+    grad_output: np.ndarray,
+    *,
+    taps: Sequence[str],
+) -> dict[str, np.ndarray]:
+    """Outputs of a backbone and of the modules `taps` in evaluation and in training, then gradients of
+    sum(output * grad_output) in training, and what became of the running statistics.
+
+    Args:
+        name: of the backbone; without dropout.
+        state: canonical names without "backbone.", in the dtype of `images`.
+        images: normalised (N, 3, S, S).
+        grad_output: (N, D).
+        taps: paths of modules.
+    """
+    network = create_backbone(name, grad_output.shape[1], images.shape[2], dropout=0.0)
+    network.to(torch.from_numpy(images).dtype)
+    checkpoint.from_canonical(network, state)
+    seen: dict[str, np.ndarray] = {}
+    mode = "eval"
+    for tap in taps:
+        network.get_submodule(tap).register_forward_hook(
+            lambda _module, _inputs, output, tap=tap: seen.update({f"{mode}.{tap}": _array(output)})
+        )
+    with torch.no_grad():
+        seen["eval.output"] = _array(network.eval()(torch.from_numpy(images)))
+    mode = "train"
+    x = _variable(images)
+    output = network.train()(x)
+    (output * torch.from_numpy(grad_output)).sum().backward()
+    seen |= {"train.output": _array(output), "grad.input": _array(x.grad)}
+    seen |= {f"grad.{n}": _array(p.grad) for n, p in network.named_parameters() if p.requires_grad}
+    return seen | {f"after.{n}": array for n, array in checkpoint.to_canonical(network).items() if ".running_" in n}
+
+
+def _variable(array: np.ndarray) -> Tensor:
+    return torch.from_numpy(array.copy()).requires_grad_()
+
+
+def _array(tensor: Tensor | None) -> np.ndarray:
+    assert tensor is not None
+    return tensor.detach().contiguous().numpy().copy()
+
+
+def _gradients(embeddings: Tensor, class_weight: Tensor) -> dict[str, np.ndarray]:
+    return {"grad_embeddings": _array(embeddings.grad), "grad_class_weight": _array(class_weight.grad)}

@@ -1,0 +1,106 @@
+"""Levels 1 to 3: losses, r and gradients of all heads."""
+
+import functools
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+
+from parity_tests.cases.inputs import Case as Inputs
+from parity_tests.cases.inputs import on_both_knees, planted
+from parity_tests.comparison import DTYPES, Case, Check, as_arrays, held_by_float32
+from parity_tests.truth import sface as oracle
+from parity_tests.truth.margin_heads import margin_loss
+
+GOLDEN = Path(__file__).parents[1] / "golden"
+PUBLISHED_CENTERS = ((0.87, 1.20), (0.88, 1.25), (0.90, 1.20))
+
+
+@functools.cache
+def head_cases(quick: bool) -> list[Case]:
+    return [*_sface_cases(quick), *_margin_cases(quick)]
+
+
+def _sface_cases(quick: bool) -> Iterable[Case]:
+    inputs: dict[str, tuple[Inputs, dict[str, float], int]] = {}
+    for a, b in PUBLISHED_CENTERS:
+        parameters = {"intra_center": a, "inter_center": b}
+        inputs[f"knees-{a}-{b}"] = (on_both_knees(intra_center=a, inter_center=b), parameters, 7)
+    if not quick:
+        default = {"intra_center": 0.87, "inter_center": 1.2}
+        for shape in ((1, 2, 3), (7, 13, 5), (33, 101, 17)):
+            inputs["odd-{}-{}-{}".format(*shape)] = (planted(*shape), default, 4)
+        inputs["casia"] = (on_both_knees(8, 10572, 64), default, 1024)
+        other = {"scale": 30.0, "intra_slope": 60.0, "inter_slope": 90.0, **default}
+        inputs["two-slopes"] = (on_both_knees(), other, 7)
+    for name, (arrays, given, block_size) in inputs.items():
+        parameters = {"scale": 64.0, "intra_slope": 80.0, "inter_slope": 80.0, **given}
+        rounded = Inputs(held_by_float32(arrays.embeddings), held_by_float32(arrays.class_weight), arrays.labels)
+        truth = oracle.sface(rounded.embeddings, rounded.class_weight, rounded.labels, **parameters)
+        if name.startswith("knees"):
+            assert_on_knees(truth, parameters["scale"])
+        yield from _sface_case(name, rounded, parameters, block_size, truth._asdict())
+    for path in sorted(GOLDEN.glob("*.npz"))[: 1 if quick else None]:
+        golden = dict(np.load(path, allow_pickle=False))
+        names = ("scale", "intra_slope", "inter_slope", "intra_center", "inter_center")
+        arrays = Inputs(golden["embeddings"], golden["class_weight"], golden["labels"])
+        yield from _sface_case(f"golden-{path.stem}", arrays, {n: float(golden[n]) for n in names}, 64, golden)
+
+
+def assert_on_knees(truth: oracle.SFaceTruth, scale: float) -> None:
+    """At least a fifth of the weights of each kind must be neither 0 nor s: elsewhere a case tests no sigmoid."""
+    inter = truth.inter_weight[truth.inter_weight > 0]
+    for name, weights in (("r_intra", truth.intra_weight), ("r_inter", inter)):
+        share = np.mean((weights > 0.05 * scale) & (weights < 0.95 * scale))
+        if share < 0.2:
+            raise AssertionError(f"{name}: expected 20 % of the weights within 5 to 95 % of s, got {share:.0%}")
+
+
+def _sface_case(
+    name: str, arrays: Inputs, parameters: dict[str, float], block_size: int, truth: dict[str, np.ndarray]
+) -> Iterable[Case]:
+    loss_scale = max(abs(truth["intra_loss"]), abs(truth["inter_loss"]))
+    for form in ("plain", "streamed"):
+        checks = [
+            Check(f"sface {form}: {part}", "loss", part, np.asarray(truth[part]), loss_scale)
+            for part in ("loss", "intra_loss", "inter_loss")
+        ]
+        if form == "plain" and "intra_weight" in truth:
+            checks += [
+                Check(f"sface {form}: {part}", "weights", part, truth[part], parameters["scale"])
+                for part in ("intra_weight", "inter_weight")
+            ]
+        checks += _gradient_checks(f"sface {form}", truth)
+        for dtype in DTYPES:
+            inputs = {"kind": "sface", **arrays._asdict(), **parameters, "form": form, "block_size": block_size}
+            yield Case(f"sface-{name}-{form}-{dtype}", dtype, as_arrays(inputs | {"dtype": dtype}), checks)
+
+
+def _margin_cases(quick: bool) -> Iterable[Case]:
+    heads: list[tuple[str, float | None, int]] = [
+        ("softmax", None, 0),
+        ("normalised-softmax", None, 0),
+        ("cosface", 0.35, 0),
+        ("arcface", 0.5, 0),
+        ("sphereface", None, 700),
+    ]
+    if not quick:
+        heads += [("sphereface", None, 0), ("sphereface", None, 60_000)]
+    for head, margin, step in heads:
+        for name, arrays in (("near", planted()), ("far", planted(intra_center=2.9, inter_center=1.5))):
+            rounded = Inputs(held_by_float32(arrays.embeddings), held_by_float32(arrays.class_weight), arrays.labels)
+            # a small loss is the difference of two large logits: no scale below 1
+            truth = margin_loss(head, *rounded, margin=margin or 0.0, step=step)._asdict()
+            checks = [Check(f"{head}: loss", "loss", "loss", np.asarray(truth["loss"]), np.maximum(truth["loss"], 1))]
+            checks += _gradient_checks(head, truth)
+            for dtype in DTYPES:
+                inputs = {"kind": "margin", "head": head, "scale": 64.0, "step": step, **rounded._asdict()}
+                inputs |= {"dtype": dtype} | ({} if margin is None else {"margin": margin})
+                yield Case(f"margin-{head}-{step}-{name}-{dtype}", dtype, as_arrays(inputs), checks)
+
+
+def _gradient_checks(name: str, truth: dict[str, np.ndarray]) -> list[Check]:
+    return [
+        Check(f"{name}: {part}", "head gradients", part, truth[part], np.abs(truth[part]).max())
+        for part in ("grad_embeddings", "grad_class_weight")
+    ]

@@ -1,0 +1,133 @@
+"""Levels 5 and 6: one step, and fifty across a drop of the learning rate."""
+
+import functools
+import json
+from pathlib import Path
+
+import numpy as np
+
+from common import config as configuration
+from common.config import DataConfig, HeadConfig, ModelConfig, OptimiserConfig, RunConfig
+from parity_tests.cases.backbones import disturbed
+from parity_tests.comparison import DTYPES, FLOAT32_ROUNDING, Case, Check, as_arrays, held_by_float32
+from parity_tests.truth.training import TrueTrainer
+
+PRECISION = {"float64": "fp64", "float32": "fp32"}
+
+
+def train_config(dtype: str) -> RunConfig:
+    """A small run without dropout: each backend draws its own."""
+    return RunConfig(
+        name="parity",
+        data=DataConfig(root=Path("unused"), image_size=16),
+        model=ModelConfig(backbone="iresnet_small", embedding_size=16, dropout=0.0),
+        head=HeadConfig(),
+        optimiser=OptimiserConfig(batch_size=8),
+        device="cpu",
+        precision=PRECISION[dtype],  # type: ignore[arg-type]  # the two are among the four
+    )
+
+
+NUM_CLASSES = 6
+
+
+def train_inputs(config: RunConfig, steps: int, drop_at: int, rate: float) -> dict[str, object]:
+    random = np.random.default_rng(1)
+    size = config.data.image_size
+    labels = random.integers(0, NUM_CLASSES, (steps, config.optimiser.batch_size))
+    # something to learn: on pure noise the run is chaotic, and a rounding error grows past any use
+    patterns = random.integers(0, 256, (NUM_CLASSES, 3, size, size))
+    noise = random.normal(0, 20, (*labels.shape, 3, size, size))
+    return {
+        "kind": "train",
+        "config": json.dumps(configuration.to_json(config)),
+        "num_classes": NUM_CLASSES,
+        "images": np.clip(patterns[labels] + noise, 0, 255).astype(np.uint8),
+        "labels": labels,
+        "learning_rates": np.where(np.arange(steps) < drop_at, rate, rate / 10),
+    }
+
+
+@functools.cache
+def step_cases() -> list[Case]:
+    """One step from weights, statistics and momentum that are all away from their start."""
+    random = np.random.default_rng(5)
+    trainer = TrueTrainer(train_config("float64"), NUM_CLASSES)
+    start = {}
+    for name, array in trainer.state().items():
+        moved = 0.5 * random.standard_normal(array.shape) if name.startswith("momentum.") else array
+        start[name] = held_by_float32(disturbed(name.removeprefix("backbone."), moved, random))
+    trainer.load_state(start)
+    inputs = train_inputs(trainer.config, 1, 1, 0.1)
+    loss = trainer.train_step(inputs["images"][0], inputs["labels"][0], 0.1)  # type: ignore[index]
+    after = trainer.state()
+    cases = []
+    for dtype in DTYPES:
+        checks = [Check("one step: loss", "one step", "losses", np.array([loss]), trainer.config.head.scale)]
+        for name, array in after.items():
+            group = _group(name)
+            # the step is the learning rate times the new momentum
+            step = np.abs(array if group == "momentum" else array - start[name]).max()
+            slack = np.abs(array) * FLOAT32_ROUNDING if dtype == "float32" else 0.0
+            scale = np.maximum(step, 1e-30)  # the weight of iresnet's last BatchNorm does not move
+            checks.append(Check(f"one step: {group}", "one step", f"state.{name}", array, scale, slack))
+        given = inputs | {"config": json.dumps(configuration.to_json(train_config(dtype)))}
+        given |= {f"state.{name}": array.astype(dtype) for name, array in start.items()}
+        cases.append(Case(f"step-{dtype}", dtype, as_arrays(given), checks))
+    return cases
+
+
+GROUPS = ("weights", "momentum", "statistics")
+
+
+def _group(name: str) -> str:
+    return "momentum" if name.startswith("momentum.") else "statistics" if ".running_" in name else "weights"
+
+
+STEPS, QUICK_STEPS, RATE = (50, 25), (12, 6), 1e-4  # steps, and the one before which the rate drops
+ENVELOPE_RUNS, ENVELOPE_FACTOR = 4, 10.0
+
+
+@functools.cache
+def trajectory_cases(steps: int, drop_at: int) -> list[Case]:
+    """From the initial bits, across a drop of the learning rate."""
+    inputs = train_inputs(train_config("float64"), steps, drop_at, RATE)
+    losses, final, initial = true_trajectory(inputs)
+    noisy = [true_trajectory(inputs, FLOAT32_ROUNDING, seed) for seed in range(ENVELOPE_RUNS)]
+    loss_spread = np.maximum.accumulate(np.max([np.abs(n[0] - losses) for n in noisy], 0))
+    largest = {group: max(np.abs(final[n]).max() for n in final if _group(n) == group) for group in GROUPS}
+    cases = []
+    for dtype in DTYPES:
+        checks = []
+        exact = dtype == "float64"
+        for name, array in final.items():
+            # a bias before a BatchNorm has no gradient but rounding: no scale below a thousandth of its group's largest
+            size = np.maximum(np.abs(array).max(), 1e-3 * largest[_group(name)])
+            spread = np.max([np.abs(n[1][name] - array).max() for n in noisy])
+            scale = size if exact else ENVELOPE_FACTOR * np.maximum(spread, FLOAT32_ROUNDING * largest[_group(name)])
+            row = f"trajectory: final {_group(name)}"
+            checks.append(Check(row, "trajectory", f"state.{name}", array, scale))
+        curve_scale = np.abs(losses).max()
+        if not exact:
+            curve_scale = ENVELOPE_FACTOR * np.maximum(loss_spread, 20 * FLOAT32_ROUNDING * curve_scale)
+        checks.append(Check("trajectory: loss curve", "trajectory", "losses", losses, curve_scale))
+        config = json.dumps(configuration.to_json(train_config(dtype)))
+        cases.append(Case(f"trajectory-{dtype}", dtype, as_arrays(inputs | {"config": config}), checks))
+        none = train_inputs(train_config(dtype), 0, 0, RATE) | {"config": config}
+        checks = [
+            Check("initial state", "initial state", f"state.{name}", array.astype(dtype), np.ones(()))
+            for name, array in initial.items()
+        ]
+        cases.append(Case(f"initial-{dtype}", dtype, as_arrays(none), checks))
+    return cases
+
+
+def true_trajectory(
+    inputs: dict[str, object], noise: float = 0.0, seed: int = 0
+) -> tuple[np.ndarray, dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """Loss of each step, final and initial state."""
+    trainer = TrueTrainer(train_config("float64"), NUM_CLASSES, noise=noise, noise_seed=seed)
+    initial = trainer.state()
+    batches = zip(inputs["images"], inputs["labels"], inputs["learning_rates"], strict=True)  # type: ignore[call-overload]
+    losses = [trainer.train_step(images, labels, rate) for images, labels, rate in batches]
+    return np.array(losses), trainer.state(), initial

@@ -1,0 +1,89 @@
+"""The truth for the baseline heads: loss and gradients in float64 NumPy, in closed form."""
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+
+from parity_tests.truth.sface import NORM_FLOOR
+
+
+class MarginTruth(NamedTuple):
+    """Loss and its gradients; all float64."""
+
+    loss: float
+    grad_embeddings: np.ndarray  # (N, D)
+    grad_class_weight: np.ndarray  # (C, D)
+    grad_bias: np.ndarray | None = None  # (C,), softmax only
+
+
+def margin_loss(
+    head: str,
+    embeddings: np.ndarray,
+    class_weight: np.ndarray,
+    labels: np.ndarray,
+    *,
+    scale: float = 64.0,
+    margin: float = 0.5,
+    step: int = 0,
+    bias: np.ndarray | None = None,
+) -> MarginTruth:
+    """Mean cross-entropy of a head's logits for embeddings (N, D), class_weight (C, D) and labels (N,).
+
+    The derivative of the target logit for the target cosine is written out for each head, below `_target`.
+    """
+    x, w = np.asarray(embeddings, np.float64), np.asarray(class_weight, np.float64)
+    rows = np.arange(len(x))
+    if head == "softmax":
+        logits = x @ w.T + (0 if bias is None else bias)
+        loss, g = _cross_entropy(logits, labels)
+        return MarginTruth(loss, g @ w, g.T @ x, g.sum(0))
+
+    norms = np.maximum(np.linalg.norm(x, axis=1, keepdims=True), NORM_FLOOR)
+    prototype_norms = np.maximum(np.linalg.norm(w, axis=1, keepdims=True), NORM_FLOOR)
+    unit_x, unit_w = x / norms, w / prototype_norms
+    cosines = np.clip(unit_x @ unit_w.T, -1, 1)
+    target, slope = _target(head, cosines[rows, labels], margin, step)
+    with_margin = cosines.copy()
+    with_margin[rows, labels] = target
+    factor = norms if head == "sphereface" else scale
+    loss, g = _cross_entropy(factor * with_margin, labels)
+
+    grad_cosines = factor * g
+    grad_cosines[rows, labels] *= slope
+    grad_x = _tangential(grad_cosines @ unit_w, unit_x) / norms
+    if head == "sphereface":
+        grad_x += np.sum(g * with_margin, 1, keepdims=True) * unit_x
+    return MarginTruth(loss, grad_x, _tangential(grad_cosines.T @ unit_x, unit_w) / prototype_norms)
+
+
+def _target(head: str, cosine: np.ndarray, margin: float, step: int) -> tuple[np.ndarray, np.ndarray]:
+    """Target logit without its factor, and its derivative for the cosine."""
+    theta = np.arccos(cosine)
+    if head == "normalised-softmax":
+        return cosine, np.ones_like(cosine)
+    if head == "cosface":
+        return cosine - margin, np.ones_like(cosine)
+    if head == "arcface":
+        inside = theta + margin <= math.pi
+        value = np.where(inside, np.cos(theta + margin), cosine - margin * math.sin(margin))
+        return value, np.where(inside, np.sin(theta + margin) / np.sin(theta), 1.0)
+    annealing = max(5.0, 1000 / (1 + 0.12 * step))
+    k = np.minimum(np.floor(4 * theta / math.pi), 3)
+    psi = (-1) ** k * np.cos(4 * theta) - 2 * k
+    slope = (-1) ** k * 4 * np.sin(4 * theta) / np.sin(theta)
+    return (psi + annealing * cosine) / (1 + annealing), (slope + annealing) / (1 + annealing)
+
+
+def _cross_entropy(logits: np.ndarray, labels: np.ndarray) -> tuple[float, np.ndarray]:
+    """Mean over the samples, and the gradient for the logits."""
+    rows = np.arange(len(logits))
+    shifted = logits - logits.max(1, keepdims=True)
+    log_sum = np.log(np.exp(shifted).sum(1, keepdims=True))
+    probabilities = np.exp(shifted - log_sum)
+    probabilities[rows, labels] -= 1
+    return float(np.mean(log_sum[:, 0] - shifted[rows, labels])), probabilities / len(logits)
+
+
+def _tangential(gradient: np.ndarray, unit: np.ndarray) -> np.ndarray:
+    return gradient - np.sum(gradient * unit, 1, keepdims=True) * unit
