@@ -13,8 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from common.datasets.images import OnWrongSize
-
+OnWrongSize = Literal["fail", "resize"]
 HEADS = ("sface", "softmax", "normalised-softmax", "cosface", "arcface", "sphereface")
 
 

@@ -12,7 +12,8 @@ import numpy as np
 import tyro
 from tqdm import tqdm
 
-from common.datasets.images import BadImage, OnWrongSize, decode_image
+from common.config import OnWrongSize
+from common.datasets.images import BadImage, decode_image
 from common.datasets.pair_sets import find_pair_sets
 from common.datasets.training_sets import image_files
 from common.evaluation.evaluate import PROTOCOL, PROTOCOL_AS_GIVEN, Evaluation, embedded, evaluate_embeddings
@@ -70,8 +71,14 @@ class EmbedOptions:
 
 
 def evaluate(backend: "Backend", arguments: list[str]) -> bool:
+    """`evaluate_source` with options from the command line."""
+    return evaluate_source(
+        backend, tyro.cli(EvaluateOptions, prog=f"python -m {backend.package} evaluate", args=arguments)
+    )
+
+
+def evaluate_source(backend: "Backend", options: EvaluateOptions) -> bool:
     """Evaluate a source and print the figures; whether every set was there."""
-    options = tyro.cli(EvaluateOptions, prog=f"python -m {backend.package} evaluate", args=arguments)
     source = open_source(options.source, backend, options.device)
     if source.embed is None:
         evaluations, missing, protocol = _evaluate_arrays(source, options)

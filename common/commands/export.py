@@ -12,8 +12,8 @@ import tyro
 from common import config as configuration
 from common.config import DataConfig, ModelConfig, RunConfig
 from common.recipes import PUBLISHED_SETS
-from common.training.loop import latest_checkpoint
 from common.weights import checkpoint
+from common.weights.checkpoint import latest_checkpoint
 from common.weights.foreign.convert import convert
 from common.weights.onnx_export import DEFAULT_OPSET, Colours, export_onnx
 

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from common import config as configuration
-from common.commands import main, train
+from common.commands import train
+from common.commands.evaluate import EvaluateOptions, evaluate_source
 from common.config import RunConfig
 from common.datasets.pair_sets import find_pair_sets
 from common.datasets.training_sets import open_dataset
@@ -197,8 +198,16 @@ def _evaluate_the_rest(backend: "Backend", config: RunConfig, folder: Path) -> b
     wanted = [name for name in config.data.evaluate_on if name not in done]
     found = list(find_pair_sets(config.data.root, wanted)[0])
     if found:
-        options = ["--root", str(config.data.root), "--device", config.device, "--out", str(folder / "evaluation")]
-        main.evaluate(backend, [str(folder), "--sets", *found, *options])
+        evaluate_source(
+            backend,
+            EvaluateOptions(
+                folder,
+                sets=tuple(found),
+                root=config.data.root,
+                device=config.device,
+                out=folder / "evaluation",
+            ),
+        )
         run = read_finished(folder)
     print(f"\n{markdown(collect([run]))}")
     return len(found) == len(wanted)

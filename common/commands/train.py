@@ -10,18 +10,17 @@ from common import config as configuration
 from common.config import RunConfig
 from common.datasets.pair_sets import find_pair_sets
 from common.datasets.training_sets import open_dataset
+from common.evaluation.evaluate import RAW_PIXELS, raw_pixels
 from common.evaluation.evaluate import evaluate as evaluate_pairs
-from common.evaluation.evaluate import raw_pixels
 from common.evaluation.results import load_evaluation, save_evaluation
 from common.recipes import RECIPES
 from common.reports.published import pair_set_files
 from common.reports.run_report import comparison_table, write_report
-from common.training.loop import Progress, fit, latest_checkpoint
+from common.training.loop import Progress, fit
+from common.weights.checkpoint import latest_checkpoint
 
 if TYPE_CHECKING:
     from common.backend import Backend
-
-RAW_PIXELS = "raw_pixels"
 
 
 def train(backend: "Backend", arguments: list[str]) -> None:

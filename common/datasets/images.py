@@ -1,14 +1,14 @@
 """Decoding, checking and encoding of images. Every image inside this project is RGB, uint8, channels first."""
 
 import os
-from typing import Literal
 
 os.environ.setdefault("OPENCV_IO_MAX_IMAGE_PIXELS", str(2**26))  # a few bytes can claim gigapixels; read at import
 
 import cv2
 import numpy as np
 
-OnWrongSize = Literal["fail", "resize"]
+from common.config import OnWrongSize
+
 
 
 class BadImage(ValueError):

@@ -11,7 +11,8 @@ from typing import Any, Protocol
 import numpy as np
 from tqdm import tqdm
 
-from common.datasets.images import OnWrongSize, decode_image
+from common.config import OnWrongSize
+from common.datasets.images import decode_image
 from common.evaluation.verification import (
     VerificationResult,
     flip_sum_normalise,
@@ -26,6 +27,8 @@ _PROTOCOL = (
 )
 PROTOCOL = f"embedding of the image + embedding of its mirror image, {_PROTOCOL}"
 PROTOCOL_AS_GIVEN = f"embeddings as given, {_PROTOCOL}"
+
+RAW_PIXELS = "raw_pixels"  # name of the baseline among the methods that were evaluated
 
 Embed = Callable[[np.ndarray], np.ndarray]
 """(N, 3, S, S) uint8 RGB -> (N, D) float, raw embeddings."""

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from common import config as configuration
-from common.datasets.images import OnWrongSize
+from common.config import OnWrongSize
 from common.evaluation.evaluate import Embed
-from common.training.loop import latest_checkpoint
 from common.weights import checkpoint
+from common.weights.checkpoint import latest_checkpoint
 
 if TYPE_CHECKING:
     from common.backend import Backend

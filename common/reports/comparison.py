@@ -1,6 +1,6 @@
 """Backends side by side: a table and a figure of finished runs of one recipe.
 
-python -m common.reports.comparison runs/*/lfw-small-seed* --figure comparison.png
+python -m common compare runs/*/lfw-small-seed* --figure comparison.png
 """
 
 import dataclasses
@@ -15,8 +15,8 @@ import numpy as np
 import tyro
 
 from common import config as configuration
-from common.commands.train import RAW_PIXELS
 from common.config import RunConfig
+from common.evaluation.evaluate import RAW_PIXELS
 from common.evaluation.results import SavedEvaluation, load_evaluation
 from common.io.files import atomic_write, read_json
 from common.reports.plots import Series, comparison_figure
@@ -173,7 +173,7 @@ def markdown(groups: Groups) -> str:
 
 def main(arguments: Sequence[str]) -> int:
     """Print the table of the runs on the command line, and draw the figure; 2 if something is wrong with them."""
-    options = tyro.cli(Options, prog="python -m common.reports.comparison", args=arguments)
+    options = tyro.cli(Options, prog="python -m common compare", args=arguments)
     form = options.figure.suffix[1:].lower() if options.figure else "none"
     try:
         if not options.runs or form not in ("none", "png", "svg"):

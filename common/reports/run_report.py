@@ -1,8 +1,7 @@
 """The report of a run: one HTML file without scripts or links, and the same in Markdown, from its folder.
 
-python -m common.reports.run_report RUN                       its report
-python -m common.reports.run_report RUN RUN [RUN ...]         their reports, and a page that compares them
-python -m common.reports.run_report tables RUN [RUN ...]      the paper's tables: common/reports/tables.py
+python -m common report RUN                       its report
+python -m common report RUN RUN [RUN ...]         their reports, and a page that compares them
 """
 
 import argparse
@@ -222,12 +221,8 @@ def _label(saved: SavedEvaluation) -> str:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Write the report of each run folder named on the command line, and a comparison of several; print the paths."""
     arguments = sys.argv[1:] if arguments is None else arguments
-    if list(arguments[:1]) == ["tables"]:
-        from common.reports import tables  # which imports this module
-
-        return tables.main(arguments[1:])
     parser = argparse.ArgumentParser(
-        "python -m common.reports.run_report",
+        "python -m common report",
         description="Write RUN/report.html and .md from a run folder; of several runs also comparison.html and .md.",
     )
     parser.add_argument("runs", type=Path, metavar="RUN", nargs="+", help="run folders, as runs/pytorch/orl-seed0")
@@ -245,7 +240,3 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(error, file=sys.stderr)
         return 1
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

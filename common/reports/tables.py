@@ -1,6 +1,6 @@
 """The paper's tables from finished runs: a row a recipe and set, a column a backend, beside what is published.
 
-python -m common.reports.run_report tables runs/*/casia-r50-seed* --out tables.html
+python -m common tables runs/*/casia-r50-seed* --out tables.html
 """
 
 import dataclasses
@@ -145,7 +145,7 @@ def markdown(tables: Tables) -> str:
 
 def main(arguments: Sequence[str]) -> int:
     """Print the tables of the runs on the command line, and write them if asked; 2 if something is wrong with them."""
-    options = tyro.cli(Options, prog="python -m common.reports.run_report tables", args=arguments)
+    options = tyro.cli(Options, prog="python -m common tables", args=arguments)
     try:
         if not options.runs or (options.out and options.out.suffix != ".html"):
             raise ValueError("expected run folders, and with --out a file .html")

@@ -5,8 +5,7 @@ import signal
 import time
 from pathlib import Path
 
-from common.training.loop import latest_checkpoint
-from common.weights.checkpoint import STATE, load_checkpoint
+from common.weights.checkpoint import STATE, latest_checkpoint, load_checkpoint
 
 
 def kill_while_saving(process: int, run: Path, seconds: float = 60) -> None:

@@ -76,12 +76,6 @@ def fit(trainer: Trainer, dataset: Dataset, config: RunConfig, folder: Path) -> 
     return run.progress
 
 
-def latest_checkpoint(folder: Path) -> Path | None:
-    """The newest checkpoint of a run folder, if any."""
-    found = checkpoint.checkpoints(folder / "checkpoints")
-    return found[-1] if found else None
-
-
 class _Run:
     def __init__(self, trainer: Trainer, dataset: Dataset, config: RunConfig, folder: Path) -> None:
         data, optimiser = config.data, config.optimiser
@@ -109,7 +103,7 @@ class _Run:
         self.angles = AngleProbe(dataset, data, config.angle_images, config.seed) if config.angle_images else None
 
     def resume(self) -> None:
-        path = latest_checkpoint(self.folder)
+        path = checkpoint.latest_checkpoint(self.folder)
         if path is None:
             return
         saved = checkpoint.load_checkpoint(path)
@@ -209,7 +203,7 @@ class _Run:
         """Metrics of the last step; called before whatever writes, so that nothing is kept of a run gone bad."""
         bad_step = self.trainer.first_bad_step()
         if bad_step is not None:
-            good = latest_checkpoint(self.folder)
+            good = checkpoint.latest_checkpoint(self.folder)
             raise NonFiniteLoss(
                 f"the loss of step {bad_step} is not finite; "
                 + (f"the last good checkpoint is {good}" if good else "no checkpoint had been saved")

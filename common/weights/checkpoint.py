@@ -39,6 +39,12 @@ class Checkpoint:
     state: dict[str, Any]
 
 
+def latest_checkpoint(folder: Path) -> Path | None:
+    """The newest checkpoint of a run folder, if any."""
+    found = checkpoints(folder / "checkpoints")
+    return found[-1] if found else None
+
+
 def check_arrays(expected: Mapping[str, tuple[str, tuple[int, ...]]], arrays: Mapping[str, np.ndarray]) -> None:
     """Check arrays of outside origin against what a network holds, before any of them is copied.
 

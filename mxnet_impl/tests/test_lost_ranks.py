@@ -15,8 +15,8 @@ import pytest
 from common.commands.main import main
 from common.ranks import LostRank
 from common.tests.saving import is_saving, kill_while_saving, last_step
-from common.training.loop import latest_checkpoint
 from common.weights import checkpoint
+from common.weights.checkpoint import latest_checkpoint
 from data.synthetic import make_synthetic
 from mxnet_impl import distributed
 from mxnet_impl.tests.conftest import BACKEND

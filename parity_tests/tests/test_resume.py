@@ -12,9 +12,8 @@ from pathlib import Path
 import pytest
 
 from common.backend import Backend
-from common.training.loop import latest_checkpoint
 from common.training.run_log import read_log
-from common.weights.checkpoint import load_checkpoint
+from common.weights.checkpoint import latest_checkpoint, load_checkpoint
 from data.synthetic import make_synthetic
 
 ROOT = Path(__file__).parents[2]

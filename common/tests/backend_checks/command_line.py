@@ -17,9 +17,8 @@ from common.commands.main import main
 from common.datasets.images import encode_image
 from common.evaluation.source import read_arrays
 from common.recipes import RECIPES
-from common.training.loop import latest_checkpoint
 from common.training.run_log import read_log
-from common.weights.checkpoint import load_checkpoint, save_checkpoint
+from common.weights.checkpoint import latest_checkpoint, load_checkpoint, save_checkpoint
 from data.synthetic import make_synthetic
 
 

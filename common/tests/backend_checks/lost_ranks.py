@@ -17,8 +17,7 @@ import pytest
 
 from benchmarks.material import write_training_set
 from common.tests.saving import is_saving, kill_while_saving, last_step
-from common.training.loop import latest_checkpoint
-from common.weights.checkpoint import step_of
+from common.weights.checkpoint import latest_checkpoint, step_of
 
 ROOT = Path(__file__).resolve().parents[3]
 SIZE = 16

@@ -308,7 +308,7 @@ def test_running_mean():
 
 
 def test_command_line(runs):
-    command = [sys.executable, "-m", "common.reports.comparison", *map(str, runs)]
+    command = [sys.executable, "-m", "common", "compare", *map(str, runs)]
     result = subprocess.run(command, cwd=Path(__file__).parents[3], capture_output=True, text=True, check=True)
     assert result.stdout.startswith("| backend | seed 0 ")
     assert result.stderr == ""

@@ -277,7 +277,7 @@ def test_no_such_run(tmp_path, capsys):
 
 
 def test_command_line(bare):
-    command = [sys.executable, "-m", "common.reports.run_report", str(bare)]
+    command = [sys.executable, "-m", "common", "report", str(bare)]
     result = subprocess.run(command, cwd=Path(__file__).parents[3], capture_output=True, text=True, check=True)
     assert result.stdout == f"{bare / 'report.html'}\n"
     assert result.stderr == ""

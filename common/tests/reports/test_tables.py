@@ -244,6 +244,6 @@ def test_command_line(tmp_path, capsys):
     expected = tables(capsys, run)[1]
     assert report_main(["tables", str(run)]) == 0
     assert capsys.readouterr().out.splitlines() == expected
-    command = [sys.executable, "-m", "common.reports.run_report", "tables", str(run)]
+    command = [sys.executable, "-m", "common", "tables", str(run)]
     result = subprocess.run(command, cwd=Path(__file__).parents[3], capture_output=True, text=True, check=True)
     assert result.stdout.splitlines() == expected

@@ -16,9 +16,10 @@ from common.datasets.pair_sets import write_pair_set
 from common.datasets.training_sets import open_dataset
 from common.tests.numpy_trainer import NumpyTrainer
 from common.training import loop
-from common.training.loop import NonFiniteLoss, Stopped, fit, latest_checkpoint
+from common.training.loop import NonFiniteLoss, Stopped, fit
 from common.training.run_log import read_log
 from common.weights import checkpoint
+from common.weights.checkpoint import latest_checkpoint
 from data.synthetic import make_synthetic
 
 
