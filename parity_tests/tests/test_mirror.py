@@ -12,6 +12,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 REFERENCE, OTHERS = "pytorch_impl", ("mxnet_impl", "jittor_impl")
+ADAPTERS = ("benchmarks/backends", "parity_tests/backends")
 
 ALLOWED = {
     "mxnet_impl/backbones/_layers.py: not in pytorch_impl": "Gluon's PReLU is slow, its BatchNorm of (N, C) crashes",
@@ -43,8 +44,8 @@ ALLOWED = {
         for package in ("mxnet_impl", "jittor_impl")
         for name in (
             "class_shards.py:",
-            "sharded_forms.py:",
-            "streamed.py: Shard is",
+            "benchmarks/backends/sharded_forms.py:",
+            "losses/streamed.py: Shard is",
             "distributed.py: Group.maximum is",
             "distributed.py: Group.share is",
             "distributed.py: Group.joined is",
@@ -54,13 +55,13 @@ ALLOWED = {
         f"{package}/{name} is missing": "class sampling is there to be compared with"
         for package in ("mxnet_impl", "jittor_impl")
         for name in (
-            "head_forms.py: PARTIAL_FC_RATE",
-            "margin_losses.py: MarginHead.sample_rate",
-            "margin_losses.py: sampled",
+            "benchmarks/backends/head_forms.py: PARTIAL_FC_RATE",
+            "losses/margin_heads.py: MarginHead.sample_rate",
+            "losses/margin_heads.py: sampled",
         )
     },
     **{
-        f"{package}/screening.py: missing": "they have no product of 8-bit integers"
+        f"{package}/losses/screening.py: missing": "they have no product of 8-bit integers"
         for package in ("mxnet_impl", "jittor_impl")
     },
     **{
@@ -110,9 +111,15 @@ ONE_NAME = {
 }
 
 
-def files(package: Path) -> dict[str, Path]:
-    paths = {path.relative_to(package).as_posix(): path for path in sorted(package.rglob("*.py"))}
-    return {name: path for name, path in paths.items() if not name.startswith("tests/")}
+def files(root: Path, package: str) -> dict[str, Path]:
+    """A backend's files, its tests apart, and those of its adapters, by names that the twins share."""
+    paths = {path.relative_to(root / package).as_posix(): path for path in sorted((root / package).rglob("*.py"))}
+    paths = {name: path for name, path in paths.items() if not name.startswith("tests/")}
+    backend = package.removesuffix("_impl")
+    for room in ADAPTERS:
+        adapters = [*(root / room).glob(f"{backend}.py"), *sorted((root / room / backend).glob("*.py"))]
+        paths |= {f"{room}/{path.name.replace(backend, 'backend')}": path for path in adapters}
+    return paths
 
 
 def signature(node: ast.FunctionDef) -> str:
@@ -173,10 +180,10 @@ def compared(twin: dict[str, str], reference: dict[str, str]) -> list[str]:
 
 
 def differences(root: Path) -> list[str]:
-    reference = files(root / REFERENCE)
+    reference = files(root, REFERENCE)
     found = []
     for package in OTHERS:
-        twin = files(root / package)
+        twin = files(root, package)
         found += [f"{package}/{file}: missing" for file in reference if file not in twin]
         found += [f"{package}/{file}: not in {REFERENCE}" for file in twin if file not in reference]
         for file in (file for file in twin if file in reference):
