@@ -29,7 +29,7 @@ from common.io.files import read_json, write_json
 from common.ranks import Stopped
 from common.training.angles import AngleProbe
 from common.training.run_log import RunLog, environment
-from common.training.schedule import learning_rate, milestone_steps, total_steps
+from common.training.schedule import scheduled_rate, total_steps
 from common.weights import checkpoint
 
 
@@ -96,9 +96,8 @@ class _Run:
             rank=self.ranks.rank,
             ranks=self.ranks.count,
         )
-        self.milestones = milestone_steps(optimiser, self.loader.steps_per_epoch)
         self.total = total_steps(optimiser, self.loader.steps_per_epoch)
-        learning_rate(0, optimiser.learning_rate, self.milestones, optimiser.warmup_steps)  # a bad schedule fails now
+        scheduled_rate(0, optimiser, self.loader.steps_per_epoch)  # a bad schedule fails now
         self.pair_sets, self.missing_sets = find_pair_sets(data.root, data.evaluate_on)
         self.angles = AngleProbe(dataset, data, config.angle_images, config.seed) if config.angle_images else None
 
@@ -137,7 +136,7 @@ class _Run:
             while progress.step < self.total:
                 with self._saving_first():
                     batch = next(batches)
-                rate = learning_rate(progress.step, optimiser.learning_rate, self.milestones, optimiser.warmup_steps)
+                rate = scheduled_rate(progress.step, optimiser, self.loader.steps_per_epoch)
                 self.trainer.train_step(batch.images, batch.labels, rate)
                 progress.step += 1
                 skipped_here += batch.skipped

@@ -29,6 +29,12 @@ def learning_rate(step: int, base: float, milestones: Sequence[int], warmup: int
     return base / 10 ** sum(step >= milestone for milestone in milestones)
 
 
+def scheduled_rate(step: int, optimiser: OptimiserConfig, steps_per_epoch: int) -> float:
+    """Learning rate of a step of a run, from 0, as its configuration says; raises as `learning_rate`."""
+    milestones = milestone_steps(optimiser, steps_per_epoch)
+    return learning_rate(step, optimiser.learning_rate, milestones, optimiser.warmup_steps)
+
+
 def milestone_steps(optimiser: OptimiserConfig, steps_per_epoch: int) -> list[int]:
     """The milestones in steps, whatever unit the configuration has them in."""
     unit = steps_per_epoch if optimiser.milestone_unit == "epochs" else 1

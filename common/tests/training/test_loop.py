@@ -15,9 +15,9 @@ from common.datasets.loader import epoch_order
 from common.datasets.pair_sets import write_pair_set
 from common.datasets.training_sets import open_dataset
 from common.tests.numpy_trainer import NumpyTrainer
-from common.training import loop
 from common.training.loop import NonFiniteLoss, Stopped, fit
 from common.training.run_log import read_log
+from common.training.schedule import learning_rate
 from common.weights import checkpoint
 from common.weights.checkpoint import latest_checkpoint
 from data.synthetic import make_synthetic
@@ -149,7 +149,7 @@ def test_a_stopped_run_goes_on_as_if_it_had_not(faces, tmp_path, step, number):
         fit(stopping, dataset, config, tmp_path / "stopped")
     assert latest_checkpoint(tmp_path / "stopped").name == f"step-{step:08d}"
     resumed = run(config, tmp_path / "stopped")
-    assert resumed.rates[0] == pytest.approx(loop.learning_rate(step, 0.1, [18], 4))
+    assert resumed.rates[0] == pytest.approx(learning_rate(step, 0.1, [18], 4))
     assert losses(tmp_path / "stopped") == losses(tmp_path / "unbroken")
     for name in ("weights", "training"):
         one, other = (
