@@ -10,7 +10,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted(path.relative_to(ROOT).as_posix() for path in [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
-FOLDERS = [path.name for path in ROOT.iterdir() if path.is_dir() and path.name[0] != "."]
+FOLDERS = ["docs", "requirements", *(path.parent.name for path in ROOT.glob("*/__init__.py"))]
 
 # One process for all, since most of a start is imports.
 START_EACH = """
