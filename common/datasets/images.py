@@ -10,7 +10,6 @@ import numpy as np
 from common.config import OnWrongSize
 
 
-
 class BadImage(ValueError):
     """An image that does not decode or has the wrong size. The message names it."""
 

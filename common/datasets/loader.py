@@ -13,9 +13,9 @@ from typing import Literal, NamedTuple
 import cv2
 import numpy as np
 
-from common.datasets.training_sets import Dataset
-from common.datasets.images import BadImage, decode_image
 from common.config import OnWrongSize
+from common.datasets.images import BadImage, decode_image
+from common.datasets.training_sets import Dataset
 
 MOST_AHEAD = 32  # batches; more would only keep the processor from the first steps
 ORDER, FLIPS = 0, 1  # streams of random numbers, independent of each other

@@ -1,7 +1,7 @@
 """Evaluation sets (NAME.bin): a pickle of (encoded images, same or not), two images a pair.
 
-The pickle is followed and never run (`common.io.pickles`). Images are not copied: what is kept of each is where it lies in
-the memory-mapped file, so that a set of any size takes next to no memory.
+The pickle is followed and never run (`common.io.pickles`). An image is not copied: the set keeps its place in the
+memory-mapped file, so a set of any size takes next to no memory.
 """
 
 import mmap

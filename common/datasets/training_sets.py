@@ -6,8 +6,8 @@ from typing import Literal, NamedTuple, Protocol
 
 import numpy as np
 
-from common.io.files import atomic_write
 from common.datasets.records import RecordReader, RecordWriter
+from common.io.files import atomic_write
 
 Kind = Literal["auto", "record", "list", "folder"]
 

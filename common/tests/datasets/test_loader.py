@@ -5,9 +5,9 @@ import threading
 import numpy as np
 import pytest
 
-from common.datasets.training_sets import Sample
 from common.datasets.images import BadImage, encode_image
 from common.datasets.loader import Loader, epoch_flips, epoch_order
+from common.datasets.training_sets import Sample
 
 
 class Images:

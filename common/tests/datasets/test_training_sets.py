@@ -4,8 +4,8 @@ import time
 
 import pytest
 
-from common.datasets.training_sets import open_dataset, samples, write_records
 from common.datasets.records import RecordReader, RecordWriter
+from common.datasets.training_sets import open_dataset, samples, write_records
 
 IMAGES = [(b"a0", 0), (b"a1", 0), (b"b0", 1), (b"c0", 2), (b"c1", 2)]
 

@@ -1,0 +1,1 @@
+"""Images, training sets, evaluation sets and the loader."""
