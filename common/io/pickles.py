@@ -1,26 +1,30 @@
-"""Pickles followed by hand, and never run.
+"""Read pickles without running them.
 
-A pickle is a program. `pickletools` lists its instructions, and the few that lists, dicts, arrays and tensors consist
-of are followed here; names of functions stay names, and a function that is to be called becomes a `Call`. Strings are
-not copied either: what is kept of each is where it lies, so that a file of any size takes next to no memory.
+A pickle is a program for a machine with a stack. `pickletools` lists its instructions. `follow` carries out the few
+that build lists, dicts, arrays and tensors, and refuses all others. It imports nothing and calls nothing: a function
+stays a name, and a call becomes a `Call`. Strings are not copied: a `Slice` says where each one lies, so a file of any
+size takes next to no memory.
 """
 
 import io
 import mmap
 import pickletools
 import struct
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from typing import IO, Any, NamedTuple, cast
 
 Data = mmap.mmap | bytes
 
 
 class Unexpected(Exception):
-    """Something that no such file holds; the message continues "found ..."."""
+    """The pickle holds something that no file of its kind holds. The message completes "expected ..., found"."""
 
 
 class Slice(NamedTuple):
-    """Where a string lies in the file. Text: Python 3 writes bytes for Python 2 as Latin-1 put into UTF-8."""
+    """A string of the file, as byte offsets: data[start:stop].
+
+    is_text: the bytes are UTF-8. Python 3 also stores bytes that way in protocol 2: each byte as one Latin-1 character.
+    """
 
     start: int
     stop: int
@@ -28,21 +32,21 @@ class Slice(NamedTuple):
 
 
 class Call(NamedTuple):
-    """A function that the pickle wants called. It is not."""
+    """A call that the pickle asks for; it is not made."""
 
     function: str
     arguments: Any
 
 
 class Built(NamedTuple):
-    """An object with the state that the pickle wants to give it."""
+    """An object, and the state that the pickle asks to give it."""
 
     made_by: Call
     state: Any
 
 
 class Stored(NamedTuple):
-    """What the pickle says of something that lies elsewhere in its file."""
+    """An object that lies outside the pickle, by its persistent id."""
 
     identity: Any
 
@@ -52,121 +56,55 @@ class Items(list[tuple[Any, Any]]):
 
 
 def follow(data: Data, functions: Collection[str], start: int = 0) -> tuple[Any, int]:
-    """What the pickle at `start` would make, and the offset of its end.
+    """Follow the pickle that starts at byte `start`.
 
     Args:
         data: bytes, or a memory-mapped file.
-        functions: names of those that may be called, such as "numpy.ndarray". A name that is only mentioned is a `str`
-            in what comes back; strings of the file are a `Slice`.
+        functions: names of the functions that the pickle may call, such as "numpy.ndarray".
+        start: byte offset.
+
+    Returns:
+        The value that the pickle describes, and the byte offset of its end. In the value, a string of the file is a
+        `Slice`, a function is its name (str), a dict is `Items`, and a call is a `Call`, or a `Built` with its state.
 
     Raises:
-        Unexpected: an instruction or a call that is not among those known here, a damaged pickle, or a truncated one.
+        Unexpected: the pickle is damaged or cut short, has an instruction that is not known here, or calls another
+            function.
+
+    >>> import pickle
+    >>> data = pickle.dumps({"sizes": [3, 4]}, protocol=4)
+    >>> value, end = follow(data, functions=())
+    >>> [(text(data, key), item) for key, item in value], end == len(data)
+    ([('sizes', [3, 4])], True)
+    >>> follow(pickle.dumps(print, protocol=4), ())[0]
+    'builtins.print'
     """
-    stack: list[Any] = []
-    memo: dict[Any, Any] = {}
-
-    def pop_to_mark() -> list[Any]:
-        for position in range(len(stack) - 1, -1, -1):
-            if stack[position] is _MARK:
-                items = stack[position + 1 :]
-                del stack[position:]
-                return items
-        raise Unexpected("an end without a beginning")
-
-    def pop() -> Any:
-        if not stack or stack[-1] is _MARK:
-            raise Unexpected("an instruction without its argument")
-        return stack.pop()
-
-    def append(items: list[Any]) -> None:
-        if not stack or type(stack[-1]) is not list:
-            raise Unexpected("items for something that is no list")
-        stack[-1].extend(items)
-
-    def set_items(items: list[Any]) -> None:
-        if not stack or type(stack[-1]) is not Items or len(items) % 2:
-            raise Unexpected("keys and values for something that is no dict")
-        stack[-1].extend(zip(items[::2], items[1::2], strict=True))
-
+    machine = _Machine(data, functions)
     file = data if isinstance(data, mmap.mmap) else io.BytesIO(data)
     file.seek(start)
     try:
         for count, (opcode, argument, place) in enumerate(pickletools.genops(cast(IO[bytes], file))):
-            name, position = opcode.name, int(place or 0)
+            name = opcode.name
             if count == _MOST_INSTRUCTIONS:
                 raise Unexpected(f"more than {_MOST_INSTRUCTIONS} instructions")
-            if name in _BYTES or name in _TEXT:
-                first = position + 1 + (_BYTES.get(name) or _TEXT[name])
-                stack.append(Slice(first, file.tell(), name in _TEXT))
-            elif name in _VALUES:
-                if isinstance(argument, int) and argument.bit_length() > _MOST_BITS:
-                    raise Unexpected(f"a number of more than {_MOST_BITS} bits")
-                stack.append(argument)
-            elif name in _CONSTANTS:
-                stack.append(_CONSTANTS[name])
-            elif name == "STRING":  # protocol 0 escapes it, so that it cannot be read in place
-                raise Unexpected("text of pickle protocol 0; write it again with protocol 2 or later")
-            elif name == "MARK":
-                stack.append(_MARK)
-            elif name == "EMPTY_LIST":
-                stack.append([])
-            elif name == "LIST":
-                stack.append(pop_to_mark())
-            elif name == "APPEND":
-                item = pop()
-                append([item])
-            elif name == "APPENDS":
-                append(pop_to_mark())
-            elif name == "EMPTY_DICT":
-                stack.append(Items())
-            elif name == "SETITEM":
-                value, key = pop(), pop()
-                set_items([key, value])
-            elif name == "SETITEMS":
-                set_items(pop_to_mark())
-            elif name == "EMPTY_TUPLE":
-                stack.append(())
-            elif name == "TUPLE":
-                stack.append(tuple(pop_to_mark()))
-            elif name in ("TUPLE1", "TUPLE2", "TUPLE3"):
-                stack.append(tuple([pop() for _ in range(int(name[-1]))][::-1]))
-            elif name == "GLOBAL":
-                stack.append(str(argument).replace(" ", "."))
-            elif name == "STACK_GLOBAL":
-                function, module = text(data, pop()), text(data, pop())
-                stack.append(f"{module}.{function}")
-            elif name == "REDUCE":
-                arguments, function = pop(), pop()
-                stack.append(_checked_call(data, function, arguments, functions))
-            elif name == "BUILD":
-                state, made = pop(), pop()
-                if not isinstance(made, Call | Items):
-                    raise Unexpected("a state for something that is no object")
-                stack.append(Built(made, state) if isinstance(made, Call) else made)  # attributes of a dict: not needed
-            elif name == "BINPERSID":
-                stack.append(Stored(pop()))
-            elif name in ("PUT", "BINPUT", "LONG_BINPUT", "MEMOIZE"):
-                value = pop()
-                memo[len(memo) if name == "MEMOIZE" else argument] = value
-                stack.append(value)
-            elif name in ("GET", "BINGET", "LONG_BINGET"):
-                if argument not in memo:
-                    raise Unexpected("a reference to nothing")
-                stack.append(memo[argument])
-            elif name == "STOP":
-                return pop(), file.tell()
+            if name == "STOP":
+                return machine.pop(), file.tell()
+            if name in _STRINGS:
+                machine.stack.append(Slice(int(place or 0) + 1 + _STRINGS[name], file.tell(), "UNICODE" in name))
+            elif name in _INSTRUCTIONS:
+                machine.stack.append(_INSTRUCTIONS[name](machine, argument))
             elif name not in _NOTHING_TO_DO:
-                raise Unexpected(f"the instruction {name}")
+                raise Unexpected(_REFUSED.get(name, f"the instruction {name}"))
     except (ValueError, EOFError, OverflowError, struct.error, AttributeError, TypeError) as error:
         raise Unexpected(f"a damaged pickle ({error})") from None
     raise Unexpected("a pickle that is cut short")
 
 
 def text(data: Data, value: Any) -> str:
-    """A string that stands for a name, of at most 1,000 bytes.
+    """Read a name: a string of at most 1,000 bytes of UTF-8.
 
     Raises:
-        Unexpected: `value` is something else.
+        Unexpected: `value` is no such string.
     """
     if not isinstance(value, Slice) or value.stop - value.start > 1000:
         raise Unexpected("something else in place of a name")
@@ -177,33 +115,151 @@ def text(data: Data, value: Any) -> str:
 
 
 def content(data: Data, value: Slice) -> bytes:
-    """The bytes of a string."""
+    """Read the bytes of a string.
+
+    Raises:
+        ValueError: a text in place of bytes is not UTF-8, or has a character beyond Latin-1.
+    """
     found = data[value.start : value.stop]
     return found.decode("utf-8").encode("latin-1") if value.is_text else found
 
 
 _MARK = object()
-_MOST_INSTRUCTIONS = 10_000_000  # a set of a million pairs needs fewer, and each may take memory
+_MOST_INSTRUCTIONS = 10_000_000  # a set of a million pairs needs fewer; each may take memory
 _MOST_BITS = 128
-_BYTES = {"SHORT_BINBYTES": 1, "BINBYTES": 4, "BINBYTES8": 8, "SHORT_BINSTRING": 1, "BINSTRING": 4, "BYTEARRAY8": 8}
-_TEXT = {"SHORT_BINUNICODE": 1, "BINUNICODE": 4, "BINUNICODE8": 8}
-_VALUES = {"INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "LONG4", "FLOAT", "BINFLOAT"}
-_CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False}
+
+
+class _Machine:
+    """The stack and the memo, and the instructions that need more than a line.
+
+    Each instruction takes its arguments from the stack and returns one value, which `follow` puts there.
+    """
+
+    def __init__(self, data: Data, functions: Collection[str]) -> None:
+        self.data, self.functions = data, functions
+        self.stack: list[Any] = []
+        self.memo: dict[Any, Any] = {}
+
+    def pop(self) -> Any:
+        if not self.stack or self.stack[-1] is _MARK:
+            raise Unexpected("an instruction without its argument")
+        return self.stack.pop()
+
+    def pop_to_mark(self) -> list[Any]:
+        for position in range(len(self.stack) - 1, -1, -1):
+            if self.stack[position] is _MARK:
+                items = self.stack[position + 1 :]
+                del self.stack[position:]
+                return items
+        raise Unexpected("an end without a beginning")
+
+    def number(self, value: int | float) -> int | float:
+        if isinstance(value, int) and value.bit_length() > _MOST_BITS:
+            raise Unexpected(f"a number of more than {_MOST_BITS} bits")
+        return value
+
+    def append(self, items: list[Any]) -> Any:
+        if not self.stack or type(self.stack[-1]) is not list:
+            raise Unexpected("items for something that is no list")
+        self.stack[-1].extend(items)
+        return self.stack.pop()
+
+    def set_items(self, items: list[Any]) -> Any:
+        if not self.stack or type(self.stack[-1]) is not Items or len(items) % 2:
+            raise Unexpected("keys and values for something that is no dict")
+        self.stack[-1].extend(zip(items[::2], items[1::2], strict=True))
+        return self.stack.pop()
+
+    def last(self, count: int) -> tuple[Any, ...]:
+        """The last values of the stack, in the order in which they were put there."""
+        return tuple([self.pop() for _ in range(count)][::-1])
+
+    def name(self) -> str:
+        function, module = text(self.data, self.pop()), text(self.data, self.pop())
+        return f"{module}.{function}"
+
+    def call(self) -> Any:
+        arguments, function = self.pop(), self.pop()
+        if not isinstance(function, str):
+            raise Unexpected("a call of something that is no function")
+        if function not in self.functions or type(arguments) is not tuple:
+            raise Unexpected(f"a call of {function!r}")
+        if function == "_codecs.encode":
+            return _encoded(self.data, arguments)
+        if function == "collections.OrderedDict":
+            return _ordered_dict(arguments)
+        return Call(function, arguments)
+
+    def build(self) -> Any:
+        state, made = self.pop(), self.pop()
+        if not isinstance(made, Call | Items):
+            raise Unexpected("a state for something that is no object")
+        return Built(made, state) if isinstance(made, Call) else made  # attributes of a dict are not needed
+
+    def remember(self, place: int) -> Any:
+        self.memo[place] = value = self.pop()
+        return value
+
+    def remembered(self, place: int) -> Any:
+        if place not in self.memo:
+            raise Unexpected("a reference to nothing")
+        return self.memo[place]
+
+
+_Instruction = Callable[[_Machine, Any], Any]
+
+
+def _each(names: str, instruction: _Instruction) -> dict[str, _Instruction]:
+    return dict.fromkeys(names.split(), instruction)
+
+
+_INSTRUCTIONS: dict[str, _Instruction] = {
+    **_each("INT BININT BININT1 BININT2 LONG LONG1 LONG4 FLOAT BINFLOAT", _Machine.number),
+    "NONE": lambda machine, _: None,
+    "NEWTRUE": lambda machine, _: True,
+    "NEWFALSE": lambda machine, _: False,
+    "MARK": lambda machine, _: _MARK,
+    "EMPTY_LIST": lambda machine, _: [],
+    "LIST": lambda machine, _: machine.pop_to_mark(),
+    "APPEND": lambda machine, _: machine.append([machine.pop()]),
+    "APPENDS": lambda machine, _: machine.append(machine.pop_to_mark()),
+    "EMPTY_DICT": lambda machine, _: Items(),
+    "SETITEM": lambda machine, _: machine.set_items([*machine.last(2)]),
+    "SETITEMS": lambda machine, _: machine.set_items(machine.pop_to_mark()),
+    "EMPTY_TUPLE": lambda machine, _: (),
+    "TUPLE": lambda machine, _: tuple(machine.pop_to_mark()),
+    "TUPLE1": lambda machine, _: machine.last(1),
+    "TUPLE2": lambda machine, _: machine.last(2),
+    "TUPLE3": lambda machine, _: machine.last(3),
+    "GLOBAL": lambda machine, argument: str(argument).replace(" ", "."),
+    "STACK_GLOBAL": lambda machine, _: machine.name(),
+    "REDUCE": lambda machine, _: machine.call(),
+    "BUILD": lambda machine, _: machine.build(),
+    "BINPERSID": lambda machine, _: Stored(machine.pop()),
+    **_each("PUT BINPUT LONG_BINPUT", _Machine.remember),
+    "MEMOIZE": lambda machine, _: machine.remember(len(machine.memo)),
+    **_each("GET BINGET LONG_BINGET", _Machine.remembered),
+}
+_STRINGS = {  # bytes of the length that precedes the string
+    **{"SHORT_BINBYTES": 1, "BINBYTES": 4, "BINBYTES8": 8, "BYTEARRAY8": 8, "SHORT_BINSTRING": 1, "BINSTRING": 4},
+    **{"SHORT_BINUNICODE": 1, "BINUNICODE": 4, "BINUNICODE8": 8},
+}
 _NOTHING_TO_DO = {"PROTO", "FRAME"}
+_REFUSED = {  # its escapes cannot be read in place
+    "STRING": "text of pickle protocol 0; write it again with protocol 2 or later"
+}
 
 
-def _checked_call(data: Data, function: Any, arguments: Any, functions: Collection[str]) -> Any:
-    if not isinstance(function, str):
-        raise Unexpected("a call of something that is no function")
-    if function not in functions or type(arguments) is not tuple:
-        raise Unexpected(f"a call of {function!r}")
-    if function == "_codecs.encode":
-        if len(arguments) == 2 and isinstance(arguments[0], Slice) and text(data, arguments[1]) == "latin1":
-            return arguments[0]
-        raise Unexpected("an encoding other than latin1")
-    if function == "collections.OrderedDict":
-        pairs = arguments[0] if len(arguments) == 1 else []  # Python 2 hands over a list of [key, value]
-        if len(arguments) > 1 or type(pairs) is not list or any(type(p) is not list or len(p) != 2 for p in pairs):
-            raise Unexpected("an OrderedDict of something else than pairs")
-        return Items((key, value) for key, value in pairs)
-    return Call(function, arguments)
+def _encoded(data: Data, arguments: tuple[Any, ...]) -> Slice:
+    """Bytes in protocol 2, as Python 3 writes them: the call encode(text, "latin1")."""
+    if len(arguments) == 2 and isinstance(arguments[0], Slice) and text(data, arguments[1]) == "latin1":
+        return arguments[0]
+    raise Unexpected("an encoding other than latin1")
+
+
+def _ordered_dict(arguments: tuple[Any, ...]) -> Items:
+    """Empty, or of one list of lists [key, value], as Python 2 writes it."""
+    pairs = arguments[0] if len(arguments) == 1 else []
+    if len(arguments) > 1 or type(pairs) is not list or any(type(p) is not list or len(p) != 2 for p in pairs):
+        raise Unexpected("an OrderedDict of something else than pairs")
+    return Items((key, value) for key, value in pairs)
