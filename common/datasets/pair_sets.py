@@ -14,7 +14,17 @@ from typing import Any
 import numpy as np
 
 from common.io.files import atomic_write, file_stem
-from common.io.pickles import Built, Call, Slice, Unexpected, content, follow, text
+from common.io.pickles import (
+    NUMPY_FUNCTIONS,
+    NUMPY_SCALARS,
+    Call,
+    Slice,
+    Unexpected,
+    content,
+    follow,
+    numpy_array,
+    numpy_dtype,
+)
 
 
 class PairSet:
@@ -110,13 +120,7 @@ def write_pair_set(path: Path, images: Iterable[bytes], issame: Iterable[bool]) 
             raise ValueError(f"{path}: expected 2 images a pair, got {count} images for {len(flags)} pairs")
 
 
-_NUMPY = ("numpy.core.multiarray.", "numpy._core.multiarray.", "numpy.core.numeric.", "numpy._core.numeric.")
-_FUNCTIONS = {
-    "_codecs.encode",
-    "numpy.dtype",
-    "numpy.ndarray",
-    *(module + name for module in _NUMPY for name in ("_reconstruct", "scalar", "_frombuffer")),
-}
+_FUNCTIONS = NUMPY_FUNCTIONS | NUMPY_SCALARS | {"numpy.ndarray"}
 
 
 def _contents(value: Any, data: mmap.mmap) -> tuple[list[Slice], list[bool]]:
@@ -126,32 +130,17 @@ def _contents(value: Any, data: mmap.mmap) -> tuple[list[Slice], list[bool]]:
 
 
 def _image(value: Any, data: mmap.mmap) -> Slice:
-    """The bytes of an image that is stored as bytes or as a uint8 array of one dimension."""
-    if isinstance(value, Built) and value.made_by.function.endswith("._reconstruct"):
-        state = value.state  # version, shape, dtype, is_fortran, bytes
-        if type(state) is tuple and len(state) == 5 and _one_dimension(state[1]) and _is_uint8(state[2], data):
-            value = state[4]
-    elif isinstance(value, Call) and value.function.endswith("._frombuffer"):
-        arguments = value.arguments  # bytes, dtype, shape, order
-        if len(arguments) == 4 and _is_uint8(arguments[1], data) and _one_dimension(arguments[2]):
-            value = arguments[0]
+    """Find the bytes of an image, which is stored as bytes or as a uint8 array of one dimension."""
+    array = numpy_array(data, value)
+    if array is not None and type(array.shape) is tuple and len(array.shape) == 1:
+        value = array.raw if numpy_dtype(data, array.dtype) == "u1" else None
     if not isinstance(value, Slice):
         raise Unexpected("an image that is neither bytes nor a one-dimensional uint8 array")
     return value
 
 
-def _one_dimension(shape: Any) -> bool:
-    return type(shape) is tuple and len(shape) == 1
-
-
-def _is_uint8(dtype: Any, data: mmap.mmap) -> bool:
-    made_by = dtype.made_by if isinstance(dtype, Built) else dtype
-    is_dtype = isinstance(made_by, Call) and made_by.function == "numpy.dtype" and len(made_by.arguments) > 0
-    return is_dtype and text(data, made_by.arguments[0]) == "u1"
-
-
 def _flag(value: Any, data: mmap.mmap) -> bool:
-    if isinstance(value, Call) and value.function.endswith(".scalar") and len(value.arguments) == 2:
+    if isinstance(value, Call) and value.function in NUMPY_SCALARS and len(value.arguments) == 2:
         value = value.arguments[1]
         if isinstance(value, Slice):
             value = {b"\x00": False, b"\x01": True}.get(data[value.start : value.stop])

@@ -1,9 +1,7 @@
-"""Writing files so that a crash, a full disk or a kill at any moment never leaves half a file under its real name.
-
-And reading JSON, from anywhere, so that what is wrong with a file is said in one way.
-"""
+"""Write files so that a crash, a full disk or a kill never leaves half a file under its real name; read JSON safely."""
 
 import contextlib
+import hashlib
 import json
 import os
 import tempfile
@@ -11,19 +9,25 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
-MOST_JSON_BYTES = 2**24  # the objects of a hostile one take thirty times as much memory
+MOST_JSON_BYTES = 2**24  # the objects of a hostile file take thirty times as much memory
 
 
 @contextlib.contextmanager
 def atomic_write(path: Path, mode: str = "wb") -> Iterator[IO[Any]]:
-    """Open a temporary file beside `path`; on success sync it and rename it to `path`, on any error remove it.
+    """Open a temporary file beside `path`. On success it is synced and renamed to `path`; on any error it is removed.
 
     Args:
-        path: the file to create or replace; its folder is created when missing.
-        mode: "wb" or "w" (UTF-8).
+        path: the file to create or replace; its folder is created if it is missing.
+        mode: "wb", or "w" for text in UTF-8.
 
     Raises:
-        OSError: the file cannot be written (no space, no permission); `path` is then what it was before.
+        OSError: the file cannot be written (no space, no permission); `path` stays as it was.
+
+    >>> folder = Path(tempfile.mkdtemp())
+    >>> with atomic_write(folder / "notes.txt", "w") as file:
+    ...     _ = file.write("whole")
+    >>> [path.name for path in folder.iterdir()]
+    ['notes.txt']
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -44,16 +48,21 @@ def atomic_write(path: Path, mode: str = "wb") -> Iterator[IO[Any]]:
 
 @contextlib.contextmanager
 def atomic_pair(first: Path, second: Path) -> Iterator[tuple[IO[bytes], IO[bytes]]]:
-    """`atomic_write` of two files that belong together: both are replaced when the block ends well, else neither.
+    """Write two files that belong together: both are replaced if the block ends well, else neither.
 
-    (Between the two renames a power cut can still part them; readers compare the two.)
+    A power cut between the two renames can still leave one new and one old file, so readers compare the two.
     """
     with atomic_write(second) as file_2, atomic_write(first) as file_1:
         yield file_1, file_2
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write `value` as indented JSON, atomically. NaN and infinity are refused: they are not JSON."""
+    """Write `value` as indented JSON, atomically.
+
+    Raises:
+        ValueError: a number is NaN or infinite; JSON has none of these.
+        OSError: the file cannot be written.
+    """
     with atomic_write(path, "w") as file:
         json.dump(value, file, indent=2, allow_nan=False)
         file.write("\n")
@@ -64,12 +73,17 @@ def read_json(path: Path, what: str, limit: int = MOST_JSON_BYTES) -> dict[str, 
 
     Args:
         path: the file; it may have come from anywhere.
-        what: the object should be, for the message of an error, as in "the settings of a run".
+        what: what the file should hold, for error messages: "the settings of a run".
         limit: bytes; a longer file is not read.
 
     Raises:
-        FileNotFoundError: no such file.
-        ValueError: it is longer, is not JSON, is nested too deeply, or holds something other than an object.
+        FileNotFoundError: there is no such file.
+        ValueError: the file is longer than `limit`, is not JSON, is nested too deeply, or holds no object.
+
+    >>> path = Path(tempfile.mkdtemp()) / "run.json"
+    >>> write_json(path, {"steps": 20})
+    >>> read_json(path, "the settings of a run")
+    {'steps': 20}
     """
     if not path.is_file():
         raise FileNotFoundError(f"{path}: is missing; it should hold {what}, a JSON object")
@@ -86,20 +100,45 @@ def read_json(path: Path, what: str, limit: int = MOST_JSON_BYTES) -> dict[str, 
     return value
 
 
+def require_file(path: Path, what: str) -> Path:
+    """Return `path` if it is a file.
+
+    Args:
+        path: a file that a user named.
+        what: what the file should be, for the error message: "a record file".
+
+    Raises:
+        FileNotFoundError: there is no such file.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: expected {what}, found none")
+    return path
+
+
+def sha256_of(path: Path) -> str:
+    """SHA-256 of a file, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def file_stem(name: str) -> str:
-    """`name`, after a check that it can be part of a file name; a ValueError says if not."""
+    """Return `name` if it can be part of a file name.
+
+    Raises:
+        ValueError: it is empty, starts with a dot, or has a slash, a backslash or a NUL.
+    """
     if not name or name.startswith(".") or any(character in name for character in "/\\\0"):
         raise ValueError(f"expected a name that can be part of a file name, got {name!r}")
     return name
 
 
 def sync_folder(folder: Path) -> None:
-    """Make a rename inside `folder` survive a power cut."""
+    """Sync a folder, so that a rename inside it survives a power cut."""
     sync_file(folder)
 
 
 def sync_file(path: Path) -> None:
-    """Push what was written to `path` down to the disk."""
+    """Wait until the contents of `path` are on the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -124,6 +124,44 @@ def content(data: Data, value: Slice) -> bytes:
     return found.decode("utf-8").encode("latin-1") if value.is_text else found
 
 
+_NUMPY = ("numpy.core.multiarray.", "numpy._core.multiarray.", "numpy.core.numeric.", "numpy._core.numeric.")
+NUMPY_FUNCTIONS = frozenset(
+    {"_codecs.encode", "numpy.dtype", *(module + name for module in _NUMPY for name in ("_reconstruct", "_frombuffer"))}
+)
+"""Functions that a pickle of NumPy arrays calls."""
+NUMPY_SCALARS = frozenset(module + "scalar" for module in _NUMPY)
+"""Functions that a pickle of NumPy scalars calls, with a dtype and the bytes of the number."""
+
+
+class PickledArray(NamedTuple):
+    """The parts of a pickled NumPy array; none of them is checked."""
+
+    raw: Any  # its bytes: a Slice
+    shape: Any
+    dtype: Any
+    is_fortran: bool
+
+
+def numpy_array(data: Data, value: Any) -> PickledArray | None:
+    """Take a pickled NumPy array apart: a `Built` _reconstruct, or a `Call` of _frombuffer. None: it is no array."""
+    if isinstance(value, Built) and value.made_by.function.endswith("._reconstruct"):
+        if type(value.state) is tuple and len(value.state) == 5:
+            _, shape, dtype, is_fortran, raw = value.state
+            return PickledArray(raw, shape, dtype, bool(is_fortran))
+    elif isinstance(value, Call) and value.function.endswith("._frombuffer") and len(value.arguments) == 4:
+        raw, dtype, shape, order = value.arguments
+        return PickledArray(raw, shape, dtype, text(data, order) == "F")
+    return None
+
+
+def numpy_dtype(data: Data, value: Any) -> str | None:
+    """Read the name in a call of numpy.dtype, such as "f4", whatever its state says. None: it is no such call."""
+    made_by = value.made_by if isinstance(value, Built) else value
+    if isinstance(made_by, Call) and made_by.function == "numpy.dtype" and made_by.arguments:
+        return text(data, made_by.arguments[0])
+    return None
+
+
 _MARK = object()
 _MOST_INSTRUCTIONS = 10_000_000  # a set of a million pairs needs fewer; each may take memory
 _MOST_BITS = 128

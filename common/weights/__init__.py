@@ -1,1 +1,1 @@
-"""Initial values, layers and checkpoints of a network, and other formats of them."""
+"""A network's initial values, layers and checkpoints, and files of other formats."""

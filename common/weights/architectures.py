@@ -1,8 +1,7 @@
-"""The backbones without a framework: their layers in order, by canonical name, for what is made of a checkpoint.
+"""The backbones without a framework: their layers in order, by canonical name.
 
-Each function below is a backbone as the packages of the backends have it, on a few kinds of layers. `Layers` itself
-only works out shapes, which tells what a checkpoint must hold; `common.weights.onnx_export` writes a graph with the
-same calls.
+Each function below describes a backbone of the backends by calls of `Layers`. `Layers` itself only works out shapes,
+so it knows what a checkpoint must hold; `common.weights.onnx_export` writes a graph with the same calls.
 """
 
 from collections.abc import Callable
@@ -26,7 +25,7 @@ IR_BLOCKS = {50: (3, 4, 14, 3), 101: (3, 13, 30, 3), 152: (3, 8, 36, 3)}
 
 
 class Map(NamedTuple):
-    """Output of a layer: its name in a graph, and its shape (N, channels, size, size); (N, channels) has size 0."""
+    """Output of a layer: its name in a graph, and its shape (N, channels, size, size), or (N, channels) for size 0."""
 
     name: str
     channels: int
@@ -37,8 +36,8 @@ class Layers:
     """Layers of a network; shapes only.
 
     Attributes:
-        shapes: of the parameters and running statistics asked for, by canonical name, in order.
-        eps: of each BatchNorm, by its canonical name.
+        shapes: shape of each parameter and running statistic by canonical name, in the order of the calls.
+        eps: eps of each BatchNorm by canonical name.
     """
 
     def __init__(self) -> None:
@@ -71,7 +70,7 @@ class Layers:
         return Map(out, width, (x.size + 2 * padding - kernel) // stride + 1)
 
     def batch_norm(self, x: Map, name: str, eps: float = EPS) -> Map:
-        """By the running statistics."""
+        """Batch normalisation by the running statistics."""
         self.eps[name] = eps
         parts = [self.parameter(f"{name}.{part}", x.channels) for part in BATCH_NORM_PARTS]
         return x._replace(name=self.node("BatchNormalization", x.name, *parts, epsilon=eps))
@@ -80,7 +79,7 @@ class Layers:
         return x._replace(name=self.node("PRelu", x.name, self.parameter(f"{name}.weight", x.channels)))
 
     def linear(self, x: Map, name: str, width: int) -> Map:
-        """Of the flattened input, with bias."""
+        """Linear layer with bias on the flattened input."""
         weight = self.parameter(f"{name}.weight", width, x.channels * max(x.size, 1) ** 2)
         flat = self.node("Flatten", x.name)
         return Map(self.node("Gemm", flat, weight, self.parameter(f"{name}.bias", width), transB=1), width)
@@ -89,7 +88,7 @@ class Layers:
         return a._replace(name=self.node("Add", a.name, b.name))
 
     def subsample(self, x: Map, stride: int) -> Map:
-        """Every stride-th pixel."""
+        """Keep every stride-th pixel."""
         out = self.node("MaxPool", x.name, kernel_shape=[1, 1], strides=[stride] * 2)
         return Map(out, x.channels, -(-x.size // stride))
 
@@ -190,7 +189,7 @@ BACKBONES: dict[str, Callable[[Layers, Map, int], Map]] = {
 
 
 def build(layers: Layers, backbone: str, images: Map, embedding_size: int) -> Map:
-    """Call `layers` for a backbone of that name, on normalised images (N, 3, S, S); returns the embeddings (N, D).
+    """Describe a backbone by calls of `layers`, from normalised images (N, 3, S, S) to embeddings (N, D).
 
     Raises:
         ValueError: there is no such backbone.
@@ -201,10 +200,14 @@ def build(layers: Layers, backbone: str, images: Map, embedding_size: int) -> Ma
 
 
 def layout(backbone: str, embedding_size: int = 512, image_size: int = 112) -> Layers:
-    """Names and shapes of a backbone's parameters; the first is the weight of the first convolution.
+    """Work out names and shapes of a backbone's parameters; the first is the weight of the first convolution.
 
     Raises:
         ValueError: there is no such backbone, or a number is out of range.
+
+    >>> shapes = layout("mobilefacenet", embedding_size=128).shapes
+    >>> len(shapes), shapes["conv_1.conv2d.weight"], shapes["pre_fc1.weight"]
+    (284, (64, 3, 3, 3), (128, 512))
     """
     if embedding_size < 1 or image_size < 16:
         raise ValueError(

@@ -1,17 +1,16 @@
-"""Portable checkpoints: a folder `step-00001000` of safetensors and JSON, complete or not there at all.
+"""Portable checkpoints: a folder `step-00001000` of safetensors and JSON, which appears whole or not at all.
 
-    weights.safetensors    "backbone.*" and "head.*": canonical names and layouts, all that inference needs
-    training.safetensors   momentum buffers, random states: all else that an exact resume needs
+    weights.safetensors    "backbone.*" and "head.*" by canonical name and layout: all that inference needs
+    training.safetensors   momentum buffers and random states: what an exact resume needs besides
     state.json             format version, step, best results, and size and SHA-256 of both files
 
-The folder is built under a temporary name, synced and renamed, so that a kill or a full disk at any moment leaves the
-older checkpoints as they were. safetensors hold no code; sizes and hashes are checked before anything is used.
+The folder is built under a temporary name, synced and renamed. A kill or a full disk leaves the older checkpoints
+unharmed. safetensors hold no code; sizes and hashes are checked before anything is used.
 """
 
-import hashlib
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,19 +19,25 @@ import numpy as np
 import safetensors
 from safetensors.numpy import load_file, save_file
 
-from common.io.files import read_json, sync_file, sync_folder, write_json
+from common.io.files import read_json, sha256_of, sync_file, sync_folder, write_json
 
 FORMAT_VERSION = 1
 WEIGHTS, TRAINING, STATE = "weights.safetensors", "training.safetensors", "state.json"
 
 
 class DamagedCheckpoint(ValueError):
-    """A checkpoint that cannot be trusted. The message says which file, and what to do."""
+    """A file of a checkpoint is missing, altered or unknown. The message names the file and says what to do."""
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What `load_checkpoint` gives back."""
+    """A checkpoint that was read and verified.
+
+    Attributes:
+        arrays: `Trainer.state()` by canonical name, in the dtypes and shapes of training.
+        step: optimiser steps done.
+        state: the contents of state.json.
+    """
 
     arrays: dict[str, np.ndarray]
     step: int
@@ -40,21 +45,26 @@ class Checkpoint:
 
 
 def latest_checkpoint(folder: Path) -> Path | None:
-    """The newest checkpoint of a run folder, if any."""
+    """Find the newest checkpoint of a run folder; None if there is none."""
     found = checkpoints(folder / "checkpoints")
     return found[-1] if found else None
 
 
 def check_arrays(expected: Mapping[str, tuple[str, tuple[int, ...]]], arrays: Mapping[str, np.ndarray]) -> None:
-    """Check arrays of outside origin against what a network holds, before any of them is copied.
+    """Check arrays of outside origin against those of a network, before any of them is copied.
 
     Args:
-        expected: canonical name to dtype name and shape.
-        arrays: what came.
+        expected: dtype name and shape by canonical name.
+        arrays: the arrays to check.
 
     Raises:
         ValueError: a name is missing or unexpected, a shape or dtype differs, a value is NaN or infinite, or a running
-            variance is negative; the message names the first few.
+            variance is negative. The message names the first five.
+
+    >>> check_arrays({"fc.bias": ("float32", (2,))}, {"fc.bias": np.zeros(3, np.float32)})
+    Traceback (most recent call last):
+        ...
+    ValueError: the arrays do not fit, nothing was loaded: fc.bias: expected float32 (2,), got float32 (3,)
     """
     problems = [f"{name}: missing" for name in expected if name not in arrays]
     problems += [f"{name}: unexpected" for name in arrays if name not in expected]
@@ -62,21 +72,39 @@ def check_arrays(expected: Mapping[str, tuple[str, tuple[int, ...]]], arrays: Ma
         if name in arrays:
             problems += _misfits(name, f"{dtype} {shape}", arrays[name])
     if problems:
-        more = f" and {len(problems) - 5} more" if len(problems) > 5 else ""
-        raise ValueError(f"the arrays do not fit, nothing was loaded: {'; '.join(problems[:5])}{more}")
+        raise ValueError(f"the arrays do not fit, nothing was loaded: {first_few(problems)}")
+
+
+def first_few(items: Sequence[str], count: int = 5, separator: str = "; ") -> str:
+    """Join the first items for a message, and say how many more there are.
+
+    >>> first_few(["a", "b", "c", "d"], 3, ", ")
+    'a, b, c and 1 more'
+    """
+    more = f" and {len(items) - count} more" if len(items) > count else ""
+    return separator.join(items[:count]) + more
 
 
 def save_checkpoint(folder: Path, step: int, arrays: dict[str, np.ndarray], state: dict[str, Any]) -> Path:
-    """Write `folder/step-<step>` atomically and return it; there must be none of that step yet.
+    """Write `folder/step-<step>` atomically and return its path; there must be none of that step yet.
 
     Args:
         folder: holds all checkpoints of a run.
         step: optimiser steps done.
-        arrays: `Trainer.state()`.
-        state: JSON values to keep beside it.
+        arrays: `Trainer.state()`; "backbone.*" and "head.*" go into weights.safetensors.
+        state: JSON values for state.json.
 
     Raises:
-        OSError: it cannot be written; what was there before is unharmed.
+        OSError: it cannot be written, or there is one of that step; older checkpoints are unharmed.
+
+    >>> import tempfile
+    >>> arrays = {"backbone.fc.bias": np.zeros(2, np.float32)}
+    >>> path = save_checkpoint(Path(tempfile.mkdtemp()), 20, arrays, {"best": None})
+    >>> path.name, sorted(file.name for file in path.iterdir())
+    ('step-00000020', ['state.json', 'training.safetensors', 'weights.safetensors'])
+    >>> loaded = load_checkpoint(path)
+    >>> loaded.step, loaded.arrays
+    (20, {'backbone.fc.bias': array([0., 0.], dtype=float32)})
     """
     folder.mkdir(parents=True, exist_ok=True)
     final = folder / f"step-{step:08d}"
@@ -113,7 +141,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
 
 
 def read_state(path: Path) -> dict[str, Any]:
-    """The checked `state.json` of a checkpoint folder; raises as `load_checkpoint`."""
+    """Read and check `state.json` of a checkpoint folder; raises as `load_checkpoint`."""
     if not path.is_dir():
         raise FileNotFoundError(f"{path}: expected a checkpoint folder (step-...), found none")
     try:
@@ -128,22 +156,22 @@ def read_state(path: Path) -> dict[str, Any]:
 
 
 def checkpoints(folder: Path) -> list[Path]:
-    """Complete checkpoints in `folder`, oldest first."""
+    """List the complete checkpoints in `folder`, oldest first."""
     return sorted((path for path in folder.glob("step-*") if re.fullmatch(r"step-\d{8,}", path.name)), key=step_of)
 
 
 def step_of(path: Path) -> int:
-    """The step of a checkpoint folder, from its name."""
+    """Read the step of a checkpoint folder from its name."""
     return int(path.name.removeprefix("step-"))
 
 
 def prune(folder: Path, keep: int, best: int | None) -> None:
-    """Delete all but the latest `keep` checkpoints and the one of step `best`, and what a kill left half-made."""
+    """Delete all but the latest `keep` checkpoints and the one of step `best`, and unfinished folders."""
     for leftover in folder.glob(".step-*.tmp"):
         shutil.rmtree(leftover, ignore_errors=True)
     for path in checkpoints(folder)[:-keep]:
         if step_of(path) != best:
-            # renamed first, so that a kill in the middle leaves no half-deleted checkpoint under a real name
+            # renamed first: a kill then leaves no half-deleted checkpoint under a real name
             shutil.rmtree(path.rename(path.with_name(f".{path.name}.tmp")))
 
 
@@ -157,16 +185,16 @@ def _is_weight(name: str) -> bool:
 def _write_arrays(path: Path, arrays: dict[str, np.ndarray]) -> dict[str, Any]:
     try:
         save_file({name: np.ascontiguousarray(array) for name, array in arrays.items()}, path)
-    except safetensors.SafetensorError as error:  # how the library reports a full disk
+    except safetensors.SafetensorError as error:  # the library reports a full disk so
         raise OSError(f"{path}: cannot be written ({error})") from error
     sync_file(path)
-    return {"bytes": path.stat().st_size, "sha256": _sha256(path)}
+    return _size_and_hash(path)
 
 
 def _read_arrays(path: Path, expected: Any) -> dict[str, np.ndarray]:
     if not path.is_file():
         raise DamagedCheckpoint(f"{path}: missing; {_ADVICE}")
-    found = {"bytes": path.stat().st_size, "sha256": _sha256(path)}
+    found = _size_and_hash(path)
     if found != expected:
         raise DamagedCheckpoint(f"{path}: expected {expected}, found {found}; {_ADVICE}")
     try:
@@ -175,9 +203,8 @@ def _read_arrays(path: Path, expected: Any) -> dict[str, np.ndarray]:
         raise DamagedCheckpoint(f"{path}: is not safetensors ({error}); {_ADVICE}") from None
 
 
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def _size_and_hash(path: Path) -> dict[str, Any]:
+    return {"bytes": path.stat().st_size, "sha256": sha256_of(path)}
 
 
 def _misfits(name: str, expected: str, array: np.ndarray) -> list[str]:
@@ -186,7 +213,7 @@ def _misfits(name: str, expected: str, array: np.ndarray) -> list[str]:
         return [f"{name}: expected {expected}, got {found}"]
     if array.size == 0:
         return []
-    smallest, largest = array.min(), array.max()  # NaN comes through; no mask the size of the array
+    smallest, largest = array.min(), array.max()  # a NaN becomes both; a mask would take as much memory as the array
     if not (np.isfinite(smallest) and np.isfinite(largest)):
         return [f"{name}: holds NaN or infinity"]
     if name.endswith("running_var") and smallest < 0:

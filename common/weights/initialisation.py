@@ -1,8 +1,8 @@
 """Initial weights, drawn by NumPy so that every backend starts from the same bits.
 
-A backend says what its parameters are (`ParameterSpec` by canonical name), `draw_parameters` draws them. Each tensor
-has a random stream of its own, keyed by the run's seed and the tensor's name. So the order of the parameters does not
-matter, a new layer does not move the others, and the same backbone starts alike under every head.
+A backend describes its parameters (`ParameterSpec` by canonical name), and `draw_parameters` draws them. Each tensor
+has its own random stream, keyed by the run's seed and the tensor's name. So the order of the parameters does not
+matter, a new layer changes no other, and a backbone starts with the same weights under every head.
 """
 
 import hashlib
@@ -35,30 +35,33 @@ CONSTANTS: dict[Kind, float] = {
 
 
 class ParameterSpec(NamedTuple):
-    """What a parameter or a running statistic is, and its canonical shape."""
+    """Kind and canonical shape of a parameter or a running statistic."""
 
     kind: Kind
     shape: tuple[int, ...]
 
 
 def draw_parameters(specs: Mapping[str, ParameterSpec], seed: int) -> dict[str, np.ndarray]:
-    """Initial values, float32, C-contiguous, under the names and in the order of `specs`; see `draw_parameter`."""
+    """Draw initial values, float32 and C-contiguous, in the order of `specs`; see `draw_parameter`."""
     return {name: draw_parameter(name, spec, seed) for name, spec in specs.items()}
 
 
 def draw_parameter(name: str, spec: ParameterSpec, seed: int) -> np.ndarray:
-    """Initial value of one parameter, float32; a pure function of its arguments (and of NumPy's version).
+    """Draw the initial value of one parameter, float32: a pure function of the arguments and of NumPy's version.
 
     Convolutions and linear layers are normal with standard deviation sqrt(2 / (out * kernel area)), class weights with
-    sqrt(2 / classes); the rest is constant (`CONSTANTS`).
+    sqrt(2 / classes). The other kinds are constant (`CONSTANTS`).
 
     Args:
-        name: canonical, as in a checkpoint ("backbone.conv1.weight"): it is part of the key of the stream.
+        name: canonical, as in a checkpoint ("backbone.conv1.weight"); part of the key of the stream.
         spec: kind and shape.
-        seed: of the run, not negative.
+        seed: seed of the run, at least 0.
 
     Raises:
         ValueError: the seed is negative, the kind is unknown, or the shape does not fit the kind.
+
+    >>> draw_parameter("backbone.bn1.weight", ParameterSpec("bn_weight", (2,)), seed=0)
+    array([1., 1.], dtype=float32)
     """
     kind, shape = spec
     if seed < 0:
@@ -72,7 +75,7 @@ def draw_parameter(name: str, spec: ParameterSpec, seed: int) -> np.ndarray:
     if len(shape) != dimensions or min(shape) < 1:
         raise ValueError(f"{name}: expected {dimensions} positive sizes for {kind}, got shape {shape}")
     fan_out = shape[0] * math.prod(shape[2:])
-    # drawn in float32 and scaled in place: millions of classes must not pass through float64
+    # drawn in float32 and scaled in place: float64 would double the memory of millions of classes
     values = _stream(name, seed).standard_normal(shape, dtype=np.float32)
     values *= np.float32(math.sqrt(2 / fan_out))
     return values

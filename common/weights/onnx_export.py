@@ -1,9 +1,9 @@
-"""A backbone's weights as an ONNX model, written from the arrays of a checkpoint: no framework is needed.
+"""Write a backbone's weights as an ONNX model from the arrays of a checkpoint, without a framework.
 
     images (N, 3, S, S) float32, 0..255  ->  (images - 127.5) / 128  ->  backbone  ->  embeddings (N, D) float32, raw
 
-N is dynamic. The model computes what `Trainer.embed` does, BatchNorm by its running statistics. Its metadata say which
-network it is and which order of colours it takes; format: https://github.com/onnx/onnx/blob/main/docs/IR.md.
+N is dynamic. The model computes the same as `Trainer.embed`; BatchNorm uses its running statistics. Its metadata name
+the network and the order of colours. Format: https://github.com/onnx/onnx/blob/main/docs/IR.md.
 """
 
 from collections.abc import Mapping
@@ -37,19 +37,19 @@ def export_onnx(
     """Write a model, atomically.
 
     Args:
-        path: of the file.
+        path: the file to write.
         arrays: parameters and running statistics of the backbone by canonical name, float32 or float64.
         backbone: one of `common.weights.architectures.BACKBONES`.
         embedding_size: D.
         image_size: S, pixels.
-        colours: order of the channels that the model takes. The weights are of a network that takes RGB; for "bgr" the
-            input channels of its first convolution are swapped, which changes no result.
+        colours: order of the channels that the model takes. The weights expect RGB; for "bgr" the input channels of
+            the first convolution are swapped, which changes no result.
         opset: version of ONNX's operators.
-        metadata: further facts to write into it.
+        metadata: further facts to write into the model.
 
     Raises:
-        ValueError: no such backbone, opset or order of colours, or the arrays are not those of the backbone.
-        OSError: it cannot be written.
+        ValueError: there is no such backbone, opset or order of colours, or the arrays are not those of the backbone.
+        OSError: the file cannot be written.
     """
     newest = onnx.defs.onnx_opset_version()
     if not FIRST_OPSET <= opset <= newest:
@@ -80,7 +80,8 @@ def export_onnx(
         producer_name="sface",
         opset_imports=[helper.make_opsetid("", opset)],
     )
-    model.ir_version = helper.find_min_ir_version_for(model.opset_import)  # older programs read it
+    # the oldest version, so that older programs read the model
+    model.ir_version = helper.find_min_ir_version_for(model.opset_import)
     facts = {"backbone": backbone, "embedding_size": embedding_size, "image_size": image_size, "colours": colours}
     helper.set_model_props(model, {name: str(value) for name, value in {**facts, **(metadata or {})}.items()})
     onnx.checker.check_model(model, full_check=True)
@@ -89,7 +90,7 @@ def export_onnx(
 
 
 class OnnxLayers(Layers):
-    """The layers of a network as nodes of a graph, named after the parameters that they use."""
+    """The layers of a network as nodes of an ONNX graph; its initializers have the canonical names."""
 
     def __init__(self, arrays: Mapping[str, np.ndarray]) -> None:
         super().__init__()

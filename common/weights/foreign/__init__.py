@@ -1,1 +1,1 @@
-"""Weights published for PyTorch, MXNet and Jittor, read without these; nothing that a file holds is executed."""
+"""Read weights published for PyTorch, MXNet and Jittor without these; nothing in a file is executed."""

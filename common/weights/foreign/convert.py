@@ -1,4 +1,4 @@
-"""A published file into the arrays of a portable checkpoint: canonical names, our pixel scale, our eps; all checked."""
+"""Turn a published file into the arrays of a portable checkpoint, with canonical names, our pixel scale and our eps."""
 
 import mmap
 from fractions import Fraction
@@ -7,8 +7,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from common.io.files import require_file
 from common.weights.architectures import BACKBONES, Layers, layout
-from common.weights.checkpoint import check_arrays
+from common.weights.checkpoint import check_arrays, first_few
 from common.weights.foreign import mxnet_file, numpy_pickle, torch_file
 from common.weights.foreign.arrays import ForeignArray, ForeignFile
 from common.weights.foreign.mxnet_file import Symbol
@@ -23,9 +24,9 @@ class Converted(NamedTuple):
     """Weights of a backbone.
 
     Attributes:
-        arrays: canonical name, without "backbone.", to float32 array.
+        arrays: float32 arrays by canonical name, without "backbone.".
         embedding_size: D.
-        notes: for people: what was read, converted and left out.
+        notes: lines for people: what was read, converted and left out.
     """
 
     arrays: dict[str, np.ndarray]
@@ -39,16 +40,18 @@ def convert(
     """Read published weights and turn them into those of one of our backbones.
 
     Args:
-        path: .pth of PyTorch, .pkl of Jittor or .params of MXNet; told by what it holds, not by its name.
-        backbone: the network that it is for.
+        path: .pth of PyTorch, .pkl of Jittor or .params of MXNet. The format is detected from the first bytes, not
+            from the file name.
+        backbone: the network that the weights are of.
         image_size: width and height of its input, pixels.
-        pixel_scale: what the network multiplies (pixel - 127.5) by; None where a symbol says it. Ours is 1/128. Any
-            other goes into the first convolution, which has no bias: exact up to the rounding of its weights.
+        pixel_scale: the network's factor for (pixel - 127.5); None where a symbol says it. Ours is 1/128. Any other
+            factor is multiplied into the first convolution, which has no bias; only its weights are rounded.
         symbol: -symbol.json of a .params file; None: the one beside it.
 
     Raises:
-        FileNotFoundError: no such file.
-        ValueError: the file is damaged, hostile or of another network, or a number is missing; nothing in it was run.
+        FileNotFoundError: there is no such file.
+        ValueError: the file is damaged, hostile or of another network, or `pixel_scale` is missing; nothing in the
+            file was executed.
     """
     described = layout(backbone, 1, image_size)
     file = open_file(path)
@@ -66,25 +69,23 @@ def convert(
     notes = [f"{file.kind}: {len(arrays)} arrays of {backbone}, {size}-d"]
     left_out = sorted(name for name in set(group) - set(names.values()) if not name.endswith(COUNTER))
     if left_out:
-        notes.append(f"left out: {', '.join(left_out[:3])}" + (f" and {len(left_out) - 3} more" * (len(left_out) > 3)))
+        notes.append(f"left out: {first_few(left_out, 3, ', ')}")
     if facts is not None:
         notes += _apply_symbol(facts, described, arrays, path)
     notes.append(_scale_stem(described, arrays, scale))
     if file.kind in BIASED:
         notes.append(
-            f"running variances are taken as they are: {file.kind}'s BatchNorm stores the biased ones, "
-            "(n - 1) / n of ours, n being the values a channel of its training batch"
+            f"running variances are taken as they are: {file.kind}'s BatchNorm stores biased ones, (n - 1) / n times "
+            "ours, where n is the number of values a channel in its training batch"
         )
     check_arrays({name: ("float32", shape) for name, shape in described.shapes.items()}, arrays)
     return Converted(arrays, size, notes)
 
 
 def open_file(path: Path) -> ForeignFile:
-    """Open a file of one of the formats, which its first bytes tell apart; raises as `convert`."""
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: expected a file of weights, found none")
-    if path.stat().st_size < 16:
-        raise ValueError(f"{path}: expected a file of weights, got {path.stat().st_size} bytes")
+    """Open a file of one of the formats, detected from its first bytes; raises as `convert`."""
+    if (size := require_file(path, "a file of weights").stat().st_size) < 16:
+        raise ValueError(f"{path}: expected a file of weights, got {size} bytes")
     with path.open("rb") as opened:
         data = mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ)
     if data[:4] == torch_file.ZIP_MAGIC:
@@ -107,7 +108,7 @@ def _pixel_scale(path: Path, symbol: Symbol | None, given: Fraction | None) -> F
     scale = given if said is None else said
     if scale is None:
         raise ValueError(
-            "pixel-scale: expected a number, as the file does not say what its network multiplies (pixel - 127.5) by: "
+            "pixel-scale: expected a number, the network's factor for (pixel - 127.5), as the file does not hold it: "
             "1/127.5 in arcface_torch, 0.078125 in the PyTorch and Jittor code of SFace, 1/128 in MXNet's and here"
         )
     if scale <= 0:
@@ -118,41 +119,39 @@ def _pixel_scale(path: Path, symbol: Symbol | None, given: Fraction | None) -> F
 def _weights(
     file: ForeignFile, described: Layers, mxnet: bool, path: Path
 ) -> tuple[dict[str, ForeignArray], dict[str, str]]:
-    """The dict of the file that fits best, and its published names by canonical name."""
+    """Find the dict of the file that fits best; returns it with its published names by canonical name."""
     mobilefacenet = "pre_fc1.weight" in described.shapes
-    best: tuple[dict[str, ForeignArray], dict[str, str]] | None = None
-    for group in file.groups:
-        names = from_mxnet(group, mobilefacenet) if mxnet else from_pytorch(group)
-        if best is None or len(described.shapes.keys() & names) > len(described.shapes.keys() & best[1]):
-            best = group, names
-    if best is None:
+    named = [(group, from_mxnet(group, mobilefacenet) if mxnet else from_pytorch(group)) for group in file.groups]
+    if not named:
         raise ValueError(f"{path}: expected arrays by name, found none")
-    return best
+    return max(named, key=lambda pair: len(described.shapes.keys() & pair[1]))
 
 
 def _embedding_size(described: Layers, group: dict[str, ForeignArray], names: dict[str, str]) -> int:
-    last = next(reversed(described.shapes))  # of the BatchNorm that makes the embeddings
+    last = next(reversed(described.shapes))  # the running variance of the BatchNorm that makes the embeddings
     found = group[names[last]].shape if last in names else ()
     return found[0] if len(found) == 1 and found[0] >= 1 else 1
 
 
 def _check(path: Path, backbone: str, described: Layers, group: dict[str, ForeignArray], names: dict[str, str]) -> None:
-    """Names, shapes and dtypes, before a value is read."""
-    problems = [f"{name}: missing" for name in described.shapes if name not in names]
-    problems += [f"{published}: unexpected" for name, published in names.items() if name not in described.shapes]
-    for name, shape in described.shapes.items():
-        array = group[names[name]] if name in names else None
-        if array is not None and (array.shape != shape or array.dtype not in FLOATS):
-            problems.append(f"{name}: expected {shape} of floating point, got {array.dtype} {array.shape}")
+    """Check names, shapes and dtypes before a value is read."""
+    shapes = described.shapes
+    problems = [f"{name}: missing" for name in shapes if name not in names]
+    problems += [f"{published}: unexpected" for name, published in names.items() if name not in shapes]
+    both = [(name, shape, group[names[name]]) for name, shape in shapes.items() if name in names]
+    problems += [
+        f"{name}: expected {shape} of floating point, got {array.dtype} {array.shape}"
+        for name, shape, array in both
+        if array.shape != shape or array.dtype not in FLOATS
+    ]
     if problems:
-        more = f" and {len(problems) - 5} more" if len(problems) > 5 else ""
         fitting = [other for other in BACKBONES if layout(other).shapes.keys() == names.keys() and other != backbone]
         hint = f"; its names are those of {', '.join(fitting)}" if fitting else ""
-        raise ValueError(f"{path} does not fit {backbone}: {'; '.join(problems[:5])}{more}{hint}")
+        raise ValueError(f"{path} does not fit {backbone}: {first_few(problems)}{hint}")
 
 
 def _apply_symbol(symbol: Symbol, described: Layers, arrays: dict[str, np.ndarray], path: Path) -> list[str]:
-    """Give each BatchNorm the eps and the gamma that it was trained with."""
+    """Give each BatchNorm the eps and the gamma of its training; returns notes for people."""
     mobilefacenet = "pre_fc1.weight" in described.shapes
     found = {mxnet_layer(name, mobilefacenet): facts for name, facts in symbol.batch_norms.items()}
     moved = fixed = 0
@@ -163,7 +162,7 @@ def _apply_symbol(symbol: Symbol, described: Layers, arrays: dict[str, np.ndarra
         if facts.fix_gamma:
             arrays[f"{layer}.weight"] = np.ones_like(arrays[f"{layer}.weight"])
             fixed += 1
-        if facts.eps != eps:  # only the sum of both is used
+        if facts.eps != eps:  # only variance + eps is used
             variance = arrays[f"{layer}.running_var"].astype(np.float64) + (facts.eps - eps)
             arrays[f"{layer}.running_var"] = variance.astype(np.float32)
             moved += 1

@@ -1,4 +1,4 @@
-"""MXNet's `.params`: named arrays in a row, little-endian, and the facts of its `-symbol.json` that weights depend on.
+"""MXNet's `.params`, a list of named arrays (little-endian), and what a network's `-symbol.json` says about them.
 
     list     u64 0x112, u64 0, u64 count, the arrays, u64 count, then for each name u64 length, bytes
     array    u32 0xF993FAC9 (or ..CA), i32 storage (0: dense), shape, then unless the shape is empty:
@@ -6,7 +6,7 @@
     shape    u32 dimensions, i64 each
     older    u32 0xF993FAC8, shape, ...; or u32 dimensions, u32 each, ...: both without storage
 
-Facts: NDArray::Save and NDArray::Load in src/ndarray/ndarray.cc of MXNet.
+Source of the layout: NDArray::Save and NDArray::Load in src/ndarray/ndarray.cc of MXNet.
 """
 
 import math
@@ -37,7 +37,7 @@ DEFAULT_EPS = 1e-3  # of MXNet's symbol BatchNorm, where the file does not say
 
 
 class BatchNormFacts(NamedTuple):
-    """Attributes of a BatchNorm: eps, and whether its gamma counts as 1 whatever is stored."""
+    """Attributes of a BatchNorm. With fix_gamma, MXNet takes 1 in place of the stored gamma."""
 
     eps: float
     fix_gamma: bool
@@ -45,10 +45,10 @@ class BatchNormFacts(NamedTuple):
 
 @dataclass(frozen=True)
 class Symbol:
-    """What a `-symbol.json` says that the weights do not.
+    """The facts of a `-symbol.json` that the `.params` do not hold.
 
     Attributes:
-        batch_norms: by the layer's name.
+        batch_norms: attributes of each BatchNorm, by the layer's name.
         pixel_mean, pixel_scale: of the network's own (pixel - mean) * scale; None where it has none.
     """
 
@@ -61,7 +61,7 @@ def open_params(path: Path, data: mmap.mmap) -> ForeignFile:
     """Open a list of named arrays.
 
     Raises:
-        ValueError: it is cut short, damaged, or holds sparse arrays.
+        ValueError: the file is cut short or damaged, or holds sparse arrays.
     """
     reader = _Reader(path, data)
     if reader.number("<Q") != LIST_MAGIC or reader.number("<Q") != 0:
@@ -79,7 +79,7 @@ def open_params(path: Path, data: mmap.mmap) -> ForeignFile:
 
 
 def symbol_path(params: Path) -> Path:
-    """PREFIX-symbol.json of PREFIX-0000.params."""
+    """Name the symbol beside a file: PREFIX-symbol.json of PREFIX-0000.params."""
     return params.with_name(params.stem.rpartition("-")[0] + "-symbol.json")
 
 
@@ -87,8 +87,8 @@ def open_symbol(path: Path) -> Symbol:
     """Read a `-symbol.json`.
 
     Raises:
-        FileNotFoundError: no such file.
-        ValueError: it is no graph of MXNet.
+        FileNotFoundError: there is no such file.
+        ValueError: the file is no graph of MXNet, or has several pixel means or scales.
     """
     if not path.is_file():
         raise FileNotFoundError(f"{path}: expected the network's symbol beside its .params; name another with --symbol")
@@ -113,7 +113,7 @@ def open_symbol(path: Path) -> Symbol:
 
 
 class _Reader:
-    """Takes values one after the other, never beyond the end of the file."""
+    """Reads values one after the other, and refuses to read beyond the end of the file."""
 
     def __init__(self, path: Path, data: mmap.mmap) -> None:
         self.path, self.data, self.position = path, data, 0
@@ -123,11 +123,11 @@ class _Reader:
         return self.data[start : start + size]
 
     def skip(self, size: int) -> int:
-        """Go on by `size` bytes; returns where they begin."""
+        """Move on by `size` bytes; returns the offset at which they start."""
         start = self.position
         if size > len(self.data) - start:
             left = len(self.data) - start
-            raise ValueError(f"{self.path}: is cut short: {size} bytes expected at {start}, {left} left")
+            raise ValueError(f"{self.path}: is cut short: {size} bytes expected at byte {start}, {left} left")
         self.position += size
         return start
 
@@ -135,10 +135,10 @@ class _Reader:
         return struct.unpack(form, self.take(struct.calcsize(form)))[0]
 
     def count(self, least_bytes: int) -> int:
-        """A number of things that follow, each of `least_bytes` or more."""
+        """Read how many entries follow, of which each takes `least_bytes` or more."""
         count = self.number("<Q")
         if count * least_bytes > len(self.data) - self.position:
-            raise ValueError(f"{self.path}: is cut short: {count} entries expected at {self.position}")
+            raise ValueError(f"{self.path}: is cut short: {count} entries expected at byte {self.position}")
         return count
 
 
@@ -151,8 +151,8 @@ def _array(reader: _Reader) -> ForeignArray:
     else:
         shape = _shape(reader, magic, "<I")
     if not shape and magic != V3:
-        return ForeignArray((0,), "float32", partial(np.zeros, 0, np.float32))  # an array that was never set
-    reader.skip(8)  # the device that it was on
+        return ForeignArray((0,), "float32", partial(np.zeros, 0, np.float32))  # MXNet's array without values
+    reader.skip(8)  # the device
     flag = reader.number("<i")
     if flag not in DTYPES:
         raise ValueError(f"{reader.path}: expected a dtype among {sorted(DTYPES)}, got {flag}")
@@ -164,7 +164,7 @@ def _array(reader: _Reader) -> ForeignArray:
 
 def _shape(reader: _Reader, dimensions: int, form: str) -> tuple[int, ...]:
     if dimensions > MOST_DIMENSIONS:
-        raise ValueError(f"{reader.path}: expected an array at {reader.position}, got something else")
+        raise ValueError(f"{reader.path}: expected an array at byte {reader.position}, got {dimensions} dimensions")
     shape = tuple(reader.number(form) for _ in range(dimensions))
     if not is_shape(shape):
         raise ValueError(f"{reader.path}: expected sizes of at least 0, got {shape}")
@@ -179,7 +179,7 @@ def _number(value: Any) -> float:
 
 
 def _attributes(node: dict[str, Any]) -> dict[str, str]:
-    """Three versions of MXNet, three names."""
+    """MXNet named the attributes differently in three versions."""
     for name in ("attrs", "attr", "param"):
         if name in node:
             return node[name]

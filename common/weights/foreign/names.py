@@ -1,4 +1,4 @@
-"""Published names to canonical ones. Those of PyTorch and Jittor need no table: the canonical names are theirs.
+"""Turn published names into canonical ones. Those of PyTorch and Jittor need no table: they are the canonical names.
 
 iresnet18 ... 200   deepinsight/insightface recognition/arcface_torch; its MXNet r18, 34, 50, 100 and zhongyy/SFace's
 ir, ir_se           zhongyy/SFace (IR_50, IR_101), liubingyuu/jittorface, ZhaoJ9014/face.evoLVe
@@ -38,23 +38,30 @@ _MXNET_PARTS = {
     "moving_mean": "running_mean",
     "moving_var": "running_var",
 }
-COUNTER = "num_batches_tracked"  # of PyTorch's BatchNorm: a fixed update weight does not need it
-PROTOTYPES = "fc7_weight"  # (C, D), of the head; in checkpoints of MXNet's training
+COUNTER = "num_batches_tracked"  # of PyTorch's BatchNorm, which ignores it when its momentum is fixed
+PROTOTYPES = "fc7_weight"  # (C, D), of the head, in checkpoints of MXNet's training
 
 
 def from_pytorch(names: Iterable[str]) -> dict[str, str]:
-    """Canonical name to published name: without "module." (DataParallel) and without the counters of BatchNorm."""
+    """Map canonical to published names: without "module." (of DataParallel) and without BatchNorm's counters.
+
+    >>> from_pytorch(["module.fc.bias", "module.bn1.num_batches_tracked"])
+    {'fc.bias': 'module.fc.bias'}
+    """
     names = list(names)
     wrapped = all(name.startswith("module.") for name in names)
     return {name.removeprefix("module.") if wrapped else name: name for name in names if not name.endswith(COUNTER)}
 
 
 def from_mxnet(names: Iterable[str], mobilefacenet: bool) -> dict[str, str]:
-    """Canonical name to published name, with or without "arg:" and "aux:"; prototypes are left out.
+    """Map canonical to published names, which may start with "arg:" or "aux:"; prototypes are left out.
 
     Args:
-        names: published.
-        mobilefacenet: of that network, instead of an r network; unknown names stay as they are.
+        names: published names; unknown ones stay as they are.
+        mobilefacenet: the names are of MobileFaceNet instead of an r network.
+
+    >>> from_mxnet(["arg:bn0_gamma", "arg:fc7_weight"], mobilefacenet=False)
+    {'bn1.weight': 'arg:bn0_gamma'}
     """
     found = {}
     for published in names:
@@ -65,7 +72,7 @@ def from_mxnet(names: Iterable[str], mobilefacenet: bool) -> dict[str, str]:
 
 
 def mxnet_canonical(name: str, mobilefacenet: bool) -> str:
-    """The canonical name of one parameter; an unknown one stays as it is."""
+    """Find the canonical name of one parameter; an unknown name stays as it is."""
     match = re.fullmatch(rf"(.+?)_({'|'.join(_MXNET_PARTS)})", name)
     if match:
         layer = mxnet_layer(match[1], mobilefacenet)
@@ -75,7 +82,7 @@ def mxnet_canonical(name: str, mobilefacenet: bool) -> str:
 
 
 def mxnet_layer(name: str, mobilefacenet: bool) -> str | None:
-    """The canonical name of a layer, None for an unknown one."""
+    """Find the canonical name of a layer; None for an unknown one."""
     for pattern, replacement in _FMOBILEFACENET if mobilefacenet else _FRESNET:
         if re.fullmatch(pattern, name):
             return re.sub(pattern, replacement, name)

@@ -5,21 +5,22 @@
              u64 count, count numbers
 
 In the pickle a tensor is a call of `_rebuild_tensor_v2(storage, offset, shape, strides, ...)`, and a storage is a
-persistent id ("storage", torch.FloatStorage, key, location, count). Both are followed by hand (`common.io.pickles`).
-Facts: torch/serialization.py and torch/_utils.py of PyTorch.
+persistent id ("storage", torch.FloatStorage, key, location, count). Nothing is called (`common.io.pickles`).
+Source of the layout: torch/serialization.py and torch/_utils.py of PyTorch.
 """
 
 import mmap
 import struct
 import zipfile
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from common.io.pickles import Call, Data, Items, Slice, Stored, Unexpected, follow, text
-from common.weights.foreign.arrays import ITEM_BYTES, ForeignArray, ForeignFile, decode, is_shape, item_count
+from common.weights.foreign.arrays import ITEM_BYTES, ForeignArray, ForeignFile, decode, groups, is_shape, item_count
 
 REBUILD, PARAMETER = "torch._utils._rebuild_tensor_v2", "torch._utils._rebuild_parameter"
 FUNCTIONS = frozenset({REBUILD, PARAMETER, "collections.OrderedDict"})
@@ -39,13 +40,12 @@ ZIP_MAGIC = b"PK\x03\x04"
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 LEGACY_START = b"\x80\x02\x8a\x0a" + LEGACY_MAGIC.to_bytes(10, "little") + b"."
 MOST_PICKLE_BYTES = 2**26  # of a zip: it holds names and shapes only
-DEPTH = 3  # dicts within dicts that are searched for weights
 
-ReadStorage = Callable[[str, int], bytes]  # key and number of bytes
+ReadStorage = Callable[[str, int], bytes]  # from key and number of bytes
 
 
 class Storage(NamedTuple):
-    """Numbers in a row, of which tensors are views."""
+    """Numbers in a row; tensors are views of them. `size` counts numbers, `dtype` is one of `ITEM_BYTES`."""
 
     key: str
     dtype: str
@@ -65,7 +65,7 @@ def open_zip(path: Path) -> ForeignFile:
             raise ValueError(f"{path}: expected a zip file with one folder that holds data.pkl, as torch.save writes")
         root = names.pop()
         if f"{root}/byteorder" in file.namelist() and _member(file, f"{root}/byteorder", 16) != b"little":
-            raise ValueError(f"{path}: expected numbers in little-endian order")
+            raise ValueError(f"{path}: expected numbers in little-endian order; save it again on such a machine")
         pickled = _member(file, f"{root}/data.pkl", MOST_PICKLE_BYTES)
     except _ZIP_ERRORS as error:
         raise ValueError(f"{path}: is a damaged zip file ({error})") from None
@@ -77,46 +77,59 @@ def open_zip(path: Path) -> ForeignFile:
             raise ValueError(f"{path}: storage {key!r} is damaged ({error})") from None
 
     try:
-        return ForeignFile("PyTorch", list(_groups(follow(pickled, FUNCTIONS)[0], pickled, read)))
+        value, _ = follow(pickled, FUNCTIONS)
+        return ForeignFile("PyTorch", list(groups(pickled, value, partial(_tensor, read=read))))
     except Unexpected as error:
         raise _refusal(path, error) from None
 
 
 def open_legacy(path: Path, data: mmap.mmap) -> ForeignFile:
-    """Open the format before PyTorch 1.6; raises as `open_zip`."""
+    """Open the format of PyTorch before 1.6; raises as `open_zip`."""
+    places: dict[str, tuple[int, int]] = {}
+
+    def read(key: str, size: int) -> bytes:
+        start, there = places.get(key, (0, -1))
+        if there != size:
+            raise ValueError(f"{path}: expected a storage {key!r} of {size} bytes, found {there}")
+        return data[start : start + size]
+
     try:
-        magic, stop = follow(data, ())
-        protocol, stop = follow(data, (), stop)
-        sizes, stop = follow(data, (), stop)
-        value, stop = follow(data, FUNCTIONS, stop)
-        keys, stop = follow(data, (), stop)
-        little = [v for k, v in sizes if text(data, k) == "little_endian"] if type(sizes) is Items else []
-        if magic != LEGACY_MAGIC or protocol != 1001 or little != [True] or type(keys) is not list:
-            raise Unexpected("another version of it, or big-endian numbers")
-        widths = {s.key: ITEM_BYTES[s.dtype] for s in _storages(value, data)}
-        places: dict[str, tuple[int, int]] = {}
-        for key in (text(data, key) for key in keys):
-            if key not in widths:
-                raise Unexpected(f"the storage {key!r}, which no tensor uses")
-            count = struct.unpack_from("<q", data, stop)[0] if stop + 8 <= len(data) else -1
-            size = count * widths[key]
-            if count < 0 or stop + 8 + size > len(data):
-                raise Unexpected(f"the end of the file in the storage {key!r}")
-            places[key] = stop + 8, size
-            stop += 8 + size
-
-        def read(key: str, size: int) -> bytes:
-            start, there = places.get(key, (0, -1))
-            if there != size:
-                raise ValueError(f"{path}: expected a storage {key!r} of {size} bytes, found {there}")
-            return data[start : start + size]
-
-        return ForeignFile("PyTorch (legacy format)", list(_groups(value, data, read)))
+        value, places = _legacy_contents(data)
+        return ForeignFile("PyTorch (legacy format)", list(groups(data, value, partial(_tensor, read=read))))
     except Unexpected as error:
         raise _refusal(path, error) from None
 
 
-# what zipfile raises on damage; OSError: a place before the beginning of the file
+def _legacy_contents(data: Data) -> tuple[Any, dict[str, tuple[int, int]]]:
+    """Follow the five pickles; returns the object, and for each storage its byte offset and its bytes."""
+    parts, stop = [], 0
+    for functions in ((), (), (), FUNCTIONS, ()):
+        part, stop = follow(data, functions, stop)
+        parts.append(part)
+    magic, protocol, sizes, value, keys = parts
+    little = [v for k, v in sizes if text(data, k) == "little_endian"] if type(sizes) is Items else []
+    if magic != LEGACY_MAGIC or protocol != 1001 or little != [True] or type(keys) is not list:
+        raise Unexpected("another version of it, or big-endian numbers")
+    widths = {s.key: ITEM_BYTES[s.dtype] for s in _storages(value, data)}
+    return value, _places(data, stop, [text(data, key) for key in keys], widths)
+
+
+def _places(data: Data, start: int, keys: list[str], widths: dict[str, int]) -> dict[str, tuple[int, int]]:
+    """Byte offset and bytes of each storage; they lie in the order of `keys` from `start` on."""
+    places: dict[str, tuple[int, int]] = {}
+    for key in keys:
+        if key not in widths:
+            raise Unexpected(f"the storage {key!r}, which no tensor uses")
+        count = struct.unpack_from("<q", data, start)[0] if start + 8 <= len(data) else -1
+        size = count * widths[key]
+        if count < 0 or start + 8 + size > len(data):
+            raise Unexpected(f"the end of the file in the storage {key!r}")
+        places[key] = start + 8, size
+        start += 8 + size
+    return places
+
+
+# zipfile raises these on damage; OSError: an offset before the start of the file
 _ZIP_ERRORS = (zipfile.BadZipFile, NotImplementedError, EOFError, OSError, struct.error)
 
 
@@ -128,7 +141,7 @@ def _refusal(path: Path, error: Unexpected) -> ValueError:
 
 
 def _member(file: zipfile.ZipFile, name: str, size: int, exactly: bool = False) -> bytes:
-    """A file of the zip, stored as it is: one that unpacks to more than it takes could fill the memory."""
+    """Read a file of the zip. A compressed one is refused: it could unpack to more than the memory holds."""
     try:
         info = file.getinfo(name)
     except KeyError:
@@ -142,26 +155,10 @@ def _member(file: zipfile.ZipFile, name: str, size: int, exactly: bool = False) 
     return file.read(name)
 
 
-def _groups(value: Any, data: Data, read: ReadStorage, depth: int = 0) -> Iterator[dict[str, ForeignArray]]:
-    """The dicts that hold tensors, and those within dicts."""
-    if type(value) is not Items:
-        if depth == 0:
-            raise Unexpected("something else")
-        return
-    found = {}
-    for key, item in value:
-        if isinstance(key, Slice) and isinstance(item, Call):
-            name = text(data, key)
-            if name in found:
-                raise Unexpected(f"{name!r} twice")
-            found[name] = _tensor(item, data, read)
-        elif depth < DEPTH:
-            yield from _groups(item, data, read, depth + 1)
-    if found:
-        yield found
-
-
-def _tensor(call: Call, data: Data, read: ReadStorage) -> ForeignArray:
+def _tensor(call: Any, data: Data, read: ReadStorage) -> ForeignArray | None:
+    """Read what the pickle says of a tensor, and check it against its storage. None: the entry is no tensor."""
+    if not isinstance(call, Call):
+        return None
     if call.function == PARAMETER and len(call.arguments) == 3 and isinstance(call.arguments[0], Call):
         call = call.arguments[0]
     if call.function != REBUILD or len(call.arguments) not in (6, 7):
@@ -171,7 +168,7 @@ def _tensor(call: Call, data: Data, read: ReadStorage) -> ForeignArray:
         raise Unexpected("a tensor whose shape, strides or offset are no sizes")
     count = item_count(shape)
     last = offset + sum((size - 1) * stride for size, stride in zip(shape, strides, strict=True))
-    # the second: a tiny storage must not be spread into a huge array
+    # with strides of 0, a tiny storage could claim to be a huge array: hence the second condition
     if count and (last >= storage.size or count > storage.size):
         raise Unexpected(f"a tensor of shape {shape} in a storage of {storage.size} numbers")
 
@@ -198,7 +195,7 @@ def _storage(value: Any, data: Data) -> Storage:
 
 
 def _storages(value: Any, data: Data) -> Iterator[Storage]:
-    """Every storage anywhere in the object, also of tensors that are no weights."""
+    """Find every storage in the object, also those of tensors that are no weights."""
     pending, seen = [value], set()
     while pending:
         item = pending.pop()
