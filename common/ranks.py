@@ -1,4 +1,4 @@
-"""The processes that train one model together, one a device: what the loop must know of them."""
+"""Ranks: the processes that train one model together, one a device."""
 
 import os
 import signal
@@ -6,30 +6,30 @@ from collections.abc import Mapping
 from typing import Protocol
 
 INTERRUPTED = 130  # what a shell reports for a program that Ctrl-C ended
-BAD_INPUT = 2  # of a command that said what was wrong
-LOST_ANOTHER = 75  # exit status of a rank that waited for another one in vain
+BAD_INPUT = 2  # exit status of a command that printed what is wrong with its input
+LOST_ANOTHER = 75  # exit status of a rank whose wait for another one failed
 
 
 class Stopped(Exception):
-    """The user stopped the run; a checkpoint of the step that was reached is saved."""
+    """The user stopped the run; a checkpoint of its last step is saved."""
 
 
 class Ranks(Protocol):
-    """The processes of a run, and which of them this one is."""
+    """The processes of a run, seen from one of them."""
 
     rank: int  # 0 writes logs and checkpoints, and evaluates
     count: int
 
     def total(self, number: int) -> int:
-        """The sum of what each rank gives; every rank must call it, at the same step, and waits for the others.
+        """Sum the numbers of all ranks. Every rank must call it at the same step; it waits for the others.
 
         Raises:
-            LostRank: another rank ended or hangs; named.
+            LostRank: another rank ended or hangs; the message names it.
         """
 
 
 class LostRank(OSError):
-    """A process of the run ended or hangs. The message names it, and says what to do."""
+    """A process of the run ended or hangs. The message names it and says what to do."""
 
 
 class Alone:
@@ -42,12 +42,19 @@ class Alone:
 
 
 def share_of_cores(processes: int) -> str:
-    """Threads of each of so many processes on this host, as OMP_NUM_THREADS wants it."""
+    """Divide the cores of this host among processes; returns a value for OMP_NUM_THREADS."""
     return str(max(1, len(os.sched_getaffinity(0)) // processes))
 
 
 def stopped_or_lost(statuses: Mapping[int, int]) -> Exception:
-    """What to raise when processes of a job ended with these exit statuses (negative: by that signal), by rank."""
+    """Make the exception for a job whose processes ended.
+
+    Args:
+        statuses: exit status by rank; negative: ended by that signal.
+
+    Returns:
+        Stopped if the user ended all of them, else LostRank with the rank that failed first.
+    """
     asked_to = (INTERRUPTED, -signal.SIGINT, -signal.SIGTERM)
     told = {rank: status for rank, status in statuses.items() if status not in asked_to}
     if not told:

@@ -1,7 +1,7 @@
-"""Five landmarks to the place where face networks expect them: the similarity transform, and the aligned image.
+"""Align a face: move its five landmarks to the places where face networks expect them.
 
-Landmarks are (x, y) in pixels, in the order of the template: the eye that is left in the image, the right one, the tip
-of the nose, and the left and the right corner of the mouth. The centre of the first pixel is (0, 0).
+Landmarks are (x, y) in pixels, in the order of the template: left eye, right eye, tip of the nose, left and right
+corner of the mouth. Left and right are those of the image. The centre of the first pixel is (0, 0).
 """
 
 import cv2
@@ -11,15 +11,15 @@ TEMPLATE_SIZE = 112
 TEMPLATE = np.array(
     [[38.2946, 51.6963], [73.5318, 51.5014], [56.0252, 71.7366], [41.5493, 92.3655], [70.7299, 92.2041]]
 )
-"""Where the landmarks of an aligned image of 112x112 lie. Source: the alignment of InsightFace, which the published
-training and evaluation sets were made with; OpenCV's FaceRecognizerSF has the same numbers."""
+"""(5, 2) float64, the landmarks of an aligned image of 112x112 pixels. Source: the alignment of InsightFace, which made
+the published training and evaluation sets; OpenCV's FaceRecognizerSF has the same numbers."""
 
 LARGEST = 32_767
-"""Pixels: OpenCV's warp takes no image that is wider or higher."""
+"""Pixels; OpenCV's warp refuses images that are wider or higher."""
 
 
 def similarity_transform(source: np.ndarray, target: np.ndarray) -> np.ndarray:
-    """The rotation, uniform scale and shift that bring points nearest to others, by least squares; no reflection.
+    """Find the rotation, uniform scale and shift from `source` to `target` by least squares, without a reflection.
 
     Args:
         source: (K, 2) float, K >= 2.
@@ -31,10 +31,14 @@ def similarity_transform(source: np.ndarray, target: np.ndarray) -> np.ndarray:
     Raises:
         ValueError: shapes differ or are not (K, 2), a coordinate is not finite, or all points of `source` coincide.
 
-    Umeyama, "Least-squares estimation of transformation parameters between two point patterns", IEEE TPAMI 1991. In
-    two dimensions its solution needs no SVD. With points as complex numbers, z and w after subtraction of their means,
-    a rotation with scale is a factor c, and the c that minimises sum |c z - w|^2 is sum(conj(z) w) / sum |z|^2. A
-    factor cannot reflect.
+    Source: Umeyama, "Least-squares estimation of transformation parameters between two point patterns", IEEE TPAMI
+    1991. In two dimensions no SVD is needed. Let z and w be the points as complex numbers minus their means. A rotation
+    with scale is then a complex factor c, which cannot reflect. sum |c z - w|^2 is least for
+    c = sum(conj(z) w) / sum |z|^2.
+
+    >>> similarity_transform([[0, 0], [1, 0]], [[5, 5], [5, 7]])  # a quarter turn, twice the size
+    array([[ 0., -2.,  5.],
+           [ 2.,  0.,  5.]])
     """
     source, target = np.asarray(source, np.float64), np.asarray(target, np.float64)
     if source.ndim != 2 or source.shape[1] != 2 or len(source) < 2 or source.shape != target.shape:
@@ -44,7 +48,7 @@ def similarity_transform(source: np.ndarray, target: np.ndarray) -> np.ndarray:
     z, w = source @ (1, 1j), target @ (1, 1j)
     z_mean, w_mean = z.mean(), w.mean()
     spread = np.square(np.abs(z - z_mean)).sum()
-    if spread <= (1e-9 * np.abs(z).max()) ** 2:  # what rounding of the mean leaves of points that are all the same
+    if spread <= (1e-9 * np.abs(z).max()) ** 2:  # the points coincide; the rest is the rounding of their mean
         raise ValueError(f"expected points that differ, got {len(source)} times {source[0].tolist()}")
     factor = np.vdot(z - z_mean, w - w_mean) / spread
     shift = w_mean - factor * z_mean
@@ -52,18 +56,24 @@ def similarity_transform(source: np.ndarray, target: np.ndarray) -> np.ndarray:
 
 
 def align(image: np.ndarray, landmarks: np.ndarray, size: int = TEMPLATE_SIZE) -> np.ndarray:
-    """Rotate, scale and crop a face so that its landmarks come to lie on the template.
+    """Rotate, scale and crop a face so that its landmarks lie on the template.
 
     Args:
         image: (H, W, 3) uint8, RGB.
         landmarks: (5, 2) float, pixels of `image`; they may lie outside of it.
-        size: width and height of the result; the template is scaled with it.
+        size: width and height of the result in pixels; the template is scaled with it.
 
     Returns:
-        (3, size, size) uint8, RGB, contiguous; bilinear, black where it reaches beyond the image.
+        (3, size, size) uint8, RGB, contiguous; bilinear, and black beyond the edge of the image.
 
     Raises:
-        ValueError: another shape or dtype, or landmarks that are not finite, all the same point, or far from any image.
+        ValueError: the image has another shape or dtype, or the landmarks are not finite, coincide, or lie far from any
+            image.
+
+    >>> photo = np.full((200, 300, 3), 90, np.uint8)
+    >>> aligned = align(photo, landmarks=TEMPLATE + (100, 40))
+    >>> aligned.shape, int(aligned.min()), int(aligned.max())
+    ((3, 112, 112), 90, 90)
     """
     if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or not image.size:
         raise ValueError(f"expected an image of shape (H, W, 3) uint8, got {image.shape} {image.dtype}")

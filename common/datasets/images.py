@@ -1,4 +1,4 @@
-"""Decoding, checking and encoding of images. Every image inside this project is RGB, uint8, channels first."""
+"""Decode, check and encode images. Inside this project every image is RGB, uint8, channels first."""
 
 import os
 
@@ -11,7 +11,7 @@ from common.config import OnWrongSize
 
 
 class BadImage(ValueError):
-    """An image that does not decode or has the wrong size. The message names it."""
+    """An image does not decode or has the wrong size. The message names it."""
 
 
 def decode_image(
@@ -23,21 +23,32 @@ def decode_image(
     mirror: bool = False,
     out: np.ndarray | None = None,
 ) -> np.ndarray:
-    """Decode JPEG, PNG, PGM or whatever else OpenCV reads.
+    """Decode JPEG, PNG, PGM or any other format that OpenCV reads.
 
     Args:
-        encoded: the file's bytes, or the same as a uint8 array of one dimension.
-        name: what to call the image in errors, for example "train.rec key 17".
+        encoded: the bytes of the file, or a uint8 array (n,) of them.
+        name: the image's name in error messages, for example "train.rec key 17".
         size: expected width and height, in pixels.
-        on_wrong_size: "fail", or "resize" (area average when shrinking, linear when growing).
-        mirror: left and right change places.
+        on_wrong_size: "fail", or "resize" (area average to shrink, linear to enlarge).
+        mirror: exchange left and right.
         out: (3, size, size) uint8, contiguous, to write to; None: a new array.
 
     Returns:
         `out`: (3, size, size) uint8, RGB, contiguous.
 
     Raises:
-        BadImage: it does not decode, or has another size and `on_wrong_size` is "fail".
+        BadImage: the image does not decode, or has another size and `on_wrong_size` is "fail".
+
+    >>> red = np.zeros((3, 16, 16), np.uint8)
+    >>> red[0] = 255
+    >>> decoded = decode_image(encode_image(red), "red.png", size=16)
+    >>> decoded.shape, np.array_equal(decoded, red)
+    ((3, 16, 16), True)
+    >>> decode_image(encode_image(red), "red.png", size=112)
+    Traceback (most recent call last):
+        ...
+    common.datasets.images.BadImage: red.png: expected 112x112 pixels, got 16x16; align the images to that size, or \
+resize them on reading with --data.on-wrong-size resize
     """
     bgr = _decode(encoded, name)
     if bgr.shape[:2] != (size, size):
@@ -53,19 +64,23 @@ def decode_image(
         cv2.flip(bgr, 1, bgr)
     if out is None:
         out = np.empty((3, size, size), np.uint8)
-    cv2.split(bgr, [out[2], out[1], out[0]])  # a tenth of the time of NumPy's copy of a transposed view
+    cv2.split(bgr, [out[2], out[1], out[0]])  # ten times as fast as copying a transposed view in NumPy
     return out
 
 
 def decode_photo(encoded: bytes | np.ndarray, name: str) -> np.ndarray:
-    """As `decode_image`, but of any size and as detection and alignment want it: (H, W, 3) uint8, RGB, contiguous."""
+    """Decode an image of any size for detection and alignment: (H, W, 3) uint8, RGB, contiguous.
+
+    Raises:
+        BadImage: it does not decode; named `name`.
+    """
     return np.ascontiguousarray(_decode(encoded, name)[:, :, ::-1])
 
 
 def encode_image(image: np.ndarray, extension: str = ".png") -> bytes:
-    """Encode (3, H, W) uint8 RGB as PNG (lossless) or, with extension ".jpg", as JPEG of quality 95.
+    """Encode (3, H, W) uint8 RGB as PNG (lossless), or as JPEG of quality 95 with extension ".jpg".
 
-    An image without colour is stored as grey, in less than half of the bytes; it decodes to the same.
+    An image without colour is stored as grey: less than half of the bytes, and the same when decoded.
     """
     is_grey = (image[0] == image[1]).all() and (image[0] == image[2]).all()
     pixels = image[0] if is_grey else np.ascontiguousarray(image.transpose(1, 2, 0)[:, :, ::-1])

@@ -1,4 +1,4 @@
-"""Which samples of a training set are known to be wrong: noise.json and noise.csv, by `python -m data noise`."""
+"""Label noise made on purpose: noise.json and noise.csv beside a training set, written by `python -m data noise`."""
 
 import csv
 from collections.abc import Iterable
@@ -15,22 +15,26 @@ SUMMARY, CHANGES = "noise.json", "noise.csv"
 class Change(NamedTuple):
     """A changed sample."""
 
-    sample: int  # of the changed set
+    sample: int  # index in the changed set
     label: int
     original_label: int
-    original_sample: int  # of the set that it was made from
-    outsider: int | None  # the image is this one of a set of other people; None: the image is the original one
+    original_sample: int  # index in the original set
+    outsider: int | None  # index in a set of other people, whose image replaces the original; None: not replaced
 
 
 class Labels(NamedTuple):
-    """What is known of each sample of a set of M."""
+    """Whether each of the M samples of a set is wrong, and its true class."""
 
     is_wrong: np.ndarray  # (M,) bool
     original: np.ndarray  # (M,) int64: the true class; -1 for a person outside the set
 
 
 def write_changes(path: Path, changes: Iterable[Change]) -> None:
-    """Write noise.csv, atomically."""
+    """Write noise.csv, atomically.
+
+    Raises:
+        OSError: it cannot be written.
+    """
     with atomic_write(path, "w") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(Change._fields)
@@ -38,10 +42,24 @@ def write_changes(path: Path, changes: Iterable[Change]) -> None:
 
 
 def read_labels(root: Path, labels: np.ndarray) -> Labels | None:
-    """What noise.csv says of the set in `root`, whose (M,) labels are given; None: nothing was changed on purpose.
+    """Read noise.csv of a set.
+
+    Args:
+        root: folder of the set.
+        labels: (M,) int, the labels of the set.
+
+    Returns:
+        What is known of each sample; None if there is no noise.csv, so nothing was changed on purpose.
 
     Raises:
-        ValueError: a line that is no change of this set; named by its number.
+        ValueError: a line is no change of this set; the message gives its number.
+
+    >>> import tempfile
+    >>> root = Path(tempfile.mkdtemp())
+    >>> write_changes(root / CHANGES, [Change(sample=1, label=0, original_label=2, original_sample=5, outsider=None)])
+    >>> found = read_labels(root, labels=np.array([0, 0, 1]))
+    >>> found.is_wrong, found.original
+    (array([False,  True, False]), array([0, 2, 1]))
     """
     path = root / CHANGES
     if not path.is_file():

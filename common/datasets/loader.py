@@ -1,8 +1,8 @@
-"""One loader for every backend: the same uint8 batches, in the same order, to the bit.
+"""One loader for every backend: the same uint8 batches in the same order, bit by bit.
 
-Order and flips are pure functions of (seed, epoch, position), so a run can start at any step of any epoch, on any
-number of ranks, and see what an unbroken run on one rank sees. Threads decode (OpenCV lets go of the interpreter lock);
-no process is forked.
+Order and flips are pure functions of (seed, epoch, position). So a run that starts at any step, on any number of ranks,
+sees the same images as an unbroken run on one rank. Threads decode, as OpenCV releases the interpreter lock; no process
+is forked.
 """
 
 import collections
@@ -17,25 +17,29 @@ from common.config import OnWrongSize
 from common.datasets.images import BadImage, decode_image
 from common.datasets.training_sets import Dataset
 
-MOST_AHEAD = 32  # batches; more would only keep the processor from the first steps
-ORDER, FLIPS = 0, 1  # streams of random numbers, independent of each other
+MOST_AHEAD = 32  # batches; more would only delay the first steps
+ORDER, FLIPS = 0, 1  # two independent streams of random numbers
 
 
 class Batch(NamedTuple):
-    """What a training step sees."""
+    """The images of one training step."""
 
     images: np.ndarray  # (N, 3, S, S) uint8, RGB
     labels: np.ndarray  # (N,) int64
-    skipped: int  # images that did not decode and were replaced by the next of the epoch
+    skipped: int  # images that did not decode; the next ones of the epoch replace them
 
 
 def epoch_order(seed: int, epoch: int, count: int) -> np.ndarray:
-    """Sample index at each position of an epoch: a permutation of 0..count-1, int64."""
+    """Draw the sample index at each position of an epoch: (count,) int64, a permutation of 0 .. count - 1.
+
+    >>> epoch_order(seed=0, epoch=0, count=6)
+    array([4, 0, 3, 5, 2, 1])
+    """
     return _stream(seed, epoch, ORDER).permutation(count)
 
 
 def epoch_flips(seed: int, epoch: int, count: int) -> np.ndarray:
-    """Whether the image at each position of an epoch is mirrored, (count,) bool, true with probability one half."""
+    """Draw whether the image at each position of an epoch is mirrored: (count,) bool, true with probability 1/2."""
     return _stream(seed, epoch, FLIPS).random(count) < 0.5
 
 
@@ -44,18 +48,31 @@ class Loader:
 
     Args:
         dataset: training samples.
-        batch_size: images a step over all ranks; the last, incomplete batch of an epoch is left out.
-        seed: of order and flips.
+        batch_size: images a step over all ranks; an incomplete last batch of an epoch is left out.
+        seed: seed of order and flips.
         image_size: width and height, pixels.
         flip: mirror half of the images.
         on_wrong_size, on_bad_image: as in `DataConfig`.
         workers: decoding threads.
-        prefetch_mib: bound on the memory of batches decoded ahead; one is always decoded ahead, and never more than
-            MOST_AHEAD.
+        prefetch_mib: memory for batches that are decoded ahead, MiB. At least one and at most MOST_AHEAD batches are.
         rank, ranks: this rank gets the rank-th contiguous share of every batch.
 
+    Attributes:
+        steps_per_epoch: complete batches of an epoch.
+
     Raises:
-        ValueError: fewer samples than a batch, or ranks do not divide the batch.
+        ValueError: there are fewer samples than a batch needs, or `ranks` does not divide `batch_size`.
+
+    >>> import tempfile
+    >>> from pathlib import Path
+    >>> from common.datasets.images import encode_image
+    >>> from common.datasets.training_sets import open_dataset, write_records
+    >>> root = Path(tempfile.mkdtemp())
+    >>> black = encode_image(np.zeros((3, 16, 16), np.uint8))
+    >>> _ = write_records(root, [(black, label) for label in range(5)], num_classes=5, size=16)
+    >>> loader = Loader(open_dataset(root), batch_size=2, seed=0, image_size=16)
+    >>> [batch.images.shape for batch in loader.batches(0, loader.steps_per_epoch)]
+    [(2, 3, 16, 16), (2, 3, 16, 16)]
     """
 
     def __init__(
@@ -96,14 +113,14 @@ class Loader:
         self._plan_cache: tuple[int, np.ndarray, np.ndarray] | None = None
 
     def batches(self, first_step: int, last_step: int) -> Generator[Batch]:
-        """Batches of the steps first_step .. last_step - 1, counted from the start of training.
+        """Yield the batches of steps first_step .. last_step - 1, counted from the start of training.
 
         Raises:
-            BadImage: an image does not decode or has the wrong size (and is not to be skipped); named.
-            ValueError: a damaged record, or a label out of range; named.
+            BadImage: an image does not decode or has the wrong size, and `on_bad_image` is "fail"; named.
+            ValueError: a record is damaged, or a label is out of range; named.
         """
         previous_threads = cv2.getNumThreads()
-        cv2.setNumThreads(0)  # the pool is the parallelism
+        cv2.setNumThreads(0)  # the threads of the pool decode in parallel already
         pool = concurrent.futures.ThreadPoolExecutor(self._workers, thread_name_prefix="decode")
         waiting: collections.deque[_Pending] = collections.deque()
         try:
@@ -142,7 +159,7 @@ class Loader:
         return _Pending(images, labels, [pool.submit(fill, part) for part in rows])
 
     def _decode(self, index: int, mirror: bool, image: np.ndarray, label: np.ndarray) -> bool:
-        """Decode a sample to its place in a batch; False: it is to be skipped."""
+        """Decode a sample to its place in a batch; False: it does not decode and is skipped."""
         sample = self._dataset.sample(index)
         try:
             decode_image(sample.encoded, sample.name, self._image_size, self._on_wrong_size, mirror=mirror, out=image)

@@ -1,4 +1,4 @@
-"""Evaluation sets (NAME.bin): a pickle of (encoded images, same or not), two images a pair.
+"""Evaluation sets (NAME.bin): a pickle of (encoded images, issame), with two images and one bool a pair.
 
 The pickle is followed and never run (`common.io.pickles`). An image is not copied: the set keeps its place in the
 memory-mapped file, so a set of any size takes next to no memory.
@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from common.io.files import atomic_write, file_stem
+from common.io.files import atomic_write, file_stem, require_file
 from common.io.pickles import (
     NUMPY_FUNCTIONS,
     NUMPY_SCALARS,
@@ -31,8 +31,8 @@ class PairSet:
     """Pairs of encoded images; any number of threads may read.
 
     Attributes:
-        name: the file's stem.
-        issame: (P,) bool, whether pair i (images 2i and 2i + 1) shows one person.
+        name: name of the file without its suffix.
+        issame: (P,) bool; true if pair i, the images 2i and 2i + 1, shows one person.
     """
 
     def __init__(self, name: str, data: mmap.mmap, images: list[Slice], issame: np.ndarray) -> None:
@@ -45,21 +45,29 @@ class PairSet:
         return len(self.issame)
 
     def encoded(self, index: int) -> bytes:
-        """The bytes of image 0 .. 2P - 1, as stored: JPEG or PNG as a rule."""
-        image = self._images[index]
-        return content(self._data, image)
+        """Read the bytes of image 0 .. 2P - 1 as they are stored: JPEG or PNG as a rule.
+
+        Raises:
+            ValueError: the pickle holds the image as text that does not stand for bytes.
+        """
+        return content(self._data, self._images[index])
 
 
 def open_pair_set(path: Path) -> PairSet:
     """Open NAME.bin as written by Python 2 or 3, with images as bytes or uint8 arrays.
 
     Raises:
-        FileNotFoundError: no such file.
-        ValueError: it is cut short or holds anything else than such a pickle; nothing in it was executed.
+        FileNotFoundError: there is no such file.
+        ValueError: the file is cut short or is no such pickle; nothing in it was executed.
+
+    >>> import tempfile
+    >>> path = Path(tempfile.mkdtemp()) / "mine.bin"
+    >>> write_pair_set(path, images=[b"ann 1", b"ann 2", b"ann 1", b"bob 1"], issame=[True, False])
+    >>> pairs = open_pair_set(path)
+    >>> pairs.name, pairs.issame, pairs.encoded(3)
+    ('mine', array([ True, False]), b'bob 1')
     """
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: expected an evaluation set, found none")
-    if path.stat().st_size == 0:
+    if require_file(path, "an evaluation set").stat().st_size == 0:
         raise ValueError(f"{path}: is empty; expected an evaluation set")
     with path.open("rb") as file:
         data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
@@ -75,14 +83,13 @@ def open_pair_set(path: Path) -> PairSet:
 
 
 def find_pair_sets(root: Path, names: Sequence[str]) -> tuple[dict[str, PairSet], list[str]]:
-    """Open the evaluation sets root/NAME.bin.
+    """Open the evaluation sets root/NAME.bin that are there.
 
     Returns:
-        The opened sets by name, and the names without a file, both in the order of `names`. The caller says which are
-        missing.
+        The open sets by name, and the names without a file, both in the order of `names`.
 
     Raises:
-        ValueError: a name that is a path, or a file that is there but is not a pair set.
+        ValueError: a name is a path, or a file is no evaluation set.
     """
     found: dict[str, PairSet] = {}
     missing: list[str] = []
@@ -99,12 +106,13 @@ def write_pair_set(path: Path, images: Iterable[bytes], issame: Iterable[bool]) 
     """Write NAME.bin, atomically; `pickle.load` gives (list of bytes, list of bool).
 
     Args:
-        path: the file.
-        images: encoded images, two a pair; they stream.
-        issame: a bool a pair.
+        path: the file to write.
+        images: encoded images, two a pair; an iterator is consumed one by one.
+        issame: one bool a pair: whether it shows one person.
 
     Raises:
-        ValueError: not two images a pair.
+        ValueError: there are not two images a pair, or no pairs; nothing is written then.
+        OSError: the file cannot be written.
     """
     flags = [bool(flag) for flag in issame]
     count = 0

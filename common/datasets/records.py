@@ -1,12 +1,12 @@
-"""RecordIO, MXNet's container of training images, read and written without MXNet.
+"""Read and write RecordIO, MXNet's container of training images, without MXNet.
 
     record      u32 magic 0xced7230a; u32 = cflag << 29 | length; payload; zero bytes up to a multiple of 4
-    cflag       0: the whole payload. Payloads that contain the magic at a multiple of 4 are cut there: 1 first part,
-                2 middle part, 3 last part; joining puts the 4 magic bytes back between the parts
+    cflag       0: the whole payload. A payload that contains the magic at a multiple of 4 is cut there: 1 first part,
+                2 middle part, 3 last part. A reader joins the parts with the 4 magic bytes in between
     payload     u32 flag; f32 label; u64 id; u64 id2; then, with flag > 0, that many f32 labels; then the encoded image
     index       text, a line a record: key, tab, byte offset
 
-All numbers are little-endian. Nothing that a file says is believed before it is compared with the file's size.
+All numbers are little-endian. Each length and offset is compared with the size of the file before it is used.
 """
 
 import os
@@ -18,7 +18,7 @@ from typing import NamedTuple, Self
 
 import numpy as np
 
-from common.io.files import atomic_pair
+from common.io.files import atomic_pair, require_file
 
 MAGIC = 0xCED7230A
 MAGIC_BYTES = struct.pack("<I", MAGIC)
@@ -27,40 +27,48 @@ HEADER = struct.Struct("<IfQQ")
 WHOLE_IMAGE = struct.Struct("<IIIfQQ")  # prefix and header of almost all records: one part, one label
 WHOLE, FIRST, MIDDLE, LAST = range(4)
 MAX_LENGTH = 2**29 - 1
-MOST_AHEAD = 2**20  # bytes read at once, whatever the index says of the length of a record
+MOST_AHEAD = 2**20  # bytes read at once, however long the record should be by the index
 
 
 class Record(NamedTuple):
-    """A payload taken apart."""
+    """The parts of a payload."""
 
-    flag: int  # number of labels that follow the header; 0: the label stands in the header
+    flag: int  # number of labels after the header; 0: one label in the header
     labels: tuple[float, ...]
-    image: bytes  # encoded; empty in the records that say which keys are images
+    image: bytes  # encoded; empty in a record that says which keys are images
 
 
 class RecordReader:
     """Random access to the records of a file, by key.
 
     Args:
-        path: NAME.rec; with NAME.idx beside it keys come from there, else one scan takes the ids of the records or,
-            where these are not all different, numbers the records 0, 1, ...
+        path: NAME.rec. The keys come from NAME.idx. Without one, a scan of the file takes the ids of the records, or
+            0, 1, ... if an id comes twice.
 
-    `keys` are sorted, (n,) int64: the index of some tools has the first key last.
+    Attributes:
+        path: as given.
+        keys: (n,) int64, sorted, since some tools write the first key last.
 
-    Any number of threads may read, and a pickled reader opens the file again, so that processes may share it too. The
-    file is read, not memory-mapped: pages of a map count as memory of the process, which would grow over an epoch by
-    the whole set, and a file cut short under a map ends the process.
+    Any number of threads may read. A pickled reader opens the file again, so processes can share it too. The file is
+    read and not memory-mapped: mapped pages count as memory of the process, so an epoch would add the whole set; and
+    if a file shrinks under a map, the process dies.
 
     Raises:
-        FileNotFoundError: no such file.
-        ValueError: the index or a record is damaged; says where.
+        FileNotFoundError: there is no such file.
+        ValueError: the index or a record is damaged; the message says where.
+
+    >>> import tempfile
+    >>> path = Path(tempfile.mkdtemp()) / "a.rec"
+    >>> with RecordWriter(path) as writer:
+    ...     writer.write_image(key=7, label=2, image=b"an image")
+    >>> reader = RecordReader(path)
+    >>> reader.keys, reader.read(7)
+    (array([7]), Record(flag=0, labels=(2.0,), image=b'an image'))
     """
 
     def __init__(self, path: Path) -> None:
         self.path = Path(path)
-        if not self.path.is_file():
-            raise FileNotFoundError(f"{self.path}: expected a record file, found none")
-        if self.path.stat().st_size == 0:
+        if require_file(self.path, "a record file").stat().st_size == 0:
             raise ValueError(f"{self.path}: is empty; expected a record file")
         self._descriptor = os.open(self.path, os.O_RDONLY)
         weakref.finalize(self, os.close, self._descriptor)
@@ -80,14 +88,19 @@ class RecordReader:
         return type(self), (self.path,)
 
     def read(self, key: int) -> Record:
-        """The record of `key`; a KeyError when the index has no such key."""
+        """Read the record of `key`.
+
+        Raises:
+            KeyError: the index has no such key.
+            ValueError: the record is damaged; the message says where.
+        """
         row = int(self.keys.searchsorted(key))
         if row == len(self) or self.keys[row] != key:
             raise KeyError(f"{self.path}: no record has key {key}")
         return self.read_at(row)
 
     def read_at(self, row: int) -> Record:
-        """The record of `keys[row]`, row 0 .. len - 1: without a search for it."""
+        """Read the record of `keys[row]`, row 0 .. len - 1; it is not searched for. Raises as `read`."""
         offset, length = self._offsets.item(row), self._ahead.item(row)
         data = os.pread(self._descriptor, length, offset)
         if len(data) >= WHOLE_IMAGE.size:
@@ -95,13 +108,13 @@ class RecordReader:
             end = PREFIX.size + word
             if magic == MAGIC and flag == 0 and WHOLE_IMAGE.size <= end <= len(data):
                 return Record(0, (label,), data[WHOLE_IMAGE.size : end])
-        # several labels, a record in parts or a damaged one
+        # the record has several labels or parts, or is damaged
         what = f"key {self.keys[row]}"
         payload, _ = self._payload(offset, length, what)
         return self._unpack(payload, what)
 
     def _payload(self, offset: int, ahead: int, what: str) -> tuple[bytes, int]:
-        """The joined payload of the record at `offset`, read by `ahead` bytes, and the offset of the next record."""
+        """Read the record at `offset`; `ahead` bytes at once. Returns its joined payload and the next offset."""
         parts: list[bytes] = []
         while True:
             cflag, length, part = self._part(offset, what, ahead)
@@ -117,7 +130,7 @@ class RecordReader:
                 return MAGIC_BYTES.join(parts), offset
 
     def _part(self, offset: int, what: str, ahead: int) -> tuple[int, int, bytes]:
-        """Part number and length of what lies at `offset`, and what else is in the first `ahead` bytes there."""
+        """Read `ahead` bytes at `offset`: the part's cflag, its length, and as much of it as these bytes hold."""
         data = os.pread(self._descriptor, max(PREFIX.size, ahead), offset)
         if len(data) < PREFIX.size:
             raise self._damage(what, offset, f"the file ends at byte {self._size}")
@@ -145,14 +158,14 @@ class RecordReader:
         return Record(flag, labels, payload[end:])
 
     def _scan(self) -> tuple[np.ndarray, np.ndarray]:
-        """Keys and offsets, in the order of the file, each (n,) int64."""
+        """Find the keys and the offsets of all records, in the order of the file, each (n,) int64."""
         keys: list[int] = []
         offsets: list[int] = []
         offset = 0
         while offset < self._size:
             what = f"record {len(offsets)}"
             cflag, length, part = self._part(offset, what, PREFIX.size + HEADER.size)
-            if len(part) < HEADER.size:  # cut inside the header, which holds the magic by chance
+            if len(part) < HEADER.size:  # the header contains the magic by chance and is cut there
                 part, _ = self._payload(offset, PREFIX.size + HEADER.size, what)
             offsets.append(offset)
             keys.append(HEADER.unpack_from(part)[2] if len(part) >= HEADER.size else 0)
@@ -166,16 +179,17 @@ class RecordReader:
 
     def _damage(self, what: str, offset: int, found: str) -> ValueError:
         return ValueError(
-            f"{self.path} {what}, byte {offset}: {found}; the file is damaged, cut short, or not the one that "
-            f"{self.path.with_suffix('.idx').name} belongs to"
+            f"{self.path} {what}, byte {offset}: {found}; the file is damaged or cut short, or "
+            f"{self.path.with_suffix('.idx').name} belongs to another file"
         )
 
 
 class RecordWriter:
-    """Writes NAME.rec and NAME.idx; both appear under their names when the `with` block ends well, else neither.
+    """Writes NAME.rec and NAME.idx. Both appear if the `with` block ends well, else neither.
 
     Raises:
         OSError: the files cannot be written.
+        ValueError: an image is longer than a record can be (2**29 - 1 bytes).
     """
 
     def __init__(self, path: Path) -> None:
@@ -191,15 +205,15 @@ class RecordWriter:
         self._files.__exit__(kind, error, traceback)
 
     def write_image(self, key: int, label: int, image: bytes) -> None:
-        """A record of one image, encoded."""
+        """Write an encoded image with one label."""
         self._write(key, HEADER.pack(0, label, key, 0) + image)
 
     def write_header(self, key: int, first: int, end: int) -> None:
-        """A record without image that says: keys first .. end - 1."""
+        """Write a record without image; it names the keys first .. end - 1."""
         self._write(key, _header_payload(key, first, end))
 
     def rewrite_first_header(self, key: int, first: int, end: int) -> None:
-        """Replace the header that was the first record written; it has the same length."""
+        """Replace the keys in the first record written, a header, by others."""
         self._records.seek(PREFIX.size)
         self._records.write(_header_payload(key, first, end))
         self._records.seek(0, os.SEEK_END)
@@ -222,7 +236,7 @@ def _header_payload(key: int, first: int, end: int) -> bytes:
 
 
 def _split(payload: bytes) -> list[bytes]:
-    """The payload cut at each magic that stands at a multiple of 4, where a reader could take it for a record."""
+    """Cut the payload at each magic at a multiple of 4, which a reader could take for the start of a record."""
     parts, begin, position = [], 0, payload.find(MAGIC_BYTES)
     while position >= 0:
         if position % 4 == 0:
@@ -233,11 +247,11 @@ def _split(payload: bytes) -> list[bytes]:
 
 
 def _read_index(path: Path, size: int) -> tuple[np.ndarray, np.ndarray]:
-    """Keys and offsets, in the order of the file, each (n,) int64."""
+    """Read the keys and the offsets, in the order of the file, each (n,) int64."""
     text = path.read_bytes()
     lines = text.count(b"\n") + (not text.endswith(b"\n") and bool(text.strip()))
     try:
-        # a parser of millions of lines in a second; it refuses anything but numbers
+        # reads millions of lines in a second and refuses anything but numbers
         table = np.loadtxt(path, np.int64, delimiter="\t", ndmin=2, comments=None)
     except ValueError as error:
         raise ValueError(f"{path}: expected lines of key, tab, offset ({error})") from None
@@ -248,7 +262,7 @@ def _read_index(path: Path, size: int) -> tuple[np.ndarray, np.ndarray]:
     if len(bad):
         raise ValueError(
             f"{path} line {bad[0] + 1}: offset {offsets[bad[0]]} is not inside {path.with_suffix('.rec').name} "
-            f"({size} bytes); one of the two files is damaged or belongs elsewhere"
+            f"({size} bytes); one of the two files is damaged, or they do not belong together"
         )
     if len(np.unique(keys)) != len(keys) or keys.min() < 0:
         raise ValueError(f"{path}: expected keys from 0 up, each once")

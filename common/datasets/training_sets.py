@@ -1,13 +1,13 @@
-"""Training sets: record file, image list, image folder. All give encoded images with labels, in a fixed order."""
+"""Training sets: a record file, an image list or image folders, all as encoded images with labels in a fixed order."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Literal, NamedTuple, Protocol
 
 import numpy as np
 
 from common.datasets.records import RecordReader, RecordWriter
-from common.io.files import atomic_write
+from common.io.files import atomic_write, require_file
 
 Kind = Literal["auto", "record", "list", "folder"]
 
@@ -16,7 +16,7 @@ IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".pgm", ".ppm", ".w
 
 
 class Sample(NamedTuple):
-    """An image as it is stored, its class, and what to call it in errors."""
+    """An encoded image, its class (0 .. num_classes - 1), and its name in error messages."""
 
     encoded: bytes
     label: int
@@ -24,41 +24,49 @@ class Sample(NamedTuple):
 
 
 class Dataset(Protocol):
-    """Training samples by index; any number of threads may call `sample`."""
+    """Training samples by index. Any number of threads may call `sample`."""
 
     num_classes: int
 
     def __len__(self) -> int: ...
 
     def sample(self, index: int) -> Sample:
-        """Sample 0 .. len - 1; a ValueError or OSError names one that is damaged or has a label out of range."""
+        """Read sample 0 .. len - 1.
+
+        Raises:
+            ValueError, OSError: it is damaged, missing or has a label out of range; the message names it.
+        """
         ...
 
 
 def open_dataset(root: Path, kind: Kind = "auto") -> Dataset:
-    """The training set in the folder `root`.
+    """Open the training set in the folder `root`.
 
     Args:
-        root: with train.rec, train.idx and property (InsightFace's layout), or imgs.txt, or one folder an identity.
+        root: a folder with train.rec, train.idx and property (InsightFace's layout), or with imgs.txt, or with one
+            folder an identity.
         kind: which of them; "auto" takes the first that is there.
 
     Raises:
-        FileNotFoundError: nothing of the kind is there; lists what was looked for.
-        ValueError: it is empty or damaged.
+        FileNotFoundError: there is no set of this kind; the message lists the names that were looked for.
+        ValueError: the set is empty or damaged.
+
+    >>> import tempfile
+    >>> root = Path(tempfile.mkdtemp())
+    >>> for name in ("ann", "bob"):
+    ...     (root / name).mkdir()
+    ...     _ = (root / name / "1.jpg").write_bytes(b"an image")
+    >>> dataset = open_dataset(root)
+    >>> len(dataset), dataset.num_classes, dataset.sample(1).encoded, dataset.sample(1).label
+    (2, 2, b'an image', 1)
     """
     if not root.is_dir():
         raise FileNotFoundError(f"data.root: expected a folder at {root}, found none")
-    if kind == "record" or (kind == "auto" and (root / RECORD).exists()):
-        return RecordDataset(root)
-    if kind == "list" or (kind == "auto" and (root / LIST).exists()):
-        return ListDataset(root)
-    if kind == "folder" or any(path.is_dir() for path in root.iterdir()):
-        return FolderDataset(root)
-    raise FileNotFoundError(f"{root}: expected {RECORD}, or {LIST}, or one folder an identity; found none of them")
+    return _READERS[_kind_of(root) if kind == "auto" else kind](root)
 
 
 class RecordDataset:
-    """InsightFace's layout: train.rec, train.idx (missing: one scan) and property ("classes,height,width")."""
+    """InsightFace's layout: train.rec, property ("classes,height,width") and train.idx, which may be missing."""
 
     def __init__(self, root: Path) -> None:
         self._reader = RecordReader(root / RECORD)
@@ -80,13 +88,13 @@ class RecordDataset:
         return Sample(image, _checked_label(labels[0], self.num_classes, name), name)
 
     def _image_rows(self) -> range:
-        """Places of the images in the reader's keys."""
+        """Find the rows of the reader's keys that are images."""
         reader = self._reader
         first_key = int(reader.keys[0])
         record = reader.read(first_key)
         if record.flag == 0 or record.image:
             return range(len(reader))
-        # keys first_key + 1 .. first identity record - 1 are images
+        # the first record holds the key of the first identity record; all keys between the two are images
         if len(record.labels) < 1 or not record.labels[0].is_integer():
             raise ValueError(
                 f"{reader.path} key {first_key}: expected the key of the first identity, got {record.labels}"
@@ -101,24 +109,19 @@ class RecordDataset:
         return rows
 
 
-class ListDataset:
-    """imgs.txt: "path label" a line, paths relative to the folder; a path may hold spaces, a label may not."""
+class FileDataset:
+    """Images in files of their own.
 
-    def __init__(self, root: Path) -> None:
-        self._root, path = root, root / LIST
-        self._paths, labels = [], []
-        for number, line in enumerate(_read_text(path).splitlines(), 1):
-            if not line.strip():
-                continue
-            name, _, label = line.strip().rpartition(" ")
-            if not name or not label.isdecimal():
-                raise ValueError(f"{path} line {number}: expected a path and a label, got {line[:100]!r}")
-            self._paths.append(name.strip())
-            labels.append(int(label))
-        if not labels:
-            raise ValueError(f"{path}: lists no images")
-        self._labels = np.array(labels)
-        self.num_classes = int(self._labels.max()) + 1
+    Args:
+        root: folder.
+        paths: paths of the images in `root`.
+        labels: their classes, 0 .. num_classes - 1.
+        num_classes: identities.
+    """
+
+    def __init__(self, root: Path, paths: list[str], labels: list[int], num_classes: int) -> None:
+        self._root, self._paths, self._labels = root, paths, np.array(labels)
+        self.num_classes = num_classes
 
     def __len__(self) -> int:
         return len(self._paths)
@@ -128,36 +131,53 @@ class ListDataset:
         return Sample(path.read_bytes(), int(self._labels[index]), str(path))
 
 
-class FolderDataset:
-    """One folder an identity; identities and their images in the order of their names."""
+def read_list(root: Path) -> FileDataset:
+    """Read imgs.txt: "path label" a line, with paths relative to the folder. A path may hold spaces, a label may not.
 
-    def __init__(self, root: Path) -> None:
-        identities = sorted(path for path in root.iterdir() if path.is_dir())
-        self._paths: list[Path] = []
-        self._labels: list[int] = []
-        for label, identity in enumerate(identities):
-            images = sorted(path for path in identity.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES)
-            if not images:
-                raise ValueError(f"{identity}: expected images, found none; delete the folder if it is no identity")
-            self._labels += [label] * len(images)
-            self._paths += images
-        if not self._paths:
-            raise ValueError(f"{root}: expected one folder an identity, found none")
-        self.num_classes = len(identities)
+    Raises:
+        FileNotFoundError: there is no imgs.txt.
+        ValueError: a line is no path and label (named by its number), or there is none.
+    """
+    path = root / LIST
+    paths, labels = [], []
+    for number, line in enumerate(_read_text(path).splitlines(), 1):
+        if not line.strip():
+            continue
+        name, _, label = line.strip().rpartition(" ")
+        if not name or not label.isdecimal():
+            raise ValueError(f"{path} line {number}: expected a path and a label, got {line[:100]!r}")
+        paths.append(name.strip())
+        labels.append(int(label))
+    if not labels:
+        raise ValueError(f"{path}: expected a path and a label a line, found no lines")
+    return FileDataset(root, paths, labels, max(labels) + 1)
 
-    def __len__(self) -> int:
-        return len(self._paths)
 
-    def sample(self, index: int) -> Sample:
-        path = self._paths[index]
-        return Sample(path.read_bytes(), self._labels[index], str(path))
+def read_folder(root: Path) -> FileDataset:
+    """Read one folder an identity; identities and their images are in the order of their names.
+
+    Raises:
+        ValueError: there is no folder, or one without images.
+    """
+    identities = sorted(path for path in root.iterdir() if path.is_dir())
+    paths: list[str] = []
+    labels: list[int] = []
+    for label, identity in enumerate(identities):
+        images = sorted(path for path in identity.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES)
+        if not images:
+            raise ValueError(f"{identity}: expected images, found none; delete the folder if it is no identity")
+        labels += [label] * len(images)
+        paths += [f"{identity.name}/{image.name}" for image in images]
+    if not paths:
+        raise ValueError(f"{root}: expected one folder an identity, found none")
+    return FileDataset(root, paths, labels, len(identities))
 
 
 def image_files(folder: Path) -> list[Path]:
-    """Images in a folder and all folders in it, relative to it, in the order of their names.
+    """List the images in a folder and its subfolders, as paths relative to it, in the order of their names.
 
     Raises:
-        FileNotFoundError: no such folder, or no image in it.
+        FileNotFoundError: there is no such folder, or no image in it.
     """
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder}: expected a folder of images, found none")
@@ -168,7 +188,7 @@ def image_files(folder: Path) -> list[Path]:
 
 
 def samples(dataset: Dataset) -> Iterator[Sample]:
-    """All samples in order."""
+    """Read all samples in order."""
     return (dataset.sample(index) for index in range(len(dataset)))
 
 
@@ -176,20 +196,27 @@ def write_records(root: Path, images: Iterable[tuple[bytes, int]], num_classes: 
     """Write train.rec, train.idx and property, as InsightFace's own reader expects them.
 
     Args:
-        root: folder; made when missing.
-        images: encoded images with labels 0 .. num_classes - 1; all images of a class in a row.
+        root: folder; it is created if it is missing.
+        images: encoded images with labels 0 .. num_classes - 1; all images of a class follow each other.
         num_classes: identities.
-        size: width and height of the images, for `property`.
+        size: width and height of the images in pixels, for `property`.
 
     Returns:
-        How many images there were.
+        The number of images.
 
     Raises:
-        ValueError: a label is out of range, or a class comes twice; nothing is written then.
+        ValueError: a label is out of range, or comes again after another; nothing is written then.
+
+    >>> import tempfile
+    >>> root = Path(tempfile.mkdtemp())
+    >>> write_records(root, [(b"ann 1", 0), (b"ann 2", 0), (b"bob 1", 1)], num_classes=2, size=112)
+    3
+    >>> [(sample.encoded, sample.label) for sample in samples(open_dataset(root))]
+    [(b'ann 1', 0), (b'ann 2', 0), (b'bob 1', 1)]
     """
     ranges: dict[int, tuple[int, int]] = {}
     with RecordWriter(root / RECORD) as writer:
-        writer.write_header(0, 0, 0)  # its place; what it says is known at the end
+        writer.write_header(0, 0, 0)  # holds the place; its keys are known at the end
         key = 1
         for image, label in images:
             if not 0 <= label < num_classes:
@@ -208,6 +235,18 @@ def write_records(root: Path, images: Iterable[tuple[bytes, int]], num_classes: 
     return key - 1
 
 
+_READERS: dict[str, Callable[[Path], Dataset]] = {"record": RecordDataset, "list": read_list, "folder": read_folder}
+
+
+def _kind_of(root: Path) -> str:
+    for kind, name in (("record", RECORD), ("list", LIST)):
+        if (root / name).exists():
+            return kind
+    if any(path.is_dir() for path in root.iterdir()):
+        return "folder"
+    raise FileNotFoundError(f"{root}: expected {RECORD}, or {LIST}, or one folder an identity; found none of them")
+
+
 def _read_property(path: Path) -> int:
     text = _read_text(path).strip()
     fields = text.split(",")
@@ -217,10 +256,8 @@ def _read_property(path: Path) -> int:
 
 
 def _read_text(path: Path) -> str:
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: expected this file, found none")
     try:
-        return path.read_text("utf-8")
+        return require_file(path, "this file").read_text("utf-8")
     except UnicodeDecodeError as error:
         raise ValueError(f"{path}: expected text in UTF-8 ({error})") from None
 

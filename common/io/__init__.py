@@ -1,1 +1,1 @@
-"""Files as they lie on a disk: written whole or not at all, and read without trust."""
+"""Files: written whole or not at all, and read without trust; memory and text."""

@@ -1,4 +1,4 @@
-"""How much memory this process has used at most, and how much there is, on the host and on an NVIDIA GPU (Linux)."""
+"""The memory that this process used and that is free, on the host and on NVIDIA GPUs (Linux)."""
 
 import contextlib
 import ctypes
@@ -12,7 +12,7 @@ from typing import NamedTuple
 _CGROUP_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
 
 _MALLOC_VARIABLES = ("MALLOC_MMAP_MAX_", "MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_", "MALLOC_TOP_PAD_")
-# malloc.h: M_MMAP_MAX 0: no block has a mapping of its own; M_TRIM_THRESHOLD -1: never shrink; M_TOP_PAD: grow by that
+# malloc.h: M_MMAP_MAX 0: no block has its own mapping; M_TRIM_THRESHOLD -1: never shrink; M_TOP_PAD: bytes to grow by
 _MALLOC_OPTIONS = ((-4, 0), (-1, -1), (-2, 2**28))
 
 
@@ -24,19 +24,19 @@ class GpuMemory(NamedTuple):
 
 
 def keep_freed_memory() -> bool:
-    """Let glibc keep the memory of large blocks that are freed, and hand it out again, in this process from now on.
+    """Make glibc keep freed large blocks and reuse them, in this process from now on.
 
-    By default it gives it back to the system and takes it anew, zeroed page by page, in every training step. What the
-    user has set in the environment (MALLOC_*_, GLIBC_TUNABLES with malloc) stays.
+    By default glibc returns them to the system and takes them anew in every training step; the system then zeroes each
+    page. Settings of the user (MALLOC_*_, GLIBC_TUNABLES with malloc) stay.
 
     Returns:
-        Whether anything was set: False where the user has, and without glibc.
+        True if it was set; False if the user has settings, or the C library is not glibc.
     """
     if any(name in os.environ for name in _MALLOC_VARIABLES) or "glibc.malloc" in os.environ.get("GLIBC_TUNABLES", ""):
         return False
     try:
         library = ctypes.CDLL(None)
-        library.gnu_get_libc_version  # noqa: B018  # other C libraries have a mallopt that does nothing, or none
+        library.gnu_get_libc_version  # noqa: B018  # other C libraries have no mallopt, or one without effect
         mallopt = library.mallopt
     except (OSError, AttributeError, TypeError):
         return False
@@ -44,31 +44,31 @@ def keep_freed_memory() -> bool:
 
 
 def give_back_freed_memory() -> None:
-    """Return what malloc holds of freed blocks to the system, so that it is not counted as in use; glibc only."""
+    """Return freed blocks to the system, so that they do not count as used memory; glibc only."""
     with contextlib.suppress(OSError, AttributeError, TypeError):
         ctypes.CDLL(None).malloc_trim(0)
 
 
 def reset_host_peak() -> None:
-    """Let `host_peak` count from now on; where the kernel does not allow it, it goes on counting from the start."""
+    """Reset `host_peak`. If the kernel does not allow that, it counts from the start of the process."""
     with contextlib.suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")
 
 
 def host_peak() -> int:
-    """Most bytes that were resident at one time, since the start or the last reset."""
+    """Measure the most bytes that were resident at one time, since the last reset or the start."""
     peak = _kib("/proc/self/status", "VmHWM")
     return peak if peak is not None else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def host_available() -> int | None:
-    """Bytes that can be had without swapping, inside the container's limit too; None: unknown."""
+    """Measure the bytes that are available without swapping, within the container's limit; None: unknown."""
     known = [value for value in (_kib("/proc/meminfo", "MemAvailable"), _cgroup_limit()) if value is not None]
     return min(known, default=None)
 
 
 def gpu_memory() -> list[GpuMemory]:
-    """Of every GPU that nvidia-smi sees, in its order; empty without it, or where it does not say (MIG)."""
+    """Measure the memory of each GPU in the order of nvidia-smi; empty if that is missing or gives no figures (MIG)."""
     command = ["nvidia-smi", "--query-gpu=memory.used,memory.total", "--format=csv,noheader,nounits"]
     try:
         listed = subprocess.run(command, capture_output=True, text=True, check=True, timeout=20).stdout
