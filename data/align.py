@@ -1,6 +1,5 @@
-"""Align the faces of a folder to the template of `common.datasets.alignment`, by landmarks of a file or a detector."""
+"""Align the faces in a folder to the template of `common.datasets.alignment`; a file or a detector gives landmarks."""
 
-import hashlib
 import math
 import re
 from collections.abc import Callable, Mapping
@@ -14,13 +13,13 @@ import tqdm
 from common.datasets.alignment import TEMPLATE_SIZE, align
 from common.datasets.images import decode_photo, encode_image
 from common.datasets.training_sets import image_files
-from common.io.files import atomic_write, read_json, write_json
+from common.io.files import atomic_write, read_json, require_file, sha256_of, write_json
 
 SETTINGS, LEFT_OUT = "align.json", "left_out.txt"
 SUFFIXES = (".png", ".jpg")
 
 Landmarks = Callable[[np.ndarray, str], np.ndarray]
-"""(H, W, 3) uint8 RGB and the image's name -> (5, 2) float32; a ValueError says why there are none."""
+"""From an image, (H, W, 3) uint8 RGB, and its name to (5, 2) float32; a ValueError says why there are no landmarks."""
 
 Choice = Literal["largest", "central"]
 
@@ -37,25 +36,23 @@ def make_aligned(
     min_score: float = 0.6,
     overwrite: bool = False,
 ) -> Path:
-    """Align every image in a folder and the folders in it; what is left out is named, counted and listed in a file.
+    """Align every image in a folder and its subfolders. Images without a face are left out and listed in a file.
 
-    Stopped half-way, the same command goes on: images that are there already are not made again.
+    If the command is stopped, the same command goes on: images that are there already are not made again.
 
     Args:
         source: folder of images.
-        out: folder to write, with the folders of `source`; left_out.txt in it lists images without a face, and why.
-        landmarks: a line an image: path in `source`, x and y of left eye, right eye, nose, left and right corner of the
-            mouth, as seen in the image; separated by spaces, tabs or commas.
-        detector: OpenCV's YuNet (face_detection_yunet_2023mar.onnx of opencv_zoo), to find the landmarks.
-        face: which face the detector takes where there are several: the largest one, or the one nearest to the centre.
+        out: folder to write, with the subfolders of `source`; left_out.txt in it lists the images left out, and why.
+        landmarks: file with a line an image: path in `source`, then x and y of left eye, right eye, nose, left and
+            right corner of the mouth, as seen in the image; separated by spaces, tabs or commas.
+        detector: OpenCV's YuNet (face_detection_yunet_2023mar.onnx of opencv_zoo), which finds the landmarks.
+        face: which of several faces in an image is taken: the largest one, or the one nearest to the centre.
         size: width and height of the aligned images, pixels.
-        suffix: of the files written: .png (lossless), or .jpg (quality 95).
-        detect_at: an image with a longer side is shrunk to this for detection, pixels.
-        min_score: faces of which the detector is less sure are none, 0 to 1.
+        suffix: suffix of the files written: .png (lossless), or .jpg (quality 95).
+        detect_at: for detection, larger images are shrunk until their longer side has this many pixels.
+        min_score: the least score of a face, 0 to 1, as the detector gives it.
         overwrite: make images that are there already again.
     """
-    if (landmarks is None) == (detector is None):
-        raise ValueError("expected one of --landmarks and --detector")
     if size < 16 or detect_at < 16 or not 0 <= min_score <= 1:
         raise ValueError(
             f"expected a size and a side for detection of at least 16 pixels and a score from 0 to 1, got {size}, "
@@ -63,79 +60,79 @@ def make_aligned(
         )
     if out.resolve().is_relative_to(source.resolve()):
         raise ValueError(f"--out: expected a folder outside of {source}, whose images are aligned; got {out}")
-    settings: dict[str, object] = {"size": size, "suffix": suffix}
-    if landmarks is not None:
-        find = _from_file(landmarks)
-        settings |= {"landmarks": _sha256(landmarks)}
-    else:
-        assert detector is not None
-        find = _from_detector(detector, face, detect_at, min_score)
-        settings |= {"detector": _sha256(detector), "face": face, "detect_at": detect_at, "min_score": min_score}
+    find, settings = _finder(landmarks, detector, face, detect_at, min_score)
     targets = _targets(source, suffix)
     if overwrite:
         for target in targets.values():
             for old in SUFFIXES:
                 (out / target.with_suffix(old)).unlink(missing_ok=True)
         (out / SETTINGS).unlink(missing_ok=True)
-    _claim(out, settings, overwrite)
+    _claim(out, {"size": size, "suffix": suffix, **settings}, overwrite)
 
-    left_out: dict[str, str] = {}
-    aligned = there = 0
-    for name, target in tqdm.tqdm(targets.items(), desc="align", unit="images", disable=None):
-        if (out / target).exists():
-            there += 1
-            continue
-        try:
-            photo = decode_photo((source / name).read_bytes(), name)
-            face_image = align(photo, find(photo, name), size)
-        except ValueError as problem:
-            left_out[name] = " ".join(str(problem).removeprefix(f"{name}: ").split())
-            tqdm.tqdm.write(f"left out: {name}: {left_out[name]}")
-            continue
-        with atomic_write(out / target) as file:
-            file.write(encode_image(face_image, suffix))
-        aligned += 1
+    todo = {name: out / target for name, target in targets.items() if not (out / target).exists()}
+    left_out = _align_all(source, todo, find, size)
     with atomic_write(out / LEFT_OUT) as file:
         file.writelines(f"{name}\t{reason}\n".encode(errors="surrogateescape") for name, reason in left_out.items())
+    aligned, there = len(todo) - len(left_out), len(targets) - len(todo)
     print(f"{aligned} images aligned, {there} were there already, {len(left_out)} left out: {out / LEFT_OUT}")
     if not aligned + there:
         raise ValueError(f"{source}: none of the {len(targets)} images could be aligned; {out / LEFT_OUT} says why")
     return out
 
 
+def _align_all(source: Path, todo: Mapping[str, Path], find: Landmarks, size: int) -> dict[str, str]:
+    """Align images to the files in `todo`; returns those that are left out, with the reason."""
+    left_out: dict[str, str] = {}
+    for name, target in tqdm.tqdm(todo.items(), desc="align", unit="images", disable=None):
+        try:
+            photo = decode_photo((source / name).read_bytes(), name)
+            image = align(photo, find(photo, name), size)
+        except ValueError as problem:
+            left_out[name] = " ".join(str(problem).removeprefix(f"{name}: ").split())
+            tqdm.tqdm.write(f"left out: {name}: {left_out[name]}")
+            continue
+        with atomic_write(target) as file:
+            file.write(encode_image(image, target.suffix))
+    return left_out
+
+
 def read_landmarks(path: Path) -> dict[str, np.ndarray]:
-    """Landmarks by path of the image, (5, 2) float32 each; the layout is that of `make_aligned`.
+    """Read landmarks, (5, 2) float32 each, by path of the image; the layout is that of `make_aligned`.
 
     Raises:
-        FileNotFoundError: no such file.
-        ValueError: a line is not a path and ten finite numbers, or names an image for the second time; by its number.
+        FileNotFoundError: there is no such file.
+        ValueError: a line is no path with ten finite numbers, or names an image again; the message gives its number.
     """
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: expected a file of landmarks, found none")
     found: dict[str, np.ndarray] = {}
-    with path.open(encoding="utf-8", errors="surrogateescape") as file:
+    with require_file(path, "a file of landmarks").open(encoding="utf-8", errors="surrogateescape") as file:
         for number, line in enumerate(file, 1):
             line = line.strip()
             if not line or (number == 1 and re.match(r"path\s*[\s,]", line)):
                 continue
-            ends = [separator.span() for separator in re.finditer(r"[\s,]+", line)][-10:]  # a path may hold them too
-            name, numbers = (line[: ends[0][0]], re.split(r"[\s,]+", line[ends[0][1] :])) if ends else (line, [])
-            try:
-                points = np.array(numbers, np.float32)
-            except ValueError:
-                points = np.empty(0, np.float32)
-            if points.shape != (10,) or not np.isfinite(points).all():
+            name, points = _landmarks(line)
+            if points is None:
                 raise ValueError(f"{path} line {number}: expected a path and ten finite numbers, got {line[:100]!r}")
             if name in found:
                 raise ValueError(f"{path} line {number}: {name} is there twice")
-            found[name] = points.reshape(5, 2)
+            found[name] = points
     if not found:
         raise ValueError(f"{path}: holds no landmarks")
     return found
 
 
+def _landmarks(line: str) -> tuple[str, np.ndarray | None]:
+    ends = [separator.span() for separator in re.finditer(r"[\s,]+", line)][-10:]  # the path may hold separators too
+    if not ends:
+        return line, None
+    try:
+        points = np.array(re.split(r"[\s,]+", line[ends[0][1] :]), np.float32)
+    except ValueError:
+        return line, None
+    return line[: ends[0][0]], points.reshape(5, 2) if len(points) == 10 and np.isfinite(points).all() else None
+
+
 class Face(NamedTuple):
-    """A detected face in pixels: the corner of its box, width and height, and the landmarks (5, 2)."""
+    """A detected face in pixels: top left corner, width and height of its box, and its landmarks (5, 2)."""
 
     x: float
     y: float
@@ -145,7 +142,7 @@ class Face(NamedTuple):
 
 
 def chosen_face(faces: list[Face], choice: Choice, width: int, height: int) -> Face:
-    """The largest of the faces, or the one whose middle is nearest to that of the image."""
+    """Choose the largest face, or the one whose centre is nearest to that of the image (width x height pixels)."""
     if choice == "largest":
         return max(faces, key=lambda face: face.width * face.height)
     return min(
@@ -153,8 +150,20 @@ def chosen_face(faces: list[Face], choice: Choice, width: int, height: int) -> F
     )
 
 
+def _finder(
+    landmarks: Path | None, detector: Path | None, face: Choice, detect_at: int, min_score: float
+) -> tuple[Landmarks, dict[str, object]]:
+    """Make the function that finds landmarks; returns it with the settings that decide about its results."""
+    if landmarks is not None and detector is None:
+        return _from_file(landmarks), {"landmarks": sha256_of(landmarks)}
+    if detector is not None and landmarks is None:
+        settings = {"face": face, "detect_at": detect_at, "min_score": min_score}
+        return _from_detector(detector, face, detect_at, min_score), {"detector": sha256_of(detector), **settings}
+    raise ValueError("expected one of --landmarks and --detector")
+
+
 def _from_file(path: Path) -> Landmarks:
-    known: Mapping[str, np.ndarray] = read_landmarks(path)
+    known = read_landmarks(path)
 
     def find(photo: np.ndarray, name: str) -> np.ndarray:
         if name not in known:
@@ -165,8 +174,7 @@ def _from_file(path: Path) -> Landmarks:
 
 
 def _from_detector(path: Path, choice: Choice, detect_at: int, min_score: float) -> Landmarks:
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: expected the detector's ONNX file, found none")
+    require_file(path, "the detector's ONNX file")
     try:
         detector = cv2.FaceDetectorYN.create(str(path), "", (detect_at, detect_at), min_score)
     except cv2.error as error:
@@ -194,7 +202,7 @@ def _from_detector(path: Path, choice: Choice, detect_at: int, min_score: float)
 
 
 def _targets(source: Path, suffix: str) -> dict[str, Path]:
-    """Path of each image in `source`, and of what becomes of it in `out`."""
+    """List the images: path in `source`, and path of the aligned image in `out`."""
     targets = {path.as_posix(): path.with_suffix(suffix) for path in image_files(source)}
     sources: dict[Path, str] = {}
     for name, target in targets.items():
@@ -204,7 +212,7 @@ def _targets(source: Path, suffix: str) -> dict[str, Path]:
 
 
 def _claim(out: Path, settings: Mapping[str, object], overwrite: bool) -> None:
-    """Make the folder, or make sure that what is in it was aligned with these settings."""
+    """Make the folder, or check that the images in it were aligned with these settings."""
     path = out / SETTINGS
     if path.exists():
         try:
@@ -219,8 +227,3 @@ def _claim(out: Path, settings: Mapping[str, object], overwrite: bool) -> None:
     elif not overwrite and out.exists() and any(out.iterdir()):
         raise FileExistsError(f"{out}: is not empty and has no {SETTINGS}; choose another folder, or pass --overwrite")
     write_json(path, dict(settings))
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

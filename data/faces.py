@@ -1,14 +1,17 @@
-"""What the data sets share: pairs in the order that the protocol wants, and LFW's list of pairs."""
+"""Pairs of images: how they are drawn, ordered, read from LFW's list and written as an evaluation set."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
+from common.datasets.pair_sets import write_pair_set
+from common.io.files import require_file
+
 
 class Pair(NamedTuple):
-    """Two images by what their set calls them."""
+    """Two images by name, and whether they show one person."""
 
     first: str
     second: str
@@ -16,16 +19,16 @@ class Pair(NamedTuple):
 
 
 def alternating(same: Iterable[Pair], different: Iterable[Pair]) -> list[Pair]:
-    """Same and different in turn, so that contiguous folds are balanced; as many of each."""
+    """Alternate same and different pairs, so that contiguous folds are balanced; there must be as many of each."""
     return [pair for both in zip(same, different, strict=True) for pair in both]
 
 
 def all_and_sampled_pairs(people: dict[str, list[str]], seed: int) -> list[Pair]:
-    """All pairs of images of one person, and as many of two people, drawn by seed, each at most once; alternating.
+    """Take all pairs of one person, and draw as many of two people, each at most once; the two kinds alternate.
 
     Args:
         people: image names of each person; at least two people.
-        seed: of the draw.
+        seed: seed of the draw.
     """
     random = np.random.default_rng(seed)
     same = [Pair(a, b, True) for images in people.values() for i, a in enumerate(images) for b in images[i + 1 :]]
@@ -39,17 +42,16 @@ def all_and_sampled_pairs(people: dict[str, list[str]], seed: int) -> list[Pair]
 
 
 def read_pairs(path: Path) -> list[list[Pair]]:
-    """Folds of a pairs file in LFW's format; images are called "Person/Person_0001".
+    """Read the folds of a pairs file in LFW's format; images are called "Person/Person_0001".
 
-    Format: a line "folds pairs" (or "pairs" alone: one fold), then in each fold that many lines "person i j" (same) and
-    that many lines "person1 i person2 j" (different), separated by tabs.
+    The first line is "folds pairs", or "pairs" for one fold. Each fold then has as many lines "person i j" (same) and
+    as many lines "person1 i person2 j" (different), separated by tabs.
 
     Raises:
-        FileNotFoundError, ValueError: no such file, or a line that is none of these; named by its number.
+        FileNotFoundError: there is no such file.
+        ValueError: a line has another form; the message gives its number.
     """
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: expected a pairs file, found none")
-    lines = path.read_text("utf-8").splitlines()
+    lines = require_file(path, "a pairs file").read_text("utf-8").splitlines()
     header = lines[0].split() if lines else []
     if len(header) not in (1, 2) or not all(field.isdecimal() for field in header):
         raise ValueError(f'{path} line 1: expected "folds pairs", got {lines[0][:100] if lines else ""!r}')
@@ -63,16 +65,22 @@ def read_pairs(path: Path) -> list[list[Pair]]:
 
 
 def in_turn(fold: list[Pair]) -> list[Pair]:
-    """A fold of `read_pairs` (same pairs first) with same and different in turn."""
+    """Alternate the pairs of a fold of `read_pairs`, which has the same pairs first."""
     half = len(fold) // 2
     return alternating(fold[:half], fold[half:])
 
 
 def people_of(pairs: Iterable[Pair]) -> Iterator[str]:
-    """The people who appear in pairs of images called "Person/Person_0001"."""
+    """Name the people in pairs of images that are called "Person/Person_0001"; a person can come more than once."""
     for pair in pairs:
         yield pair.first.split("/")[0]
         yield pair.second.split("/")[0]
+
+
+def write_pairs(path: Path, pairs: Sequence[Pair], read: Callable[[str], bytes]) -> None:
+    """Write an evaluation set (NAME.bin) of these pairs; `read` returns the encoded image of a name."""
+    images = (read(name) for pair in pairs for name in (pair.first, pair.second))
+    write_pair_set(path, images, [pair.is_same for pair in pairs])
 
 
 def _pair(path: Path, number: int, line: str, is_same: bool) -> Pair:

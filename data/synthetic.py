@@ -1,6 +1,7 @@
-"""Generated "faces" of any number of people: each person a smooth pattern, each image of it shifted and noisy."""
+"""Generated "faces" of any number of people: a person is a smooth pattern, and each image shifts it and adds noise."""
 
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import cv2
@@ -8,15 +9,14 @@ import numpy as np
 import tqdm
 
 from common.datasets.images import encode_image
-from common.datasets.pair_sets import write_pair_set
 from common.datasets.training_sets import write_records
-from data.faces import Pair, alternating
-from data.output import new_folder
+from data.faces import Pair, alternating, write_pairs
+from data.output import check_at_least, new_folder
 
 PATTERN = 6  # a person is an image of 6x6 random colours, enlarged
-SHIFT = 0.05  # of the width, standard deviation
-NOISE = 12.0  # grey levels, standard deviation, of coarse noise
-TRAINING, TESTING = 0, 1  # people who are trained on and people who are not
+SHIFT = 0.05  # standard deviation, as a share of the width
+NOISE = 12.0  # standard deviation of the coarse noise, in grey levels
+TRAINING, TESTING = 0, 1  # people to train on, and people to test on
 
 
 def make_synthetic(
@@ -28,20 +28,18 @@ def make_synthetic(
     seed: int = 0,
     overwrite: bool = False,
 ) -> Path:
-    """A record file of `classes` x `images` generated images, and synthetic.bin of pairs of other "people".
+    """Generate a record file of `classes` x `images` images, and synthetic.bin with pairs of other "people".
 
     Args:
         out: folder to write.
         classes: identities to train.
-        images: images of each.
+        images: images of each identity.
         size: width and height, pixels.
         pairs: pairs in synthetic.bin, half of them same.
-        seed: of everything.
+        seed: seed of all random numbers.
         overwrite: replace `out`.
     """
-    for name, value, least in (("classes", classes, 2), ("images", images, 1), ("size", size, 16), ("pairs", pairs, 0)):
-        if value < least:
-            raise ValueError(f"{name}: expected at least {least}, got {value}")
+    check_at_least(("classes", classes, 2), ("images", images, 1), ("size", size, 16), ("pairs", pairs, 0))
     with new_folder(out, overwrite) as folder:
         bar = tqdm.tqdm(total=classes * images, desc="synthetic", unit="images")
         write_records(folder, _training_images(classes, images, size, seed, bar), classes, size)
@@ -49,18 +47,14 @@ def make_synthetic(
         if pairs:
             same = [Pair(f"{i} 0", f"{i} 1", True) for i in range(pairs // 2)]
             different = [Pair(f"{i} 2", f"{(i + 1) % (pairs // 2 + 1)} 3", False) for i in range(pairs // 2)]
-            listed = alternating(same, different)
-            write_pair_set(
-                folder / "synthetic.bin",
-                (_testing_image(name, size, seed) for pair in listed for name in (pair.first, pair.second)),
-                [pair.is_same for pair in listed],
-            )
+            read = partial(_testing_image, size=size, seed=seed)
+            write_pairs(folder / "synthetic.bin", alternating(same, different), read)
     print(f"{classes * images} images of {classes} identities, {pairs // 2 * 2} pairs")
     return out
 
 
 def face(purpose: int, person: int, number: int, size: int, seed: int) -> np.ndarray:
-    """Image `number` of a generated person, (3, size, size) uint8: a pure function of its arguments."""
+    """Draw image `number` of a generated person, (3, size, size) uint8: a pure function of its arguments."""
     pattern = np.random.default_rng([seed, purpose, person]).integers(20, 236, (PATTERN, PATTERN, 3), np.uint8)
     random = np.random.default_rng([seed, purpose, person, number])
     step = size / PATTERN
