@@ -1,1 +1,1 @@
-"""Preparing data sets: python -m data NAME. No images are committed to this project."""
+"""Prepare data sets: python -m data NAME. This project holds no images."""

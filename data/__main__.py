@@ -1,4 +1,4 @@
-"""python -m data NAME (--help lists the names): makes data sets."""
+"""python -m data NAME makes a data set; --help lists the names."""
 
 import sys
 from collections.abc import Callable
@@ -29,14 +29,14 @@ COMMANDS: dict[str, Callable[..., Path]] = {
 
 
 def main(arguments: list[str]) -> int:
-    """Run one command; bad input is one line on stderr and status 2."""
+    """Run one command. Bad input gives one line on stderr and status 2."""
     try:
         written = tyro.extras.subcommand_cli_from_dict(COMMANDS, prog="python -m data", args=arguments)
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("stopped; what was written is whole", file=sys.stderr)
+        print("stopped; all files that were written are complete", file=sys.stderr)
         return 130
     print(f"wrote {written}")
     return 0

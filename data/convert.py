@@ -1,13 +1,13 @@
-"""From one kind of training set to another; the encoded images stay as they are, to the byte."""
+"""Convert a training set to another kind; the encoded images are copied byte by byte."""
 
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
-import cv2
 import numpy as np
 import tqdm
 
+from common.datasets.images import decode_photo
 from common.datasets.training_sets import LIST, Dataset, Sample, open_dataset, write_records
 from common.io.files import atomic_write
 from data.output import new_folder
@@ -16,12 +16,13 @@ SIGNATURES = {b"\xff\xd8": ".jpg", b"\x89PNG": ".png", b"BM": ".bmp", b"P5": ".p
 
 
 def convert(source: Path, target: Path, kind: Literal["record", "list", "folder"], overwrite: bool = False) -> Path:
-    """Convert a training set (record file, image list or image folder, whichever `source` is) to another kind.
+    """Convert a training set (record file, image list or image folders, as it is found) to another kind.
 
     Args:
         source: folder of the set.
         target: folder to write.
-        kind: of the set to write; a folder is named after its label, with zeros in front, so that labels stay.
+        kind: kind of the set to write. For "folder", each folder is named by its label with leading zeros, so that the
+            labels stay the same.
         overwrite: replace `target`.
     """
     dataset = open_dataset(source)
@@ -38,11 +39,9 @@ def _write_records(dataset: Dataset, folder: Path) -> None:
     labels = [sample.label for sample in _samples(dataset, range(len(dataset)), "read labels")]
     by_label = np.argsort(labels, kind="stable")  # record files hold the images of an identity in a row
     first = dataset.sample(int(by_label[0]))
-    image = cv2.imdecode(np.frombuffer(first.encoded, np.uint8), cv2.IMREAD_COLOR)
-    if image is None:
-        raise ValueError(f"{first.name}: does not decode as an image")
+    size = decode_photo(first.encoded, first.name).shape[0]
     images = ((sample.encoded, sample.label) for sample in _samples(dataset, by_label, "write"))
-    write_records(folder, images, dataset.num_classes, image.shape[0])
+    write_records(folder, images, dataset.num_classes, size)
 
 
 def _write_files(dataset: Dataset, folder: Path, with_list: bool) -> None:
@@ -57,7 +56,10 @@ def _write_files(dataset: Dataset, folder: Path, with_list: bool) -> None:
         with atomic_write(folder / LIST, "w") as file:
             file.writelines(lines)
     elif len({line.split("/")[0] for line in lines}) != dataset.num_classes:
-        raise ValueError("expected an image of every identity: folders without images would move the labels after them")
+        raise ValueError(
+            "expected an image of every identity, as a missing folder would change the labels after it; "
+            "convert to list or record instead"
+        )
 
 
 def _samples(dataset: Dataset, indices: range | np.ndarray, what: str) -> Iterator[Sample]:

@@ -1,16 +1,15 @@
-"""Wrong labels on purpose: a copy of a training set, and a record of what is wrong in it."""
+"""Label noise: a copy of a training set with wrong labels, and a record of the changes."""
 
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-import cv2
 import numpy as np
 
-from common.datasets.images import decode_image
+from common.datasets.images import decode_image, decode_photo
 from common.datasets.label_noise import CHANGES, SUMMARY, Change, write_changes
-from common.datasets.training_sets import Dataset, open_dataset, write_records
+from common.datasets.training_sets import Dataset, open_dataset, samples, write_records
 from common.io.files import write_json
 from common.weights.checkpoint import load_checkpoint
 from data.output import new_folder
@@ -19,9 +18,9 @@ Kind = Literal["uniform", "similar", "outsiders"]
 
 
 class _Planned(NamedTuple):
-    sample: int  # of the source
+    sample: int  # index in the source
     label: int
-    outsider: int | None  # index of the image that takes its place
+    outsider: int | None  # index of the outsider whose image replaces the original
 
 
 def make_noise(
@@ -34,30 +33,29 @@ def make_noise(
     outsiders: Path | None = None,
     overwrite: bool = False,
 ) -> Path:
-    """Copy a training set with a share of its samples made wrong; evaluation sets are copied as they are.
+    """Copy a training set and make a share of its samples wrong. Evaluation sets are copied unchanged.
 
-    noise.json says what was asked for, noise.csv lists each changed sample with its place in the copy.
+    noise.json holds the options; noise.csv lists each changed sample with its place in the copy.
 
     Args:
         source: the training set, in any layout that `train` reads.
         out: folder to write.
-        share: of the samples that are changed, 0 to 1; which ones, the seed decides.
-        kind: uniform gives them any other label; similar that of the class whose prototype is nearest to their own's;
-            outsiders leaves the label and puts the image of a person outside the set there.
-        seed: of all choices.
-        prototypes: similar: a checkpoint trained on `source` (step-...).
-        outsiders: outsiders: a set of other people, in any layout; each of its images is used once at most.
+        share: share of the samples that are changed, 0 to 1; the seed chooses them.
+        kind: uniform: any other label, all equally likely. similar: the label of the class with the nearest prototype.
+            outsiders: the label stays, and the image of a person outside the set replaces the original.
+        seed: seed of all random numbers.
+        prototypes: for similar: a checkpoint trained on `source` (step-...).
+        outsiders: for outsiders: a set of other people, in any layout; each of its images is used once at most.
         overwrite: replace `out`.
     """
     if not 0 <= share <= 1:
         raise ValueError(f"share: expected 0 to 1, got {share}")
     for name, given, needed_by in (("prototypes", prototypes, "similar"), ("outsiders", outsiders, "outsiders")):
         if (given is None) == (kind == needed_by):
-            raise ValueError(
-                f"{name}: {'needed by' if given is None else 'only for'} kind {needed_by}, got kind {kind}"
-            )
+            needed = "needed by" if given is None else "only for"
+            raise ValueError(f"{name}: {needed} kind {needed_by}, got kind {kind}")
     dataset = open_dataset(source)
-    labels = np.array([dataset.sample(i).label for i in range(len(dataset))])
+    labels = np.array([sample.label for sample in samples(dataset)])
     strangers = None if outsiders is None else open_dataset(outsiders)
     nearest = None if prototypes is None else nearest_class(_prototypes(prototypes, dataset.num_classes))
     changed = plan(labels, dataset.num_classes, share, kind, seed, nearest, 0 if strangers is None else len(strangers))
@@ -65,15 +63,14 @@ def make_noise(
     after.sort(key=lambda planned: (planned.label, planned.sample))  # record files keep a class together
 
     with new_folder(out, overwrite) as folder:
-        write_records(folder, _images(after, dataset, strangers), dataset.num_classes, _size(dataset))
-        write_changes(
-            folder / CHANGES,
-            (
-                Change(place, planned.label, int(labels[planned.sample]), planned.sample, planned.outsider)
-                for place, planned in enumerate(after)
-                if planned.sample in changed
-            ),
+        size = image_size(dataset)
+        write_records(folder, _images(after, dataset, strangers, size), dataset.num_classes, size)
+        changes = (
+            Change(place, planned.label, int(labels[planned.sample]), planned.sample, planned.outsider)
+            for place, planned in enumerate(after)
+            if planned.sample in changed
         )
+        write_changes(folder / CHANGES, changes)
         asked = {"source": str(source), "share": share, "kind": kind, "seed": seed}
         write_json(folder / SUMMARY, {**asked, "images": len(labels), "changed": len(changed)})
         for pairs in sorted(source.glob("*.bin")):
@@ -91,17 +88,17 @@ def plan(
     nearest: np.ndarray | None = None,
     strangers: int = 0,
 ) -> dict[int, _Planned]:
-    """The changed samples by index.
+    """Choose the samples to change; returns them by index.
 
     Args:
         labels: (M,) int.
         num_classes: C.
-        share, kind, seed: as for `make_noise`.
-        nearest: (C,) int, the most similar other class of each; for "similar".
-        strangers: number of images to take outsiders from; for "outsiders".
+        share, kind, seed: as in `make_noise`.
+        nearest: (C,) int, for "similar": the most similar other class of each class.
+        strangers: for "outsiders": number of images to draw from.
 
     Raises:
-        ValueError: one class only, or too few outsiders.
+        ValueError: there is one class only, or there are too few outsiders.
     """
     if num_classes < 2:
         raise ValueError(f"expected at least 2 classes to confuse, got {num_classes}")
@@ -120,7 +117,15 @@ def plan(
 
 
 def nearest_class(class_weight: np.ndarray, block: int = 1024) -> np.ndarray:
-    """(C,) int: for each class the other one whose prototype is nearest by angle; (C, D) in, blocks of rows."""
+    """Find for each class the other class whose prototype is nearest by angle.
+
+    Args:
+        class_weight: (C, D) float, one prototype a class.
+        block: rows that are compared at once; bounds the memory.
+
+    Returns:
+        (C,) int64.
+    """
     unit = class_weight / np.maximum(np.linalg.norm(class_weight, axis=1, keepdims=True), 1e-12)
     nearest = np.empty(len(unit), np.int64)
     for start in range(0, len(unit), block):
@@ -139,20 +144,26 @@ def _prototypes(path: Path, num_classes: int) -> np.ndarray:
     return class_weight
 
 
-def _images(after: list[_Planned], dataset: Dataset, strangers: Dataset | None) -> Iterator[tuple[bytes, int]]:
-    size = _size(dataset)
+def image_size(dataset: Dataset) -> int:
+    """Measure the width, which must be the height, of a set's first image, in pixels.
+
+    Raises:
+        ValueError: the image does not decode or is not square; named.
+    """
+    first = dataset.sample(0)
+    height, width, _ = decode_photo(first.encoded, first.name).shape
+    if height != width:
+        raise ValueError(f"{first.name}: expected a square image, got {width}x{height} pixels; align the set first")
+    return height
+
+
+def _images(
+    after: list[_Planned], dataset: Dataset, strangers: Dataset | None, size: int
+) -> Iterator[tuple[bytes, int]]:
     for planned in after:
         if planned.outsider is None or strangers is None:
             yield dataset.sample(planned.sample).encoded, planned.label
         else:
             outsider = strangers.sample(planned.outsider)
-            decode_image(outsider.encoded, outsider.name, size)  # one of another size would stop the training
+            decode_image(outsider.encoded, outsider.name, size)  # an image of another size would stop the training
             yield outsider.encoded, planned.label
-
-
-def _size(dataset: Dataset) -> int:
-    first = dataset.sample(0)
-    image = cv2.imdecode(np.frombuffer(first.encoded, np.uint8), cv2.IMREAD_COLOR)
-    if image is None or image.shape[0] != image.shape[1]:
-        raise ValueError(f"{first.name}: expected a square image, got {'none' if image is None else image.shape}")
-    return int(image.shape[0])

@@ -1,12 +1,12 @@
-"""IJB and MegaFace in small: the official layouts with generated "faces", for tests and for a dry run of the commands.
+"""Small sets in the official layouts of IJB and MegaFace, with generated "faces", to test and to try the commands.
 
-The layouts are described in docs/protocols.md. Nothing is learnt from the figures; that they come out is the point.
+docs/protocols.md describes the layouts. The figures of these sets say nothing about a model.
 """
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 import tqdm
@@ -15,10 +15,10 @@ from common.datasets.alignment import TEMPLATE, TEMPLATE_SIZE
 from common.datasets.images import encode_image
 from common.protocols.ijb import GALLERIES, layout
 from common.protocols.megaface import PROBE_LIST, distractor_list
-from data.output import new_folder
+from data.output import check_at_least, new_folder
 from data.synthetic import face
 
-SUBJECTS, STRANGERS = 2, 3  # people of other numbers than those of data.synthetic
+SUBJECTS, STRANGERS = 2, 3  # other people than those of data.synthetic, which has 0 and 1
 MARGIN = 0.25  # around a face in its loose crop, as a share of the face
 
 
@@ -31,51 +31,64 @@ def make_ijb_synthetic(
     seed: int = 0,
     overwrite: bool = False,
 ) -> Path:
-    """A set in the layout of IJB-B or IJB-C: one gallery template a subject, half of them in each gallery, and probes.
+    """Make a set in the layout of IJB-B or IJB-C: a gallery template a subject, half of them in each gallery; probes.
 
     Args:
         out: folder to write: meta and loose_crop.
-        name: of the set.
+        name: the set whose layout is taken.
         subjects: people, at least 4.
-        probes: probe templates of each.
+        probes: probe templates of each subject.
         size: width and height of a face in its loose crop, pixels.
-        seed: of everything.
+        seed: seed of all random numbers.
         overwrite: replace `out`.
     """
-    for what, value, least in (("subjects", subjects, 4), ("probes", probes, 1), ("size", size, 16)):
-        if value < least:
-            raise ValueError(f"{what}: expected at least {least}, got {value}")
+    check_at_least(("subjects", subjects, 4), ("probes", probes, 1), ("size", size, 16))
     random = np.random.default_rng([seed, subjects, probes])
-    whose = [template % subjects for template in range(subjects * (1 + probes))]  # of each the first is the gallery's
-    medium = 0
-    media_lines: list[str] = []
-    face_lines: list[str] = []
-    rows: dict[int, list[str]] = {}  # of the 1:N lists, by template
+    whose = [template % subjects for template in range(subjects * (1 + probes))]  # a subject's first is in a gallery
+    images: list[_Image] = []
     with new_folder(out, overwrite) as folder:
         (folder / "loose_crop").mkdir()
+        medium = 0
         for template, subject in enumerate(whose, 1):
             for _ in range(random.integers(1, 4)):  # media: stills, and videos of up to 4 frames
                 medium += 1
                 for _ in range(random.choice([1, 1, 2, 4])):
-                    image = f"{len(media_lines) + 1}.jpg"
-                    crop, points = _loose_crop(face(SUBJECTS, subject, len(media_lines), size, seed), random)
+                    image = f"{len(images) + 1}.jpg"
+                    crop, points = _loose_crop(face(SUBJECTS, subject, len(images), size, seed), random)
                     (folder / "loose_crop" / image).write_bytes(encode_image(crop, ".jpg"))
-                    numbers = " ".join(f"{value:.3f}" for value in points.ravel())
-                    media_lines.append(f"{image} {template} {medium}")
-                    face_lines.append(f"{image} {numbers} {random.uniform(0.5, 1):.3f}")
-                    rows.setdefault(template, []).append(f"{template},{subject},img/{image}")
-        files = {part: folder / path.relative_to(out) for part, (path, _) in layout(out, name).items()}
-        _write_lines(files["media"], media_lines)
-        _write_lines(files["faces"], face_lines)
+                    images.append(_Image(image, template, subject, medium, points, random.uniform(0.5, 1)))
         gallery, searched = range(1, subjects + 1), range(subjects + 1, len(whose) + 1)
         pairs = [f"{g} {p} {int(whose[g - 1] == whose[p - 1])}" for p in searched for g in gallery]
-        _write_lines(files["pairs"], pairs)
-        half = subjects // 2
-        lists = {"probes": searched, GALLERIES[name][0]: gallery[:half], GALLERIES[name][1]: gallery[half:]}
-        for part, members in lists.items():
-            _write_lines(files[part], ["TEMPLATE_ID,SUBJECT_ID,FILENAME", *(row for t in members for row in rows[t])])
-    print(f"{len(media_lines)} images, {len(whose)} templates of {subjects} people, {len(pairs)} pairs")
+        first, second = GALLERIES[name][:2]
+        lists = {"probes": searched, first: gallery[: subjects // 2], second: gallery[subjects // 2 :]}
+        files = {part: folder / path.relative_to(out) for part, (path, _) in layout(out, name).items()}
+        _write_meta(files, images, pairs, lists)
+    print(f"{len(images)} images, {len(whose)} templates of {subjects} people, {len(pairs)} pairs")
     return out
+
+
+class _Image(NamedTuple):
+    name: str
+    template: int
+    subject: int
+    medium: int
+    landmarks: np.ndarray  # (5, 2)
+    score: float
+
+
+def _write_meta(
+    files: Mapping[str, Path], images: Sequence[_Image], pairs: Iterable[str], lists: Mapping[str, Iterable[int]]
+) -> None:
+    """Write the lists of media, faces and pairs, and the 1:N lists, which are given by their templates."""
+    _write_lines(files["media"], (f"{i.name} {i.template} {i.medium}" for i in images))
+    numbers = [" ".join(f"{value:.3f}" for value in (*image.landmarks.ravel(), image.score)) for image in images]
+    _write_lines(files["faces"], (f"{image.name} {line}" for image, line in zip(images, numbers, strict=True)))
+    _write_lines(files["pairs"], pairs)
+    rows: dict[int, list[str]] = {}
+    for i in images:
+        rows.setdefault(i.template, []).append(f"{i.template},{i.subject},img/{i.name}")
+    for part, templates in lists.items():
+        _write_lines(files[part], ["TEMPLATE_ID,SUBJECT_ID,FILENAME", *(row for t in templates for row in rows[t])])
 
 
 def make_megaface_synthetic(
@@ -88,21 +101,19 @@ def make_megaface_synthetic(
     seed: int = 0,
     overwrite: bool = False,
 ) -> Path:
-    """A set in the layout of MegaFace and its devkit: aligned photos of people, and of strangers.
+    """Make a set in the layout of MegaFace and its devkit: aligned photos of people, and of strangers.
 
     Args:
         out: folder to write.
-        people: who are searched for.
-        photos: of each of them, at least 2.
+        people: people who are searched for.
+        photos: photos of each of them, at least 2.
         distractors: photos of strangers.
-        noisy: of both kinds, photos that the lists of noisy faces name; fewer than `photos` and than `distractors`.
+        noisy: photos of each kind in the lists of noisy faces; fewer than `photos` and than `distractors`.
         size: width and height, pixels.
-        seed: of everything.
+        seed: seed of all random numbers.
         overwrite: replace `out`.
     """
-    for what, value, least in (("people", people, 1), ("photos", photos, 2), ("distractors", distractors, 1)):
-        if value < least:
-            raise ValueError(f"{what}: expected at least {least}, got {value}")
+    check_at_least(("people", people, 1), ("photos", photos, 2), ("distractors", distractors, 1))
     if not 0 <= noisy < min(photos, distractors) or size < 16:
         raise ValueError(f"expected 0 <= noisy < photos and distractors, and size >= 16, got {noisy} and {size}")
     names = [f"Person_{person}" for person in range(people) for _ in range(photos)]
@@ -125,7 +136,7 @@ def make_megaface_synthetic(
 
 
 def _loose_crop(image: np.ndarray, random: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """The face somewhere in a larger image, (3, H, W) uint8, and (5, 2) landmarks in its pixels."""
+    """Put a face somewhere in a larger image; returns this, (3, H, W) uint8, and the landmarks (5, 2) in its pixels."""
     size = image.shape[1]
     margin = int(MARGIN * size)
     crop = np.full((3, size + 2 * margin, size + 2 * margin), 127, np.uint8)
