@@ -1,7 +1,7 @@
-"""The headers of Jittor's operators, parsed once.
+"""Parse the headers of Jittor's operators once.
 
-An operator is a C++ file of some fifty lines that includes tens of thousands; reading these is most of its compilation.
-GCC takes NAME.h.gch in place of NAME.h where that was made with the same flags, and else reads NAME.h
+An operator is a C++ file of some fifty lines that includes tens of thousands; most of its compilation is parsing them.
+GCC uses NAME.h.gch instead of NAME.h if that was made with the same flags, else it reads NAME.h
 (https://gcc.gnu.org/onlinedocs/gcc/Precompiled-Headers.html).
 """
 
@@ -15,7 +15,7 @@ from typing import Any
 
 from common.io.files import sync_file
 
-# What each operator on the CPU begins with; the macros change what the headers declare.
+# Each operator on the CPU begins with these lines; the macros change the declarations of the headers.
 _HEADERS = """\
 #define JIT 1
 #define JIT_cpu 1
@@ -28,21 +28,25 @@ _HEADERS = """\
 
 
 def precompile_headers(jt: Any) -> bool:
-    """Have operators compiled with headers that are parsed already, in Jittor's cache: 80 MB, made once in 4 seconds.
+    """Make Jittor compile operators with parsed headers. They lie in its cache: 80 MB, made once in 4 seconds.
 
-    False: the compiler is not GCC or refuses, and operators compile as they always did.
+    Args:
+        jt: the module jittor.
+
+    Returns:
+        False if the compiler is not GCC or refuses; operators then compile without parsed headers.
     """
     flags = jt.flags.cc_flags
-    if jt.flags.cc_type != "g++" or "-include" in flags:  # GCC takes one such file; the flags may have it already
+    if jt.flags.cc_type != "g++" or "-include" in flags:  # GCC uses one such file only
         return False
     cache = Path(jt.compiler.cache_path)
     name = hashlib.sha256((flags + _HEADERS).encode()).hexdigest()[:16]
     header = cache / f"operators-{name}.h"
     parsed = header.with_suffix(".h.gch")
-    core = Path(sys.modules["jittor_core"].__file__ or "")  # compiled anew after each change of Jittor's files
+    core = Path(sys.modules["jittor_core"].__file__ or "")  # Jittor compiles it after each change of its files
     if not parsed.exists() or parsed.stat().st_mtime < core.stat().st_mtime:
         to_compiler = [flag for flag in shlex.split(flags) if not flag.startswith(("-l", "-L", "-Wl", "-shared"))]
-        # with -g, as Jittor asks for it: it finds the lines of an operator in its assembly that way
+        # -g must be the same as for operators: Jittor finds their lines in the assembly with it
         command = [jt.flags.cc_path, *to_compiler, "-g"]
         with tempfile.TemporaryDirectory(dir=cache) as folder:
             trial_header = Path(folder) / header.name

@@ -1,9 +1,9 @@
-"""Running means and variances as PyTorch keeps them, for MXNet's BatchNorm.
+"""Running means and variances for MXNet's BatchNorm, as PyTorch computes them.
 
-Both normalise by the biased variance of the batch. PyTorch then moves the running variance towards the unbiased one,
-n / (n - 1) times as large for n values a channel; MXNet towards the biased one, and it holds the share 0.9 in float32,
-also in a float64 network. A checkpoint must mean the same to every backend. So MXNet is told to keep nothing of the
-past, and what it then stores in its backward pass, the batch's own statistics, is averaged here.
+Both frameworks normalise by the biased variance of the batch. PyTorch moves the running variance towards the unbiased
+one, n / (n - 1) times the biased one for n values a channel. MXNet moves it towards the biased one, and rounds the
+factor 0.9 to float32, also in a float64 network. A checkpoint must mean the same to every backend. So MXNet gets
+momentum 0: its backward pass then stores the statistics of the batch alone, and they are averaged here.
 """
 
 from collections.abc import Iterator
@@ -13,17 +13,17 @@ from mxnet import gluon, nd
 from mxnet.gluon import nn
 from mxnet.ndarray import NDArray
 
-KEPT = 0.9  # of a running statistic, a step
+KEPT = 0.9  # share of a running statistic that stays in each step
 
 
 class RunningStatistics:
-    """The running statistics of a network, whose BatchNorm layers it changes: train it inside `follow` from now on.
+    """The running statistics of a network. It changes the BatchNorm layers: train inside `follow` from then on.
 
-    Means and variances of all layers become parts of two arrays, so that no step has to join them.
+    The means and variances of all layers become parts of two arrays, so no step has to join them.
 
     Args:
         network: initialised, not hybridised yet.
-        images: (N, 3, S, S), of the size that the network takes; their values do not matter.
+        images: (N, 3, S, S) of the size that the network takes, with any values.
     """
 
     def __init__(self, network: gluon.HybridBlock, images: NDArray) -> None:
@@ -42,8 +42,8 @@ class RunningStatistics:
                 handles.append(layer.register_forward_pre_hook(remember))
 
         network.apply(prepare)
-        # In inference the engine reorders the weights of convolutions, and who copies a weight out while the pass runs
-        # does not wait for that: a weight was wrong in four of five hundred networks.
+        # In inference the engine reorders the weights of convolutions, and a copy of a weight does not wait for that.
+        # Without the wait here, a weight was wrong in four of five hundred networks.
         network(images).wait_to_read()
         for handle in handles:
             handle.detach()
@@ -52,10 +52,10 @@ class RunningStatistics:
 
     @contextmanager
     def follow(self, batch_size: int) -> Iterator[None]:
-        """Around one forward and backward pass of `batch_size` images.
+        """Enclose one forward and backward pass of `batch_size` images, and update the running statistics after it.
 
         Raises:
-            ValueError: a channel has a single value, whose variance says nothing.
+            ValueError: a channel has a single value, whose variance is 0.
         """
         if batch_size * min(self._cells) < 2:
             raise ValueError(f"expected more than 1 value per channel when training, got a batch of {batch_size}")
@@ -65,7 +65,7 @@ class RunningStatistics:
         self._variances[:] = KEPT * variances + (1 - KEPT) * self._factor(batch_size) * self._variances
 
     def _factor(self, batch_size: int) -> NDArray:
-        """n / (n - 1) of every channel."""
+        """Compute n / (n - 1) for every channel."""
         if batch_size not in self._factors:
             counts = [batch_size * cells for cells in self._cells]
             self._factors[batch_size] = nd.concat(
@@ -79,11 +79,11 @@ class RunningStatistics:
 
 
 def _joined(parameters: list[gluon.Parameter]) -> NDArray:
-    """One array of all, of which each parameter is a part from now on."""
+    """Join parameters to one array, of which each parameter is a part from then on."""
     joined = nd.concat(*[parameter.data() for parameter in parameters], dim=0)
     start = 0
     for parameter in parameters:
         end = start + parameter.shape[0]
-        parameter._data = [joined[start:end]]  # Gluon has no public way to give a parameter memory that it shares
+        parameter._data = [joined[start:end]]  # Gluon has no public way to share memory
         start = end
     return joined

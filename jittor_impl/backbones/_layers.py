@@ -1,14 +1,15 @@
-"""Layers whose Jittor originals compute something else, or slowly. This file needs Jittor only.
+"""Layers that replace Jittor's, which are slow or compute something else. The file needs Jittor only.
 
-On a CPU Jittor runs what it fuses in one thread: a MobileFaceNet's step takes 2.5 times as long. So both layers have
-loops of their own there, shared by the threads channel by channel; a channel's sums are always made in the same order.
-On a CUDA device they are written in Jittor's operators.
+On a CPU, Jittor runs fused operators in one thread, and a MobileFaceNet's step takes 2.5 times as long. So both layers
+have their own loops there: the threads share the channels, and the order of a channel's sums is fixed. On a CUDA device
+the layers use Jittor's operators.
 """
 
 import jittor as jt
 from jittor import Var, nn
 
-# x, y, dy and dx are (N, C, H, W) or (N, C), all else (C,); sums of an image are in its dtype, over images in double
+# x, y, dy and dx are (N, C, H, W) or (N, C), all others (C,). Sums within an image have its dtype, sums over images are
+# in double precision.
 _LOOPS = """
 #include <cmath>
 
@@ -98,13 +99,13 @@ template <class T> void prelu_backward(Shape s, const T* __restrict__ x, const T
 class BatchNorm(nn.Module):
     """Batch normalisation of (N, C) or (N, C, H, W), over all axes but C.
 
-    Training normalises with the mean and the biased variance of the batch and moves the running statistics by
-    `momentum`; the stored variance is the unbiased one, n / (n - 1) times the biased, as in PyTorch: then a checkpoint
-    means the same to every backend. (jittor.nn.BatchNorm stores the biased one, and computes it as E[x^2] - E[x]^2,
-    which loses digits where the mean is large.)
+    Training normalises by the mean and the biased variance of the batch, and moves the running statistics by
+    `momentum`. The running variance is unbiased, n / (n - 1) times the biased one, as in PyTorch, so a checkpoint means
+    the same to every backend. jittor.nn.BatchNorm stores the biased one, and computes it as E[x^2] - E[x]^2, which
+    loses digits if the mean is large.
 
     Raises:
-        ValueError: in `execute`: training on a single value a channel, whose variance says nothing.
+        ValueError: `execute` gets a single value a channel in training; its variance is 0.
     """
 
     def __init__(self, num_features: int, eps: float = 1e-5, momentum: float = 0.1) -> None:
@@ -140,7 +141,7 @@ class BatchNorm(nn.Module):
 
 
 class SyncBatchNorm(BatchNorm):
-    """BatchNorm over the batches of all processes of an MPI job, each of which has a part of the same size.
+    """BatchNorm over the batches of all processes of an MPI job; the batches have the same size.
 
     A BatchNorm becomes one by `module.__class__ = SyncBatchNorm`.
     """
@@ -167,10 +168,10 @@ class PReLU(nn.Module):
 
 
 class _BatchNormLoops(jt.Function):
-    """(x - mean) / sqrt(var + eps) * weight + bias; leaves the batch's mean and biased variance in `mean`, `var`."""
+    """(x - mean) / sqrt(var + eps) * weight + bias; `mean` and `var` are then the batch's mean and biased variance."""
 
     def __init__(self, eps: float) -> None:
-        self.eps = eps  # goes into the source: of an array that is used in no fused operator Jittor keeps no value
+        self.eps = eps  # part of the source: Jittor keeps no value of an array outside of fused operators
 
     def execute(self, x: Var, weight: Var, bias: Var) -> Var:
         channels = weight.shape
@@ -199,7 +200,7 @@ class _BatchNormLoops(jt.Function):
 
 
 class _SyncBatchNormFunction(jt.Function):
-    """What `_BatchNormLoops` computes, of all processes' x; the gradients of weight and bias are this one's alone."""
+    """`_BatchNormLoops` over the x of all processes; the gradients of weight and bias are those of this process."""
 
     def __init__(self, eps: float) -> None:
         self.eps = eps
@@ -224,7 +225,7 @@ class _SyncBatchNormFunction(jt.Function):
 
 
 class _PReLULoops(jt.Function):
-    """What `_prelu` computes."""
+    """`_prelu` by loops."""
 
     def execute(self, x: Var, weight: Var) -> Var:
         self.inputs = x, weight
@@ -243,7 +244,7 @@ class _PReLULoops(jt.Function):
 
 
 def _sum_of_all(values: Var) -> Var:
-    """Over the processes of an MPI job; at once, as a graph that runs later does not say in which order it sums."""
+    """Sum over the processes of an MPI job, at once: in a graph that runs later, the order of the sums is not fixed."""
     total = values.mpi_all_reduce("add")
     total.sync()
     return total
@@ -260,9 +261,9 @@ def _affine(x: Var, mean: Var, scale: Var, bias: Var) -> Var:
 
 
 def _batch_norm(x: Var, weight: Var, bias: Var, eps: float) -> tuple[Var, Var, Var]:
-    """What `_BatchNormLoops` computes, with the batch's mean and biased variance."""
+    """Compute `_BatchNormLoops` by operators; returns the batch's mean and biased variance too."""
     axes, count = [0, *range(2, x.ndim)], _number(x.numel() // x.shape[1], x)
-    # sums instead of Var.mean, whose gradient has 1 / n rounded to float32
+    # sums, as the gradient of Var.mean has 1 / n rounded to float32
     mean = x.sum(axes) / count
     centred = x - mean.broadcast(x, axes)
     var = (centred * centred).sum(axes) / count
@@ -275,5 +276,5 @@ def _prelu(x: Var, weight: Var) -> Var:
 
 
 def _number(value: float, like: Var) -> Var:
-    """A number in the dtype of `like`: as a Python number it would be rounded to float32, also beside float64."""
+    """Make a number in the dtype of `like`: Jittor rounds a Python number to float32, also beside float64."""
     return jt.array(value, like.dtype)

@@ -1,4 +1,4 @@
-"""The backbones by name: images (N, 3, S, S) float, normalised, to raw embeddings (N, D)."""
+"""The backbones by name. Each maps images (N, 3, S, S) float, normalised, to raw embeddings (N, D)."""
 
 from collections.abc import Callable
 from functools import partial
@@ -11,7 +11,7 @@ from mxnet_impl.backbones.iresnet import IResNet
 from mxnet_impl.backbones.mobilefacenet import MobileFaceNet
 
 BACKBONES: dict[str, Callable[..., gluon.HybridBlock]] = {
-    "iresnet_small": partial(IResNet, (1, 1, 1, 1), (32, 64, 128, 256)),  # ours, for trials on a CPU
+    "iresnet_small": partial(IResNet, (1, 1, 1, 1), (32, 64, 128, 256)),  # the project's own, for trials on a CPU
     **{f"iresnet{depth}": partial(IResNet, blocks) for depth, blocks in iresnet.BLOCKS.items()},
     **{f"ir{depth}": partial(IR, blocks) for depth, blocks in ir.BLOCKS.items()},
     **{f"ir_se{depth}": partial(IR, blocks, squeeze_excite=True) for depth, blocks in ir.BLOCKS.items()},
@@ -22,14 +22,14 @@ BACKBONES: dict[str, Callable[..., gluon.HybridBlock]] = {
 def create_backbone(
     name: str, embedding_size: int = 512, image_size: int = 112, dropout: float | None = None
 ) -> gluon.HybridBlock:
-    """A backbone whose weights `initialize()` draws as MXNet does.
+    """Make a backbone; its `initialize()` draws the initial weights of MXNet.
 
     Args:
         name: one of `BACKBONES`.
         embedding_size: D, numbers in an embedding.
         image_size: S, pixels, at least 16.
-        dropout: share of the features dropped before the last linear layer; None: the family's own (0.4 iresnet,
-            0.5 ir, 0 mobilefacenet).
+        dropout: share of the features that are dropped before the last linear layer, in training only; None: the
+            default of the family (0.4 iresnet, 0.5 ir, 0 mobilefacenet).
 
     Raises:
         ValueError: there is no such backbone, or a number is out of range.

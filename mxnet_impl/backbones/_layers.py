@@ -1,4 +1,4 @@
-"""Layers whose Gluon originals are slow, crash, or keep to one process, in MXNet. This file needs MXNet only."""
+"""Layers that replace Gluon's, which are slow, crash or work in one process only. The file needs MXNet only."""
 
 from collections.abc import Callable
 
@@ -11,8 +11,8 @@ from mxnet.symbol import Symbol
 class PReLU(gluon.HybridBlock):
     """max(0, x) + weight min(0, x), one weight (C,) a channel of (N, C, H, W).
 
-    Computed as weight x + (1 - weight) max(0, x), both products as 1x1 convolutions of single channels: these, the sum
-    and max(0, x) are oneDNN's, and the feature maps stay in its layout. `nn.PReLU` is seven times slower on a CPU.
+    It computes weight x + (1 - weight) max(0, x). Both products are depthwise 1x1 convolutions. oneDNN has these, the
+    sum and max(0, x), so the feature maps stay in its layout. `nn.PReLU` is seven times slower on a CPU.
     """
 
     def __init__(self, channels: int) -> None:
@@ -33,7 +33,7 @@ class PReLU(gluon.HybridBlock):
 
 
 class BatchNorm1D(nn.BatchNorm):
-    """Batch normalisation of (N, C), as (N, C, 1, 1): on a CPU, MXNet 1.9.1 crashes in inference on the former."""
+    """Batch normalisation of (N, C), as (N, C, 1, 1): on (N, C), MXNet 1.9.1 crashes in inference on a CPU."""
 
     def hybrid_forward(self, F, x: Symbol, *parameters: Symbol, **named: Symbol) -> Symbol:
         x = F.reshape(x, (0, 0, 1, 1))
@@ -41,12 +41,12 @@ class BatchNorm1D(nn.BatchNorm):
 
 
 class SyncBatchNorm(nn.BatchNorm):
-    """Batch normalisation of (N, C) and (N, C, H, W) over the batches of all ranks: what another's `__class__` becomes.
+    """Batch normalisation of (N, C) and (N, C, H, W) over the batches of all ranks; it cannot be hybridised.
 
-    MXNet's own works inside one process. This one cannot be hybridised.
+    A BatchNorm becomes one by `layer.__class__ = SyncBatchNorm`. MXNet's own layer of this name works in one process.
     """
 
-    average: Callable[[str, NDArray], NDArray]  # elementwise over the ranks; the name says what of this layer it is
+    average: Callable[[str, NDArray], NDArray]  # elementwise over the ranks; the str names the array in this layer
 
     def forward(self, x: NDArray) -> NDArray:
         if not autograd.is_training():
@@ -57,7 +57,7 @@ class SyncBatchNorm(nn.BatchNorm):
 
 
 class _Standardise(autograd.Function):
-    """Mean 0 and variance 1 of each channel of x (N, C, cells), over all ranks; the layer stores what they were."""
+    """Gives each channel of x (N, C, cells) mean 0 and variance 1 over all ranks; the layer stores both statistics."""
 
     def __init__(self, layer: SyncBatchNorm) -> None:
         super().__init__()
@@ -81,9 +81,9 @@ class _Standardise(autograd.Function):
 
 
 def spread(F, values: Symbol, like: Symbol) -> Symbol:
-    """`values` (N, C) over the cells of `like` (N, C, H, W).
+    """Repeat `values` (N, C) for all cells of `like` (N, C, H, W).
 
-    A product of matrices, whose gradient is another: MXNet's broadcasting sums gradients ten times slower on a CPU.
+    It is a matrix product, and so is its gradient: on a CPU, MXNet's broadcasting sums gradients ten times slower.
     """
     ones = F.ones_like(F.slice_axis(F.reshape(like, (-3, -3)), axis=0, begin=0, end=1))
     return F.reshape_like(F.dot(F.reshape(values, (-1, 1)), ones), like)

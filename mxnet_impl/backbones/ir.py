@@ -2,12 +2,12 @@
 
     stem      conv3x3, BN, PReLU
     4 stages  the first block of each has stride 2
-      block   BN, conv3x3, PReLU, conv3x3 (stride), BN, in IR-SE squeeze-excite; plus the shortcut: every stride-th
-              pixel of the input where the width stays, conv1x1 (stride), BN where it changes
+      block   BN, conv3x3, PReLU, conv3x3 (stride), BN, in IR-SE squeeze-excite; plus the shortcut: if the
+              width changes, conv1x1 (stride) and BN of the input, else every stride-th pixel of it
     head      BN, dropout, flatten, linear, BN
 
-Attribute names and layouts are those of face.evoLVe and zhongyy/SFace. This file needs MXNet and _layers.py only and
-can be copied with it.
+Attribute names and layouts are those of face.evoLVe and zhongyy/SFace. The file needs MXNet and _layers.py only; the
+two can be copied into another project.
 """
 
 from collections.abc import Sequence
@@ -38,12 +38,12 @@ class IR(gluon.HybridBlock):
         squeeze_excite: IR-SE instead of IR.
         embedding_size: D.
         image_size: S, pixels, at least 16.
-        dropout: share of the features dropped before the linear layer, in training.
+        dropout: share of the features that are dropped before the linear layer, in training only.
 
     Raises:
-        ValueError: image_size is below 16; in `forward`: the images have another shape.
+        ValueError: image_size is below 16, or `forward` gets images of another shape.
 
-    Weights start as MXNet draws them; the trainer puts the project's own draw in their place.
+    MXNet draws the initial weights; the trainer replaces them by those of the project.
     """
 
     def __init__(
@@ -60,7 +60,7 @@ class IR(gluon.HybridBlock):
         if image_size < 16:
             raise ValueError(f"image_size: expected at least 16, got {image_size}")
         self.image_size = image_size
-        last_size = -(-image_size // 16)  # four strides of 2, each rounding up
+        last_size = -(-image_size // 16)  # four strides of 2; each rounds up
 
         self.input_layer = _sequential(
             nn.Conv2D(widths[0], 3, padding=1, use_bias=False, in_channels=3),
@@ -118,7 +118,7 @@ class Block(gluon.HybridBlock):
 
 
 class SqueezeExcite(gluon.HybridBlock):
-    """Scales each channel by a number in 0..1 computed from the means of all channels (arXiv:1709.01507)."""
+    """Scales each channel by a factor in 0..1, computed from the means of all channels (arXiv:1709.01507)."""
 
     def __init__(self, width: int) -> None:
         super().__init__()

@@ -5,8 +5,8 @@
       block   BN, conv3x3, BN, PReLU, conv3x3 (stride), BN; plus the shortcut: the input, or conv1x1 (stride), BN of it
     head      BN, flatten, dropout, linear, BN with weight 1
 
-Attribute names and layouts are those of insightface's recognition/arcface_torch. This file needs MXNet and _layers.py
-only and can be copied with it.
+Attribute names and layouts are those of insightface's recognition/arcface_torch. The file needs MXNet and _layers.py
+only; the two can be copied into another project.
 """
 
 from collections.abc import Sequence
@@ -38,12 +38,12 @@ class IResNet(gluon.HybridBlock):
         widths: channels of each stage; the stem has those of the first.
         embedding_size: D.
         image_size: S, pixels, at least 16.
-        dropout: share of the features dropped before the linear layer, in training.
+        dropout: share of the features that are dropped before the linear layer, in training only.
 
     Raises:
-        ValueError: image_size is below 16; in `forward`: the images have another shape.
+        ValueError: image_size is below 16, or `forward` gets images of another shape.
 
-    Weights start as MXNet draws them; the trainer puts the project's own draw in their place.
+    MXNet draws the initial weights; the trainer replaces them by those of the project.
     """
 
     def __init__(
@@ -59,7 +59,7 @@ class IResNet(gluon.HybridBlock):
         if image_size < 16:
             raise ValueError(f"image_size: expected at least 16, got {image_size}")
         self.image_size = image_size
-        last_size = -(-image_size // 16)  # four strides of 2, each rounding up
+        last_size = -(-image_size // 16)  # four strides of 2; each rounds up
 
         self.conv1 = nn.Conv2D(widths[0], 3, padding=1, use_bias=False, in_channels=3)
         self.bn1 = nn.BatchNorm(epsilon=EPS, in_channels=widths[0])
@@ -74,7 +74,7 @@ class IResNet(gluon.HybridBlock):
         self.dropout = nn.Dropout(dropout)
         self.fc = nn.Dense(embedding_size, in_units=widths[3] * last_size**2)
         self.features = BatchNorm1D(epsilon=EPS, in_channels=embedding_size)
-        self.features.gamma.grad_req = "null"  # stays 1: the loss does not see the scale of an embedding
+        self.features.gamma.grad_req = "null"  # stays 1: the loss ignores the scale of an embedding
 
     def forward(self, images: NDArray | Symbol) -> NDArray | Symbol:
         if isinstance(images, NDArray) and images.shape[1:] != (3, self.image_size, self.image_size):

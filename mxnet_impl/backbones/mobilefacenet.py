@@ -1,16 +1,16 @@
-"""MobileFaceNet (arXiv:1804.07573), as SFace's PyTorch and Jittor code has it, in MXNet.
+"""MobileFaceNet (arXiv:1804.07573) in the form of SFace's PyTorch and Jittor code, in MXNet.
 
     conv_1      conv3x3 (stride 2) to 64          res_4     6 bottlenecks, 128 wide, 256 inside, with shortcuts
     conv_2_dw   depthwise 3x3                     dconv_45  bottleneck (stride 2), 512 inside
     dconv_23    bottleneck (stride 2), 128 inside res_5     2 bottlenecks, 256 inside, with shortcuts
-    res_3       4 of 64, 128 inside, shortcuts    conv_6sep, conv_6dw7_7  conv1x1 to 512; depthwise over what is left
+    res_3       4 of 64, 128 inside, shortcuts    conv_6sep, conv_6dw7_7  conv1x1 to 512; depthwise over the whole map
     dconv_34    bottleneck (stride 2) to 128      pre_fc1, fc1            linear; BN
 
-Each convolution is followed by BN and PReLU; those that end a bottleneck and the last one by BN alone. A bottleneck is
-conv1x1, depthwise 3x3, conv1x1.
+A bottleneck is conv1x1, depthwise 3x3, conv1x1. BN and PReLU follow each convolution; BN alone follows the last one of
+a bottleneck and of the network.
 
-Attribute names and layouts are those of zhongyy/SFace. This file needs MXNet and _layers.py only and can be copied with
-it.
+Attribute names and layouts are those of zhongyy/SFace. The file needs MXNet and _layers.py only; the two can be copied
+into another project.
 """
 
 from mxnet import gluon
@@ -29,13 +29,13 @@ class MobileFaceNet(gluon.HybridBlock):
 
     Args:
         embedding_size: D.
-        image_size: S, pixels, at least 16; the last depthwise convolution covers all of the last map.
-        dropout: share of the features dropped before the linear layer, in training.
+        image_size: S, pixels, at least 16; the last depthwise convolution covers the whole last map.
+        dropout: share of the features that are dropped before the linear layer, in training only.
 
     Raises:
-        ValueError: image_size is below 16; in `forward`: the images have another shape.
+        ValueError: image_size is below 16, or `forward` gets images of another shape.
 
-    Weights start as MXNet draws them; the trainer puts the project's own draw in their place.
+    MXNet draws the initial weights; the trainer replaces them by those of the project.
     """
 
     def __init__(self, *, embedding_size: int = 512, image_size: int = 112, dropout: float = 0.0) -> None:
@@ -43,7 +43,7 @@ class MobileFaceNet(gluon.HybridBlock):
         if image_size < 16:
             raise ValueError(f"image_size: expected at least 16, got {image_size}")
         self.image_size = image_size
-        last_size = -(-image_size // 16)  # four strides of 2, each rounding up
+        last_size = -(-image_size // 16)  # four strides of 2; each rounds up
 
         self.conv_1 = _conv(3, 64, kernel=3, stride=2, padding=1)
         self.conv_2_dw = _conv(64, 64, kernel=3, padding=1, groups=64)
@@ -75,7 +75,7 @@ class MobileFaceNet(gluon.HybridBlock):
 
 
 class Bottleneck(gluon.HybridBlock):
-    """(N, in_width, S, S) to (N, width, S / stride, S / stride) by way of `inside` channels."""
+    """(N, in_width, S, S) to (N, width, S / stride, S / stride) with `inside` channels in between."""
 
     def __init__(self, in_width: int, width: int, inside: int, stride: int = 1, residual: bool = False) -> None:
         super().__init__()

@@ -5,8 +5,8 @@
       block   BN, conv3x3, BN, PReLU, conv3x3 (stride), BN; plus the shortcut: the input, or conv1x1 (stride), BN of it
     head      BN, flatten, dropout, linear, BN with weight 1
 
-Parameter names and layouts are those of insightface's recognition/arcface_torch, so that its weights load. This file
-needs PyTorch and _prelu.py only and can be copied with it.
+Parameter names and layouts are those of insightface's recognition/arcface_torch, so its weights load. The file needs
+PyTorch and _prelu.py only; the two can be copied into another project.
 """
 
 from collections.abc import Sequence
@@ -36,12 +36,12 @@ class IResNet(nn.Module):
         widths: channels of each stage; the stem has those of the first.
         embedding_size: D.
         image_size: S, pixels, at least 16.
-        dropout: share of the features dropped before the linear layer, in training.
+        dropout: share of the features that are dropped before the linear layer, in training only.
 
     Raises:
-        ValueError: image_size is below 16; in `forward`: the images have another shape.
+        ValueError: image_size is below 16, or `forward` gets images of another shape.
 
-    Weights start as PyTorch draws them; the trainer puts the project's own draw in their place.
+    PyTorch draws the initial weights; the trainer replaces them by those of the project.
     """
 
     def __init__(
@@ -57,7 +57,7 @@ class IResNet(nn.Module):
         if image_size < 16:
             raise ValueError(f"image_size: expected at least 16, got {image_size}")
         self.image_size = image_size
-        last_size = -(-image_size // 16)  # four strides of 2, each rounding up
+        last_size = -(-image_size // 16)  # four strides of 2; each rounds up
 
         self.conv1 = nn.Conv2d(3, widths[0], 3, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(widths[0], eps=EPS)
@@ -72,7 +72,7 @@ class IResNet(nn.Module):
         self.dropout = nn.Dropout(dropout)
         self.fc = nn.Linear(widths[3] * last_size**2, embedding_size)
         self.features = nn.BatchNorm1d(embedding_size, eps=EPS)
-        self.features.weight.requires_grad = False  # stays 1: the loss does not see the scale of an embedding
+        self.features.weight.requires_grad = False  # stays 1: the loss ignores the scale of an embedding
 
     def forward(self, images: Tensor) -> Tensor:
         if images.shape[1:] != (3, self.image_size, self.image_size):
