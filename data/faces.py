@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import tqdm
 
 from common.datasets.pair_sets import write_pair_set
 from common.io.files import require_file
@@ -79,7 +80,8 @@ def people_of(pairs: Iterable[Pair]) -> Iterator[str]:
 
 def write_pairs(path: Path, pairs: Sequence[Pair], read: Callable[[str], bytes]) -> None:
     """Write an evaluation set (NAME.bin) of these pairs; `read` returns the encoded image of a name."""
-    images = (read(name) for pair in pairs for name in (pair.first, pair.second))
+    bar = tqdm.tqdm(pairs, desc=path.stem, unit="pairs")
+    images = (read(name) for pair in bar for name in (pair.first, pair.second))
     write_pair_set(path, images, [pair.is_same for pair in pairs])
 
 

@@ -5,7 +5,7 @@ Huang, Ramesh, Berg, Learned-Miller, "Labeled Faces in the Wild", University of 
 
 import re
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import cv2
@@ -58,12 +58,9 @@ def make_lfw_small(
     tested = set(people_of(test_pairs))
     aligned = _aligned(source, pairs, test_pairs, tested, size)
 
-    own: dict[str, list[str]] = {}  # names of the images of each person who is not tested
-    for name in sorted(aligned):
-        own.setdefault(name.split("/")[0], []).append(name)
-    people = [(person, own[person]) for person in sorted(own.keys() - tested)]
-    trained = [names for _, names in people if len(names) >= FEWEST_IMAGES]
-    others = {person: names for person, names in people if 2 <= len(names) < FEWEST_IMAGES}
+    people = _people(aligned.keys(), tested)
+    trained = [names for names in people.values() if len(names) >= FEWEST_IMAGES]
+    others = {person: names for person, names in people.items() if 2 <= len(names) < FEWEST_IMAGES}
     validation_pairs = all_and_sampled_pairs(others, seed=0)
 
     with new_folder(out, overwrite) as folder:
@@ -76,6 +73,14 @@ def make_lfw_small(
         f"{len(validation_pairs)} pairs of {len(others)} others to choose by"
     )
     return out
+
+
+def _people(names: Iterable[str], tested: set[str]) -> dict[str, list[str]]:
+    """Group the names of images by person, both sorted, without the people who are tested."""
+    people: dict[str, list[str]] = {}
+    for name in sorted(names):
+        people.setdefault(name.split("/")[0], []).append(name)
+    return {person: people[person] for person in sorted(people.keys() - tested)}
 
 
 def _aligned(source: Path, pairs: Path, test_pairs: list[Pair], tested: set[str], size: int) -> dict[str, bytes]:

@@ -2,8 +2,6 @@
 
 from pathlib import Path
 
-import tqdm
-
 from common.datasets.training_sets import IMAGE_SUFFIXES
 from data.faces import read_pairs, write_pairs
 
@@ -22,13 +20,7 @@ def make_pairs(images: Path, pairs: Path, out: Path, overwrite: bool = False) ->
     if not images.is_dir():
         raise FileNotFoundError(f"{images}: expected a folder of images, found none")
     listed = [pair for fold in read_pairs(pairs) for pair in fold]
-    with tqdm.tqdm(total=2 * len(listed), unit="images") as bar:
-
-        def read(name: str) -> bytes:
-            bar.update()
-            return _find(images, name).read_bytes()
-
-        write_pairs(out, listed, read)
+    write_pairs(out, listed, lambda name: _find(images, name).read_bytes())
     print(f"{len(listed)} pairs, {sum(pair.is_same for pair in listed)} of them same")
     return out
 

@@ -1,6 +1,6 @@
 """Generated "faces" of any number of people: a person is a smooth pattern, and each image shifts it and adds noise."""
 
-from collections.abc import Iterator
+import itertools
 from functools import partial
 from pathlib import Path
 
@@ -41,9 +41,12 @@ def make_synthetic(
     """
     check_at_least(("classes", classes, 2), ("images", images, 1), ("size", size, 16), ("pairs", pairs, 0))
     with new_folder(out, overwrite) as folder:
-        bar = tqdm.tqdm(total=classes * images, desc="synthetic", unit="images")
-        write_records(folder, _training_images(classes, images, size, seed, bar), classes, size)
-        bar.close()
+        numbers = itertools.product(range(classes), range(images))
+        drawn = (
+            (encode_image(face(TRAINING, label, number, size, seed), ".jpg"), label)
+            for label, number in tqdm.tqdm(numbers, desc="synthetic", unit="images", total=classes * images)
+        )
+        write_records(folder, drawn, classes, size)
         if pairs:
             same = [Pair(f"{i} 0", f"{i} 1", True) for i in range(pairs // 2)]
             different = [Pair(f"{i} 2", f"{(i + 1) % (pairs // 2 + 1)} 3", False) for i in range(pairs // 2)]
@@ -64,13 +67,6 @@ def face(purpose: int, person: int, number: int, size: int, seed: int) -> np.nda
     coarse = (NOISE * random.standard_normal((size // 4, size // 4))).astype(np.int16)
     noisy = np.clip(image + cv2.resize(coarse, (size, size), interpolation=cv2.INTER_NEAREST)[..., None], 0, 255)
     return noisy.astype(np.uint8).transpose(2, 0, 1)
-
-
-def _training_images(classes: int, images: int, size: int, seed: int, bar: tqdm.tqdm) -> Iterator[tuple[bytes, int]]:
-    for label in range(classes):
-        for number in range(images):
-            yield encode_image(face(TRAINING, label, number, size, seed), ".jpg"), label
-        bar.update(images)
 
 
 def _testing_image(name: str, size: int, seed: int) -> bytes:

@@ -27,6 +27,16 @@ def weights(backbone="iresnet_small", embedding_size=4, image_size=16, seed=0):
     return {name: (random.random(shape) + 0.1).astype(np.float32) for name, shape in shapes.items()}
 
 
+class Hostile:
+    """Pickled, it asks for a call of a function."""
+
+    def __init__(self, function, *arguments):
+        self.function, self.arguments = function, arguments
+
+    def __reduce__(self):
+        return self.function, self.arguments
+
+
 class Tensor:
     """What torch.save makes of a tensor: a call with a storage that lies elsewhere."""
 

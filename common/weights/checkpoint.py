@@ -112,11 +112,10 @@ def save_checkpoint(folder: Path, step: int, arrays: dict[str, np.ndarray], stat
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir()
     try:
-        weights = {name: array for name, array in arrays.items() if _is_weight(name)}
-        training = {name: array for name, array in arrays.items() if not _is_weight(name)}
         files = {}
-        for name, part in ((WEIGHTS, weights), (TRAINING, training)):
-            files[name] = _write_arrays(temporary / name, part)
+        for file, wanted in ((WEIGHTS, True), (TRAINING, False)):
+            part = {name: array for name, array in arrays.items() if name.startswith(("backbone.", "head.")) == wanted}
+            files[file] = _write_arrays(temporary / file, part)
         write_json(temporary / STATE, {"format": FORMAT_VERSION, "step": step, "files": files, **state})
         temporary.rename(final)
     except BaseException:
@@ -176,10 +175,6 @@ def prune(folder: Path, keep: int, best: int | None) -> None:
 
 
 _ADVICE = "delete this folder to go on from an older checkpoint"
-
-
-def _is_weight(name: str) -> bool:
-    return name.startswith(("backbone.", "head."))
 
 
 def _write_arrays(path: Path, arrays: dict[str, np.ndarray]) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from common.datasets.pair_sets import find_pair_sets, open_pair_set, write_pair_set
+from common.tests.foreign_files import Hostile
 
 IMAGES = [b"\xff\xd8 first", b"second \x00\xfe\xff" * 40, b"3", b"x" * 70_000]
 ISSAME = [True, False]
@@ -63,14 +64,6 @@ def test_repeated_images_come_from_the_memo(tmp_path):
     image = b"the same object"
     pairs = opened(tmp_path / "a.bin", pickle.dumps(([image, image], [True])))
     assert pairs.encoded(0) == pairs.encoded(1) == image
-
-
-class Hostile:
-    def __init__(self, function, *arguments):
-        self.function, self.arguments = function, arguments
-
-    def __reduce__(self):
-        return self.function, self.arguments
 
 
 @pytest.mark.parametrize("protocol", range(6))

@@ -15,6 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from common.tests.foreign_files import (
+    Hostile,
     Tensor,
     fresnet,
     mxnet_array,
@@ -403,14 +404,6 @@ def test_no_file_crashes_the_reader(tmp_path_factory, kind, data):
     path.write_bytes(content)
     with pytest.raises(ValueError):
         converted(path)
-
-
-class Hostile:
-    def __init__(self, function, *arguments):
-        self.function, self.arguments = function, arguments
-
-    def __reduce__(self):
-        return self.function, self.arguments
 
 
 @pytest.mark.parametrize("kind", ["zip", "legacy", "jittor"])

@@ -138,16 +138,19 @@ def _check(path: Path, backbone: str, described: Layers, group: dict[str, Foreig
     shapes = described.shapes
     problems = [f"{name}: missing" for name in shapes if name not in names]
     problems += [f"{published}: unexpected" for name, published in names.items() if name not in shapes]
-    both = [(name, shape, group[names[name]]) for name, shape in shapes.items() if name in names]
     problems += [
-        f"{name}: expected {shape} of floating point, got {array.dtype} {array.shape}"
-        for name, shape, array in both
-        if array.shape != shape or array.dtype not in FLOATS
+        problem for name in shapes if name in names for problem in _misfit(name, shapes[name], group[names[name]])
     ]
     if problems:
         fitting = [other for other in BACKBONES if layout(other).shapes.keys() == names.keys() and other != backbone]
         hint = f"; its names are those of {', '.join(fitting)}" if fitting else ""
         raise ValueError(f"{path} does not fit {backbone}: {first_few(problems)}{hint}")
+
+
+def _misfit(name: str, shape: tuple[int, ...], array: ForeignArray) -> list[str]:
+    if array.shape == shape and array.dtype in FLOATS:
+        return []
+    return [f"{name}: expected {shape} of floating point, got {array.dtype} {array.shape}"]
 
 
 def _apply_symbol(symbol: Symbol, described: Layers, arrays: dict[str, np.ndarray], path: Path) -> list[str]:

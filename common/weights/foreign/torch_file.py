@@ -164,6 +164,19 @@ def _tensor(call: Any, data: Data, read: ReadStorage) -> ForeignArray | None:
     if call.function != REBUILD or len(call.arguments) not in (6, 7):
         raise Unexpected("a tensor that is stored in another way")
     storage, (offset, shape, strides) = _storage(call.arguments[0], data), call.arguments[1:4]
+    _check_view(storage, offset, shape, strides)
+
+    def values() -> np.ndarray:
+        numbers = decode(read(storage.key, storage.size * ITEM_BYTES[storage.dtype]), storage.dtype)
+        if not item_count(shape):
+            return numbers[:0].reshape(shape)
+        steps = [stride * numbers.itemsize for stride in strides]
+        return np.lib.stride_tricks.as_strided(numbers[offset:], shape, steps, writeable=False).copy()
+
+    return ForeignArray(shape, storage.dtype, values)
+
+
+def _check_view(storage: Storage, offset: Any, shape: Any, strides: Any) -> None:
     if not (is_shape((offset,)) and is_shape(shape) and is_shape(strides) and len(shape) == len(strides)):
         raise Unexpected("a tensor whose shape, strides or offset are no sizes")
     count = item_count(shape)
@@ -171,15 +184,6 @@ def _tensor(call: Any, data: Data, read: ReadStorage) -> ForeignArray | None:
     # with strides of 0, a tiny storage could claim to be a huge array: hence the second condition
     if count and (last >= storage.size or count > storage.size):
         raise Unexpected(f"a tensor of shape {shape} in a storage of {storage.size} numbers")
-
-    def values() -> np.ndarray:
-        numbers = decode(read(storage.key, storage.size * ITEM_BYTES[storage.dtype]), storage.dtype)
-        if not count:
-            return numbers[:0].reshape(shape)
-        steps = [stride * numbers.itemsize for stride in strides]
-        return np.lib.stride_tricks.as_strided(numbers[offset:], shape, steps, writeable=False).copy()
-
-    return ForeignArray(shape, storage.dtype, values)
 
 
 def _storage(value: Any, data: Data) -> Storage:
