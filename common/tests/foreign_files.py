@@ -1,4 +1,4 @@
-"""Files as PyTorch, Jittor and MXNet write them, made without these; the packages' own tests use real ones."""
+"""Write files as PyTorch, Jittor and MXNet do, without these; the tests of the backends use real ones."""
 
 import collections
 import hashlib
@@ -28,7 +28,7 @@ def weights(backbone="iresnet_small", embedding_size=4, image_size=16, seed=0):
 
 
 class Hostile:
-    """Pickled, it asks for a call of a function."""
+    """Its pickle asks for a call of a function."""
 
     def __init__(self, function, *arguments):
         self.function, self.arguments = function, arguments
@@ -38,7 +38,7 @@ class Hostile:
 
 
 class Tensor:
-    """What torch.save makes of a tensor: a call with a storage that lies elsewhere."""
+    """Pickled as torch.save pickles a tensor: a call with a storage outside the pickle."""
 
     def __init__(self, array, **changes):
         self.array = np.ascontiguousarray(array)
@@ -59,7 +59,7 @@ class Storage:
 
 @contextmanager
 def modules(**contents):
-    """Modules of these names that hold functions and classes of these names; pickle looks both up."""
+    """Put modules with functions and classes of these names in place, where pickle looks them up."""
     made = {}
     for name, members in contents.items():
         made[name.replace("__", "._")] = module = types.ModuleType(name)
@@ -92,14 +92,14 @@ def _dump(value, protocol, storages, legacy):
 
 
 def tensors(value):
-    """Arrays to tensors, in dicts of dicts."""
+    """Replace arrays by tensors, also in dicts of dicts."""
     if isinstance(value, dict):
         return type(value)((key, tensors(item)) for key, item in value.items())
     return Tensor(value) if isinstance(value, np.ndarray) else value
 
 
 def write_torch(path, value, protocol=2, compression=zipfile.ZIP_STORED, changes=()):
-    """As torch.save; `changes` are (name in the zip, bytes) to put in its place."""
+    """Write as torch.save; `changes` are (name in the zip, bytes) to write instead."""
     storages = {}
     with _torch():
         content = _dump(tensors(value), protocol, storages, legacy=False)
@@ -113,7 +113,7 @@ def write_torch(path, value, protocol=2, compression=zipfile.ZIP_STORED, changes
 
 
 def write_torch_legacy(path, value, magic=0x1950A86A20F9469CFC6C, little=True):
-    """As torch.save before PyTorch 1.6."""
+    """Write as torch.save before PyTorch 1.6."""
     storages = {}
     with _torch():
         content = _dump(tensors(value), 2, storages, legacy=True)
@@ -126,7 +126,7 @@ def write_torch_legacy(path, value, magic=0x1950A86A20F9469CFC6C, little=True):
 
 
 def write_jittor(path, value, protocol=4, trailer=True):
-    """As jittor.save: each array a call of jittor.Var."""
+    """Write as jittor.save: each array is a call of jittor.Var."""
 
     class Var:
         def __init__(self, array):
@@ -145,7 +145,7 @@ FLAGS = {"float32": 0, "float64": 1, "float16": 2}
 
 
 def mxnet_array(array, version=2):
-    """One array: version 0 (oldest) to 3."""
+    """Encode one array in version 0 (oldest) to 3."""
     shape = array.shape
     if version == 0:
         head = struct.pack(f"<I{len(shape)}I", len(shape), *shape)
@@ -156,7 +156,7 @@ def mxnet_array(array, version=2):
 
 
 def write_mxnet(path, arrays, version=2):
-    """As mxnet.nd.save."""
+    """Write as mxnet.nd.save."""
     body = b"".join(mxnet_array(array, version) for array in arrays.values())
     names = b"".join(struct.pack("<Q", len(name)) + name.encode() for name in arrays)
     counts = struct.pack("<Q", len(arrays))
@@ -165,12 +165,12 @@ def write_mxnet(path, arrays, version=2):
 
 
 def fresnet(arrays, rename=fresnet_name):
-    """Canonical names to those of insightface's MXNet networks, with "arg:" and "aux:"."""
+    """Replace canonical names by those of insightface's MXNet networks, with "arg:" and "aux:"."""
     return {("aux:" if ".running_" in name else "arg:") + rename(name): a for name, a in arrays.items()}
 
 
 def write_symbol(path, backbone="iresnet_small", scale="0.0078125", mean="127.5", **changes):
-    """A -symbol.json with the BatchNorms of a fresnet: eps 2e-5, and fix_gamma on the last."""
+    """Write a -symbol.json with the BatchNorms of a fresnet: eps 2e-5, and fix_gamma on the last."""
     nodes = [{"op": "null", "name": "data", "inputs": []}]
     nodes += [{"op": "_minus_scalar", "name": "_minusscalar0", "attrs": {"scalar": mean}}] if mean else []
     nodes += [{"op": "_mul_scalar", "name": "_mulscalar0", "attrs": {"scalar": scale}}] if scale else []

@@ -1,4 +1,4 @@
-"""python -m data align on drawn faces, with landmarks from files and from a detector that is made up."""
+"""python -m data align on drawn faces, with landmarks from files and from a stand-in for the detector."""
 
 import json
 
@@ -18,13 +18,13 @@ def run(*arguments: object) -> int:
 
 
 def photo(seed: int, height: int = 120, width: int = 160) -> np.ndarray:
-    """(3, H, W) smooth noise."""
+    """Smooth noise, (3, H, W)."""
     noise = np.random.default_rng(seed).integers(0, 256, (height // 10, width // 10, 3), np.uint8)
     return cv2.resize(noise, (width, height), interpolation=cv2.INTER_CUBIC).transpose(2, 0, 1)
 
 
 def landmarks(seed: int) -> np.ndarray:
-    """Somewhere, at some size, as float32."""
+    """Landmarks at a random place and size, (5, 2) float32."""
     random = np.random.default_rng(seed)
     return (TEMPLATE * random.uniform(0.5, 1) + random.uniform(0, 30, 2)).astype(np.float32)
 
@@ -98,7 +98,7 @@ def test_what_cannot_be_aligned_is_listed_and_tried_again(source, tmp_path, caps
 
 
 def test_a_run_that_was_stopped_goes_on(source, points, tmp_path, monkeypatch):
-    """What is there is not made again, and no half-made file is left."""
+    """Images that are there are not made again, and no unfinished file is left."""
     calls = []
 
     def stopping(image, found, size):
@@ -222,7 +222,7 @@ def test_damaged_files(tmp_path, text, message):
 
 
 class Detector:
-    """Finds black squares on white: box, five landmarks at fixed places of the box, score."""
+    """Finds yellow squares on black; gives a box, five landmarks at fixed places of the box, and a score."""
 
     def __init__(self, model, config, size, score):
         self.made_with = (size, score)
@@ -254,7 +254,7 @@ def detector(monkeypatch, tmp_path):
 
 @pytest.mark.parametrize("shape", [(200, 300), (1000, 1500), (1500, 800)], ids=["small", "wide", "high"])
 def test_the_face_fills_the_aligned_image(detector, tmp_path, shape):
-    """Also when the image was shrunk for detection: a square with the template in it becomes all of the result."""
+    """The square has the template in it, so it fills the result, also if the image was shrunk for detection."""
     height, width = shape
     side = min(shape) // 2
     (tmp_path / "source").mkdir()
@@ -267,7 +267,7 @@ def test_the_face_fills_the_aligned_image(detector, tmp_path, shape):
 
 
 def test_landmarks_of_a_shrunk_image_keep_their_place(detector):
-    """Halved exactly, so that nothing is rounded: half a pixel of offset would show."""
+    """The image is halved exactly and nothing is rounded, so an offset of half a pixel would show."""
     image = decode_photo(squares((200, 100, 320), height=600, width=1280), "face")
     found = module._from_detector(detector, "largest", 640, 0.6)(image, "face")
     assert found == pytest.approx((200, 100) + TEMPLATE / 112 * 320 - 0.5, abs=1e-3)
@@ -284,14 +284,14 @@ def test_no_face(detector, tmp_path, capsys):
 
 @pytest.mark.parametrize(("choice", "expected"), [("largest", 0), ("central", 1)])
 def test_which_face(choice, expected):
-    """In 300x200 pixels; the middle of the last two is as near to that of the image in one direction only."""
+    """In 300x200 pixels; the last two are as central in one direction only."""
     boxes = [(0, 0, 90, 80), (120, 75, 40, 40), (130, 10, 40, 40), (10, 80, 40, 40)]
     faces = [Face(*box, TEMPLATE) for box in boxes]
     assert chosen_face(faces, choice, 300, 200) is faces[expected]
 
 
 def test_the_choice_reaches_the_detector(detector, tmp_path):
-    """Two faces that differ in size: the area around the chosen one tells which it was."""
+    """Two faces differ in size; the area around the chosen one shows which it was."""
     (tmp_path / "source").mkdir()
     (tmp_path / "source" / "two.png").write_bytes(squares((10, 10, 80), (140, 90, 20)))
     for choice in ("largest", "central"):

@@ -49,7 +49,7 @@ def test_synthetic_is_a_function_of_its_seed(faces, tmp_path):
 
 
 def test_synthetic_people_can_be_told_apart():
-    """Two images of one are nearer to each other than to those of the next, for nearly all people."""
+    """For nearly all people, two images of one person are nearer to each other than to one of the next person."""
     images = [[face(TRAINING, person, number, 32, 0).astype(float) for number in (0, 1)] for person in range(50)]
     right = sum(
         np.square(one - own).mean() < np.square(one - other).mean()

@@ -1,4 +1,4 @@
-"""Label noise: the share, the kind and the record of it; everything else stays as it was."""
+"""Label noise has the given share and kind and is recorded; everything else stays the same."""
 
 import json
 from pathlib import Path
@@ -67,7 +67,7 @@ def test_no_noise_is_the_same_set(faces, tmp_path):
 
 
 def test_uniform_noise_reaches_every_other_class_equally():
-    """16,000 flips over 7 other classes: 5 standard deviations of a count of 2,286 are 221."""
+    """16,000 changes over 7 other classes: the expected count is 2,286, and 5 standard deviations are 221."""
     labels = np.repeat(np.arange(8), 2000)
     changed = plan(labels, 8, 1.0, "uniform", 0)
     shift = np.bincount([(changed[i].label - labels[i]) % 8 for i in range(len(labels))], minlength=8)

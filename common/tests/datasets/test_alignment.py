@@ -33,7 +33,7 @@ def test_two_points_decide_it():
 
 
 def test_no_other_similarity_is_nearer():
-    """The four numbers of a similarity enter linearly: least squares over them, without the formula, is the truth."""
+    """A similarity is linear in its four numbers, so a general least-squares solver gives the truth."""
     random = np.random.default_rng(1)
     for _ in range(20):
         source, target = random.normal(size=(2, 5, 2)) * 50 + 100
@@ -50,7 +50,7 @@ def test_a_mirrored_face_is_not_reflected():
 
 
 def test_opencv_finds_the_same():
-    """Its estimate is robust, so it is the same only where all points agree; float32 inside."""
+    """OpenCV's estimate is robust and in float32: it is the same only if all points agree."""
     source = np.random.default_rng(2).uniform(0, 200, (5, 2))
     target = moved(source, 0.7, 20, (10, 30))
     found, _ = cv2.estimateAffinePartial2D(source, target)
@@ -72,7 +72,7 @@ def test_points_without_a_transform(source, message):
 
 
 def dots(landmarks, shape=(240, 320)):
-    """A black image with a soft dot of its own colour at each landmark."""
+    """A black image with a soft dot at each landmark, each dot in another colour."""
     y, x = np.mgrid[: shape[0], : shape[1]]
     image = np.zeros((*shape, 3))
     for number, (u, v) in enumerate(landmarks):
@@ -82,7 +82,7 @@ def dots(landmarks, shape=(240, 320)):
 
 
 def brightest(image, colour):
-    """Where a dot lies: the centre of mass of its colour, a (3,) of 0 and 1."""
+    """The place of a dot: the centre of mass of its colour, (3,) of 0 and 1."""
     mask = np.asarray(colour)[:, None, None]
     weight = np.where(mask == 1, image, 255 - image.astype(int)).min(axis=0).astype(float)
     weight[weight < 128] = 0
@@ -95,7 +95,7 @@ COLOURS = [(1, 0, 0), (0, 1, 0), (0, 0, 1), (1, 1, 0), (1, 0, 1)]
 
 @pytest.mark.parametrize("size", [112, 224])
 def test_landmarks_come_to_lie_on_the_template(size):
-    """Also the order of channels, and x before y: a dot in another colour or place is not found."""
+    """A wrong order of channels, or y before x, would put a dot in another colour or place."""
     landmarks = moved(TEMPLATE, 1.3, 25, (90, -10))
     aligned = align(dots(landmarks), landmarks.astype(np.float32), size)
     assert (aligned.shape, aligned.dtype, aligned.flags.c_contiguous) == ((3, size, size), np.uint8, True)
@@ -104,13 +104,13 @@ def test_landmarks_come_to_lie_on_the_template(size):
 
 
 def test_landmarks_on_the_template_change_nothing():
-    """To the pixel: its centres are whole numbers, without a shift of half a pixel."""
+    """The same pixels: their centres are whole numbers, without a shift of half a pixel."""
     image = np.random.default_rng(0).integers(0, 256, (112, 112, 3), np.uint8)
     assert np.array_equal(align(image, TEMPLATE), image.transpose(2, 0, 1))
 
 
 def test_the_template_is_the_published_one():
-    """That of the 96x112 images which came before (SphereFace, CASIA alignment), moved by 8 pixels to the right."""
+    """The template is that of the older 96x112 images (SphereFace, CASIA alignment), 8 pixels further right."""
     narrow = [[30.2946, 51.6963], [65.5318, 51.5014], [48.0252, 71.7366], [33.5493, 92.3655], [62.7299, 92.2041]]
     assert pytest.approx(np.add(narrow, (8, 0)), abs=1e-9) == TEMPLATE
 

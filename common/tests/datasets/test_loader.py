@@ -1,4 +1,4 @@
-"""Batches are pure functions of seed, epoch and position: any start, any number of ranks or threads, the same bits."""
+"""Batches are pure functions of seed, epoch and position, from any start, with any number of ranks or threads."""
 
 import threading
 
@@ -11,7 +11,7 @@ from common.datasets.training_sets import Sample
 
 
 class Images:
-    """Sample i is an image whose pixels say i at the left and 200 at the right; `broken` ones do not decode."""
+    """Sample i is an image with the value i at the left and 200 at the right; `broken` ones do not decode."""
 
     num_classes = 7
 
@@ -35,7 +35,7 @@ def batches(dataset, first=0, last=10, batch_size=5, **options):
 
 
 def indices(batch) -> list[int]:
-    """Which samples a batch holds, flipped or not."""
+    """The samples of a batch, and whether each is flipped."""
     return [int(min(image[0, 0, 0], image[0, 0, -1])) for image in batch.images]
 
 
@@ -61,7 +61,7 @@ def test_epochs_and_seeds_differ():
 
 
 def test_the_order_never_changes():
-    """These figures are part of the project: every published run depends on them."""
+    """Order and flips must never change: every published run depends on them."""
     assert epoch_order(0, 0, 8).tolist() == [3, 6, 4, 0, 7, 5, 2, 1]
     assert epoch_flips(0, 0, 8).tolist() == [False, True, False, False, True, False, True, True]
 
@@ -107,7 +107,7 @@ def test_ranks_share_the_batches_of_one(ranks):
 
 
 def test_memory_for_prefetch_is_bounded():
-    """112x112 images, batches of 32: 1.1 MiB each; 4 MiB hold 3 ahead of the one in use."""
+    """A batch of 32 images of 112x112 has 1.1 MiB; 4 MiB hold 3 batches ahead of the one in use."""
     loader = Loader(Images(count=200, size=112), 32, seed=0, image_size=112, prefetch_mib=4, workers=2)
     submitted = []
     original = loader._submit

@@ -1,4 +1,4 @@
-"""Evaluation sets of every known writer are read; hostile and damaged ones are refused, and run nothing."""
+"""Evaluation sets of every known writer are read; hostile and damaged ones are refused, and nothing runs."""
 
 import os
 import pickle

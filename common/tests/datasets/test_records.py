@@ -1,4 +1,4 @@
-"""RecordIO: against the format's description byte by byte, split records, and every kind of damage."""
+"""RecordIO byte by byte as the format is described, split records, and every kind of damage."""
 
 import pickle
 import struct
@@ -126,7 +126,7 @@ def test_nothing_appears_when_writing_fails(tmp_path):
 
 
 def test_every_truncation_is_found(tmp_path):
-    """With the index the cut record is named; without it, all but a cut between two records is found."""
+    """With the index, the cut record is named. Without it, each cut is found unless it lies between two records."""
     path = tmp_path / "a.rec"
     write(path, [b"first", b"second " + MAGIC_BYTES, b"last"])  # the last ends without padding
     content = path.read_bytes()
@@ -225,7 +225,7 @@ def test_a_record_longer_than_one_read(tmp_path):
 
 
 def test_records_stay_out_of_the_memory_of_the_process(tmp_path):
-    """A memory map would count: 32 MiB of records, read one after the other."""
+    """Reading 32 MiB of records must not add to the memory of the process; a memory map would."""
     path = tmp_path / "a.rec"
     write(path, [bytes(2**16)] * 512)
     code = """

@@ -1,4 +1,4 @@
-"""The three kinds of training set, and what is wrong with a broken one."""
+"""The three kinds of training set are read; a damaged one is refused with its file and line."""
 
 import time
 
@@ -150,7 +150,7 @@ def test_writing_bad_labels_leaves_nothing(tmp_path, images, message):
 
 
 def test_a_large_file_opens_without_a_pass_over_its_records(tmp_path):
-    """100,000 records: what is read per record would show as seconds; labels are read with their samples."""
+    """Opening 100,000 records reads none of them, which would take seconds; labels are read with their samples."""
     write_records(tmp_path, ((b"x", i // 10) for i in range(100_000)), 10_000, 112)
     reads = []
     original = RecordReader.read_at

@@ -1,4 +1,4 @@
-"""A failed write leaves what was there, and nothing else; JSON is read with one kind of message."""
+"""A failed write changes nothing and leaves no file; all errors of JSON have one form."""
 
 import resource
 import signal

@@ -1,4 +1,4 @@
-"""Memory of this process, and of GPUs as a stand-in for nvidia-smi tells it."""
+"""Memory of this process, and of GPUs by a stand-in for nvidia-smi."""
 
 import mmap
 import os
@@ -18,7 +18,7 @@ MIB = 2**20
 def test_host_peak_follows_what_is_resident():
     memory.reset_host_peak()
     before = memory.host_peak()
-    with mmap.mmap(-1, 64 * MIB) as block:  # a mapping, since the allocator may have been told to keep what is freed
+    with mmap.mmap(-1, 64 * MIB) as block:  # a mapping: the allocator may keep freed memory
         np.frombuffer(block, np.uint8)[::4096] = 1
         with_block = memory.host_peak()
         assert 60 * MIB < with_block - before < 80 * MIB
@@ -73,7 +73,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 
 
 def page_faults(choice: str, size: int = 2**20, **environment: str) -> tuple[str, int]:
-    """What `keep_freed_memory` said, and the page faults of using the first MiB of `size` bytes 50 times."""
+    """The answer of `keep_freed_memory`, and the page faults of 50 uses of the first MiB of `size` bytes."""
     clean = {name: value for name, value in os.environ.items() if not name.startswith(("MALLOC_", "GLIBC_"))}
     command = [sys.executable, "-c", FAULTS, choice, str(size)]
     result = subprocess.run(command, env=clean | environment, capture_output=True, text=True, check=True)
@@ -81,16 +81,16 @@ def page_faults(choice: str, size: int = 2**20, **environment: str) -> tuple[str
     return said, int(faults)
 
 
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc can be told so")
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="needs glibc")
 def test_freed_memory_is_kept():
-    """A MiB is 256 pages."""
+    """One MiB has 256 pages."""
     said, faults = page_faults("keep", MALLOC_MMAP_THRESHOLD_="65536")
     assert said == "False"
     assert faults >= 50 * 256
     for size in (2**20, 5 * 2**29):  # more than an int of bytes: the gradient of a million prototypes
         said, faults = page_faults("keep", size)
         assert said == "True"
-        assert faults < 10  # one a turn would be huge pages taken anew
+        assert faults < 10  # 50 would mean that huge pages are taken anew
 
 
 @pytest.mark.parametrize(
@@ -109,7 +109,7 @@ def test_other_c_libraries_are_left_alone(monkeypatch):
     assert not memory.keep_freed_memory()
 
 
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc can be told so")
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="needs glibc")
 def test_freed_memory_is_given_back():
     code = (
         "import numpy as np; from common.io import memory; memory.keep_freed_memory(); "

@@ -1,4 +1,4 @@
-"""Checkpoints come back to the bit, and damage of any kind is found."""
+"""Checkpoints are read with the same bits, and damage of any kind is found."""
 
 import json
 import resource
@@ -92,7 +92,7 @@ def test_a_full_disk_loses_nothing(tmp_path, limit):
 def test_prune_keeps_the_latest_and_the_best(tmp_path):
     for step in (5, 10, 15, 20, 100_000_000):
         save_checkpoint(tmp_path, step, {}, {})
-    (tmp_path / ".step-00000025.tmp").mkdir()  # what a kill leaves
+    (tmp_path / ".step-00000025.tmp").mkdir()  # left by a kill
     prune(tmp_path, keep=2, best=10)
     assert [checkpoint.step_of(path) for path in checkpoint.checkpoints(tmp_path)] == [10, 20, 100_000_000]
     assert len(list(tmp_path.iterdir())) == 3

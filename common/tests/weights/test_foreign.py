@@ -1,4 +1,4 @@
-"""Published weights of every format are read; hostile, damaged and wrong files are refused, and run nothing."""
+"""Published weights of every format are read; hostile, damaged and wrong files are refused, and nothing runs."""
 
 import collections
 import json
@@ -76,7 +76,7 @@ def test_other_precisions_become_single(tmp_path, dtype):
 
 
 def test_views_of_a_storage(tmp_path):
-    """Strides and offsets, as of channels-last weights and of parameters in one flat buffer."""
+    """Strides and offsets, as channels-last weights and parameters in one flat buffer have them."""
     stem = WEIGHTS["conv1.weight"]
     last = np.ascontiguousarray(stem.transpose(0, 2, 3, 1))
     buffer = np.concatenate([np.zeros(7, np.float32), last.ravel(), np.zeros(3, np.float32)])
@@ -222,7 +222,7 @@ def mxnet_files(folder, arrays=WEIGHTS, version=2, **symbol):
 
 @pytest.mark.parametrize("version", [0, 1, 2, 3])
 def test_params_of_mxnet(tmp_path, version):
-    """The symbol's eps is 2e-5, ours 1e-5: the running variances take the difference; fix_gamma makes a weight 1."""
+    """The symbol has eps 2e-5, we 1e-5: the running variances get the difference. fix_gamma makes a weight 1."""
     expected = dict(WEIGHTS)
     for name, array in WEIGHTS.items():
         if name.endswith("running_var"):
@@ -237,7 +237,7 @@ def test_params_of_mxnet(tmp_path, version):
 
 
 def test_a_mobilefacenet_of_mxnet(tmp_path):
-    """Its symbol leaves out what is default: eps 1e-3, which is ours, and that gamma is fixed."""
+    """Its symbol does not say the defaults: eps 1e-3, the same as ours, and a fixed gamma."""
     arrays = weights("mobilefacenet")
     path = write_mxnet(tmp_path / "y1-0000.params", fresnet(arrays, fmobilefacenet_name))
     nodes = [
@@ -422,7 +422,7 @@ def test_a_hostile_pickle_runs_nothing(tmp_path, kind, place):
 
 
 def test_nested_without_end(tmp_path):
-    """Deep nesting must not become a RecursionError, nor a cycle a loop."""
+    """Deep nesting must not give a RecursionError, and a cycle no endless loop."""
     deep = b"\x80\x02" + b"]" * 50_000 + b"a" * 49_999 + b")R."
     cycle = b"\x80\x02}q\x00(X\x01\x00\x00\x00ah\x00u."
     for content in (deep, cycle):

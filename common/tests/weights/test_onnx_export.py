@@ -1,4 +1,4 @@
-"""What the ONNX file says of itself, its options, and what is refused; the backends' tests compare its embeddings."""
+"""Metadata, options and refusals of the ONNX export; the backends' tests compare the embeddings."""
 
 import numpy as np
 import onnx
@@ -12,7 +12,7 @@ NETWORK = {"backbone": "iresnet_small", "embedding_size": 4, "image_size": 16}
 
 
 def arrays():
-    """Weights of both signs, so that the colours matter at the end."""
+    """Weights of both signs, so that the order of colours changes the embeddings."""
     found = weights()
     return {name: a - np.float32(0.6) if a.ndim > 1 else a for name, a in found.items()}
 
@@ -57,7 +57,7 @@ def test_bgr_takes_the_channels_in_reverse(tmp_path):
 
 @pytest.mark.parametrize("opset", [FIRST_OPSET, 21, onnx.defs.onnx_opset_version() - 2])
 def test_opsets_compute_the_same(tmp_path, opset):
-    """The newest opsets are ahead of what onnxruntime runs."""
+    """onnxruntime does not run the newest opsets yet."""
     for number in (DEFAULT_OPSET, opset):
         export_onnx(tmp_path / str(number), arrays(), **NETWORK, opset=number)
     assert onnx.load(tmp_path / str(opset)).opset_import[0].version == opset
