@@ -45,8 +45,6 @@ class _SGD(jt.optim.SGD):
     def step(self, loss: Var | None = None, retain_graph: bool = False) -> None:
         self.pre_step(loss, retain_graph)
         for group in self.param_groups:
-            if group["weight_decay"] is None:  # something else updates these
-                continue
             for weight, gradient, buffer in zip(group["params"], group["grads"], group["values"], strict=True):
                 new = _updated(weight, gradient, buffer, self.lr, self.momentum, group["weight_decay"])
                 for old, value in zip((weight, buffer), new, strict=True):

@@ -8,7 +8,6 @@ import numpy as np
 from jittor import Var, nn
 
 from common.config import HeadConfig, RunConfig
-from common.row_sparse import RowSparseSGD
 from common.weights.initialisation import draw_parameters
 from jittor_impl import checkpoint, distributed, runtime
 from jittor_impl.backbones import create_backbone
@@ -26,8 +25,7 @@ class Trainer:
         num_classes: identities of the training set.
 
     Raises:
-        ValueError: no such device, backbone or precision (fp64: CPU only), an option that only PyTorch has, or a
-            row-sparse update on a CUDA device or of several ranks.
+        ValueError: no such device, backbone or precision (fp64: CPU only), or an option that only PyTorch has.
     """
 
     def __init__(self, config: RunConfig, num_classes: int) -> None:
@@ -44,10 +42,6 @@ class Trainer:
             # Jittor asks cuBLAS for sums in float32, whatever the matrices are, and cuBLAS refuses
             raise ValueError(f"precision: expected fp32 on {self.device}, got fp64; Jittor multiplies it on a CPU only")
         self.ranks = distributed.join()
-        if config.optimiser.row_sparse and self.device != "cpu":
-            raise ValueError(f"optimiser.row_sparse: expected false on {self.device}, got true; it is for the CPU")
-        if config.optimiser.row_sparse and self.ranks.count > 1:
-            raise ValueError("optimiser.row_sparse: expected false with several ranks, got true; it is for one process")
         self._config = config
         self._num_classes = num_classes
         runtime.seed_everything(config.seed)
@@ -66,10 +60,7 @@ class Trainer:
             self._modules.float64()
         self.backbone, self.head = backbone, head
         rule = {"momentum": config.optimiser.momentum, "weight_decay": config.optimiser.weight_decay}
-        self._row_sparse = RowSparseSGD(num_classes, **rule) if config.optimiser.row_sparse else None
-        self._optimizer = create_optimizer([backbone] if self._row_sparse else [backbone, head], **rule)
-        if self._row_sparse:  # gradients come from Jittor's optimizer alone, which keeps this one but does not use it
-            self._optimizer.add_param_group({"params": [head.class_weight], "weight_decay": None})
+        self._optimizer = create_optimizer([backbone, head], **rule)
         trained = {id(parameter) for group in self._optimizer.param_groups for parameter in group["params"]}
         self._trained = {n: p for n, p in checkpoint.named_tensors(self._modules).items() if id(p) in trained}
         self._step = 0
@@ -103,10 +94,6 @@ class Trainer:
         # runs what was only noted down until now, so that the graph does not grow and no draw waits for the next seed;
         # on a CUDA device the host does not wait
         jt.sync_all()
-        if self._row_sparse:  # not earlier: it writes where the graph reads
-            self._row_sparse.step(
-                *self._prototypes(), self._optimizer.find_grad(self.head.class_weight).data, learning_rate
-            )
         self._step += 1
 
     def metrics(self) -> dict[str, float]:
@@ -129,20 +116,16 @@ class Trainer:
             return self._forward(images).float32().numpy()
 
     def state(self) -> dict[str, np.ndarray]:
-        if self._row_sparse:
-            self._row_sparse.catch_up(*self._prototypes())
         return checkpoint.to_canonical(self._modules) | checkpoint.to_arrays(self._momentum())
 
     def load_weights(self, state: dict[str, np.ndarray]) -> None:
         weights = {name: array for name, array in state.items() if name.startswith(("backbone.", "head."))}
         checkpoint.from_canonical(self._modules, weights)
-        self._forget_rest()
 
     def load_state(self, state: dict[str, np.ndarray], step: int) -> None:
         tensors = checkpoint.named_tensors(self._modules) | self._momentum()
         kept = ("backbone.", "head.", "momentum.")  # random states and loss scales of other backends are of no use here
         checkpoint.from_arrays(tensors, {name: array for name, array in state.items() if name.startswith(kept)})
-        self._forget_rest()
         self._step = step
         self._first_bad_step = jt.array(-1, "int32")
 
@@ -182,15 +165,6 @@ class Trainer:
         """Without looking at the value: that would make the host wait for the device."""
         is_first = (self._first_bad_step < 0).logical_and(jt.isfinite(loss).logical_not())
         self._first_bad_step = jt.ternary(is_first, jt.array(self._step + 1, "int32"), self._first_bad_step)
-
-    def _prototypes(self) -> tuple[np.ndarray, np.ndarray]:
-        """The memory of the prototypes and of their momentum."""
-        weight = self.head.class_weight
-        return weight.data, momentum_buffer(self._optimizer, weight).data
-
-    def _forget_rest(self) -> None:
-        if self._row_sparse:
-            self._row_sparse.forget()
 
     def _momentum(self) -> dict[str, Var]:
         return {f"momentum.{name}": momentum_buffer(self._optimizer, p) for name, p in self._trained.items()}

@@ -96,6 +96,4 @@ def set_learning_rate(optimizer: SGD, learning_rate: float) -> None:
 
 def momentum_buffer(optimizer: SGD, parameter: gluon.Parameter) -> NDArray:
     """The buffer v of a parameter, to read or to write; zeros before its first step, which is what the rule says."""
-    if parameter not in optimizer.buffers:  # something else updates it
-        optimizer.buffers[parameter] = nd.zeros_like(parameter.data())
     return optimizer.buffers[parameter]

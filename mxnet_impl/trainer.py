@@ -10,14 +10,12 @@ from mxnet import autograd, gluon, nd
 from mxnet.ndarray import NDArray
 
 from common.config import HeadConfig, RunConfig
-from common.row_sparse import RowSparseSGD
 from common.weights.initialisation import draw_parameters
 from mxnet_impl import checkpoint, distributed, runtime
 from mxnet_impl.backbones import create_backbone
 from mxnet_impl.distributed import Devices, Group
 from mxnet_impl.losses.margin_heads import ArcFaceHead, CosFaceHead, NormalisedSoftmaxHead, SoftmaxHead, SphereFaceHead
 from mxnet_impl.losses.sface import SFaceHead
-from mxnet_impl.losses.streamed_cpu import memory
 from mxnet_impl.optimizer import create_optimizer, momentum_buffer, set_learning_rate
 from mxnet_impl.running_statistics import RunningStatistics
 
@@ -31,8 +29,7 @@ class Trainer:
         devices: each trains on its part of every batch; None: those that the configuration asks for, of this process.
 
     Raises:
-        ValueError: no such device, backbone or precision, an option that only PyTorch has, or a row-sparse update on a
-            CUDA device or of several ranks.
+        ValueError: no such device, backbone or precision, or an option that only PyTorch has.
     """
 
     def __init__(self, config: RunConfig, num_classes: int, *, devices: Sequence[mx.Context] | None = None) -> None:
@@ -46,10 +43,6 @@ class Trainer:
             raise ValueError(f"head.sample_rate: expected 1 with MXNet, got {config.head.sample_rate}; PyTorch has it")
         self.device, *others = devices or distributed.local_devices(config.device, config.devices)
         self.ranks = distributed.join()
-        if config.optimiser.row_sparse and self.device.device_type != "cpu":
-            raise ValueError(f"optimiser.row_sparse: expected false on {self.device}, got true; it is for the CPU")
-        if config.optimiser.row_sparse and self.ranks.count > 1:
-            raise ValueError("optimiser.row_sparse: expected false with several ranks, got true; it is for one process")
         if config.sync_batch_norm and others:
             raise ValueError(
                 "sync_batch_norm: expected false with several GPUs in one process of MXNet, got true; "
@@ -82,8 +75,7 @@ class Trainer:
             for parameter in self._trained.values():
                 parameter.grad_req = "add"
         rule = {"momentum": config.optimiser.momentum, "weight_decay": config.optimiser.weight_decay}
-        self._row_sparse = RowSparseSGD(num_classes, **rule) if config.optimiser.row_sparse else None
-        self._optimizer = create_optimizer([backbone] if self._row_sparse else [backbone, head], **rule)
+        self._optimizer = create_optimizer([backbone, head], **rule)
         self._step = 0
         self._metrics: dict[str, NDArray] = {}
         self._first_bad_step = self._no_bad_step()
@@ -134,8 +126,6 @@ class Trainer:
         if self._config.optimiser.clip_norm is not None:
             self._clip_gradients(self._config.optimiser.clip_norm)
         self._optimizer.step()
-        if self._row_sparse:
-            self._row_sparse.step(*self._prototypes(), memory(self.head.class_weight.grad()), learning_rate)
         self._step += 1
 
     def metrics(self) -> dict[str, float]:
@@ -162,21 +152,17 @@ class Trainer:
         return self._forward(images).astype(np.float32).asnumpy()
 
     def state(self) -> dict[str, np.ndarray]:
-        if self._row_sparse:
-            self._row_sparse.catch_up(*self._prototypes())
         return checkpoint.to_canonical(self._modules) | checkpoint.to_arrays(self._momentum())
 
     def load_weights(self, state: dict[str, np.ndarray]) -> None:
         weights = {name: array for name, array in state.items() if name.startswith(("backbone.", "head."))}
         for replica in self._replicas:
             checkpoint.from_canonical(replica._modules, weights)
-        self._forget_rest()
 
     def load_state(self, state: dict[str, np.ndarray], step: int) -> None:
         tensors = checkpoint.named_tensors(self._modules) | self._momentum()
         kept = ("backbone.", "head.", "momentum.")  # random states and loss scales of other backends are of no use here
         checkpoint.from_arrays(tensors, {name: array for name, array in state.items() if name.startswith(kept)})
-        self._forget_rest()
         self._step = step
         self._first_bad_step = self._no_bad_step()
         for replica in self._replicas[1:]:
@@ -220,15 +206,6 @@ class Trainer:
         is_finite = nd.contrib.isfinite(loss).astype(np.float64)
         is_first = (self._first_bad_step < 0) * (1 - is_finite)
         self._first_bad_step = nd.where(is_first, nd.ones_like(is_first) * (self._step + 1), self._first_bad_step)
-
-    def _prototypes(self) -> tuple[np.ndarray, np.ndarray]:
-        """The memory of the prototypes and of their momentum."""
-        weight = self.head.class_weight
-        return memory(weight.data()), memory(momentum_buffer(self._optimizer, weight))
-
-    def _forget_rest(self) -> None:
-        if self._row_sparse:
-            self._row_sparse.forget()
 
     def _momentum(self) -> dict[str, NDArray]:
         return {f"momentum.{name}": momentum_buffer(self._optimizer, p) for name, p in self._trained.items()}

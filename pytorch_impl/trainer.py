@@ -11,7 +11,6 @@ from torch.nn.parallel import DistributedDataParallel
 
 from common.config import HeadConfig, RunConfig
 from common.ranks import Ranks
-from common.row_sparse import RowSparseSGD
 from common.weights.initialisation import draw_parameters
 from pytorch_impl import checkpoint, distributed, runtime
 from pytorch_impl.backbones import create_backbone
@@ -37,16 +36,12 @@ class Trainer:
         num_classes: identities of the training set.
 
     Raises:
-        ValueError: no such device or backbone, or a row-sparse update on a CUDA device or of several ranks.
+        ValueError: no such device or backbone.
     """
 
     def __init__(self, config: RunConfig, num_classes: int) -> None:
         self.device = distributed.local_device(runtime.resolve_device(config.device))
         self.ranks = distributed.join(self.device)
-        if config.optimiser.row_sparse and self.device.type != "cpu":
-            raise ValueError(f"optimiser.row_sparse: expected false on {self.device}, got true; it is for the CPU")
-        if config.optimiser.row_sparse and self.ranks.count > 1:
-            raise ValueError("optimiser.row_sparse: expected false with several ranks, got true; it is for one process")
         self._config = config
         self._num_classes = num_classes
         runtime.seed_everything(config.seed)
@@ -78,8 +73,7 @@ class Trainer:
             if not self._sharded:
                 self._trained_head = self._data_parallel(head)
         rule = {"momentum": config.optimiser.momentum, "weight_decay": config.optimiser.weight_decay}
-        self._row_sparse = RowSparseSGD(num_classes, **rule) if config.optimiser.row_sparse else None
-        self._optimizer = create_optimizer([backbone] if self._row_sparse else [backbone, head], **rule)
+        self._optimizer = create_optimizer([backbone, head], **rule)
         self._scaler = self._create_scaler()
         self._step = 0
         self._metrics: dict[str, Tensor] = {}
@@ -111,8 +105,6 @@ class Trainer:
             self._clip_gradients(self._config.optimiser.clip_norm)
         self._scaler.step(self._optimizer)
         self._scaler.update()
-        if self._row_sparse:
-            self._row_sparse.step(*self._prototypes(), self.head.class_weight.grad.numpy(), learning_rate)
         self._metrics = totals
         self._remember_if_bad(totals["loss"])
         self._step += 1
@@ -138,8 +130,6 @@ class Trainer:
             return self._forward(images, self.backbone).float().cpu().numpy()
 
     def state(self) -> dict[str, np.ndarray]:
-        if self._row_sparse:
-            self._row_sparse.catch_up(*self._prototypes())
         tensors = checkpoint.named_tensors(self._modules) | self._momentum()
         for name, tensor in tensors.items():
             if self._is_sharded(name):
@@ -157,7 +147,6 @@ class Trainer:
     def load_weights(self, state: dict[str, np.ndarray]) -> None:
         weights = {name: array for name, array in state.items() if name.startswith(("backbone.", "head."))}
         checkpoint.from_canonical(self._modules, self._parts(weights))
-        self._forget_rest()
 
     def load_state(self, state: dict[str, np.ndarray], step: int) -> None:
         tensors = checkpoint.named_tensors(self._modules) | self._momentum()
@@ -171,7 +160,6 @@ class Trainer:
         if "scaler.scale" in state and self._scaler.is_enabled():
             saved = {"scale": float(state["scaler.scale"]), "_growth_tracker": int(state["scaler.growth_tracker"])}
             self._scaler.load_state_dict({**self._scaler.state_dict(), **saved})
-        self._forget_rest()
         self._step = step
         self._first_bad_step.fill_(-1)
 
@@ -254,15 +242,6 @@ class Trainer:
             name: array[self.ranks.share(self._num_classes)] if self._is_sharded(name) else array
             for name, array in arrays.items()
         }
-
-    def _prototypes(self) -> tuple[np.ndarray, np.ndarray]:
-        """The memory of the prototypes and of their momentum."""
-        weight = self.head.class_weight
-        return weight.detach().numpy(), momentum_buffer(self._optimizer, weight).numpy()
-
-    def _forget_rest(self) -> None:
-        if self._row_sparse:
-            self._row_sparse.forget()
 
     def _momentum(self) -> dict[str, Tensor]:
         trained = [(name, p) for name, p in self._modules.named_parameters() if p.requires_grad]

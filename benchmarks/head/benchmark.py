@@ -21,8 +21,8 @@ from benchmarks.results import Bar, Chart
 from common.config import HeadConfig
 from common.io.files import atomic_write
 
-Form = Literal["product", "softmax", "plain", "streamed", "update", "dense", "compiled", "row-sparse", "partial-fc"]
-PYTORCHS = ("dense", "compiled", "row-sparse", "partial-fc")
+Form = Literal["product", "softmax", "plain", "streamed", "update", "dense", "compiled", "partial-fc"]
+PYTORCHS = ("dense", "compiled", "partial-fc")
 Record = dict[str, Any]
 """A case, the seconds of its turns by form, the errors of gradients, and the memory that each form took."""
 
@@ -40,9 +40,8 @@ class Options:
     product: embeddings class_weight' alone; softmax: normalised softmax and cross-entropy; plain: SFace as it is
     written in the paper, by autograd; streamed: SFace as it is trained; update: the optimiser's step of the prototypes;
     dense, compiled (PyTorch): streamed, but every entry counts, as on a GPU, and that with a compiled kernel;
-    row-sparse (PyTorch): update where a twentieth of the prototypes has a gradient; partial-fc (PyTorch): the softmax
-    over a tenth of the classes. Of classes, batch and dim one
-    varies at a time, the others have their first value; all with each of the inputs.
+    partial-fc (PyTorch): the softmax over a tenth of the classes. Of classes, batch and dim one varies at a time, the
+    others have their first value; all with each of the inputs.
     """
 
     backend: Literal["pytorch", "mxnet", "jittor"] = "pytorch"

@@ -22,9 +22,3 @@ def test_double_precision_is_refused_on_a_gpu(monkeypatch):
 def test_compiling_is_refused():
     with pytest.raises(ValueError, match="compile: expected false with Jittor, got true"):
         Trainer(configured(compile=True), CLASSES)
-
-
-def test_row_sparse_update_is_refused_on_a_gpu(monkeypatch):
-    monkeypatch.setattr("jittor_impl.runtime.resolve_device", lambda name: "cuda:0")
-    with pytest.raises(ValueError, match="optimiser.row_sparse: expected false on cuda:0, got true"):
-        Trainer(configured(row_sparse=True), CLASSES)

@@ -1,6 +1,5 @@
 """The trainer against its contract, and what MXNet's lacks."""
 
-import mxnet as mx
 import pytest
 
 from common.tests.backend_checks.trainer import *  # noqa: F403
@@ -17,9 +16,3 @@ def test_reduced_precision_is_refused(precision):
 def test_compiling_is_refused():
     with pytest.raises(ValueError, match="compile: expected false with MXNet, got true"):
         Trainer(configured(compile=True), CLASSES)
-
-
-def test_row_sparse_update_is_refused_on_a_gpu(monkeypatch):
-    monkeypatch.setattr("mxnet_impl.runtime.resolve_device", lambda name: mx.gpu(0))
-    with pytest.raises(ValueError, match=r"optimiser.row_sparse: expected false on gpu\(0\), got true"):
-        Trainer(configured(row_sparse=True), CLASSES)

@@ -68,12 +68,6 @@ def test_a_compiled_backbone_trains_the_same_weights(monkeypatch):
     assert_same_state(trainer.state(), reference.state())
 
 
-def test_row_sparse_update_is_refused_on_a_gpu(monkeypatch):
-    monkeypatch.setattr("pytorch_impl.distributed.local_device", lambda device: torch.device("cuda:0"))
-    with pytest.raises(ValueError, match="optimiser.row_sparse: expected false on cuda:0, got true"):
-        Trainer(configured(row_sparse=True), CLASSES)
-
-
 def test_pixels_are_normalised_as_the_specification_says():
     trainer = Trainer(configured(), CLASSES)
     seen = []

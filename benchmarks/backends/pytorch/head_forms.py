@@ -8,14 +8,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from common.row_sparse import RowSparseSGD
 from pytorch_impl.losses.margin_heads import sampled
 from pytorch_impl.losses.sface import SFaceHead, sface_loss
-from pytorch_impl.optimizer import create_optimizer, momentum_buffer, set_learning_rate
+from pytorch_impl.optimizer import create_optimizer, set_learning_rate
 from pytorch_impl.runtime import resolve_device
 
 PARTIAL_FC_RATE = 0.1  # that of the paper's tables (arXiv:2203.15565)
-_RULE = {"momentum": 0.9, "weight_decay": 5e-4}
 
 
 def head_forms(
@@ -25,8 +23,7 @@ def head_forms(
 
     "product" is embeddings class_weight' alone, "softmax" the normalised softmax with cross-entropy and scale 64,
     "partial-fc" the same over a tenth of the classes, "dense" the streamed form without leaving out anything,
-    "compiled" that with a compiled kernel, "update" the optimiser's step of a class_weight, "row-sparse" the same where
-    a twentieth of its rows have a gradient and the others rest.
+    "compiled" that with a compiled kernel, "update" the optimiser's step of a class_weight.
 
     Args:
         embeddings: float32 (N, D).
@@ -50,29 +47,15 @@ def head_forms(
         return F.cross_entropy(64 * F.normalize(x) @ F.normalize(w).T, y)
 
     @functools.cache
-    def trained() -> tuple[SFaceHead, torch.optim.SGD]:
+    def optimizer() -> torch.optim.SGD:
         head = SFaceHead(w.shape[1], len(w)).to(w.device)
         head.class_weight.grad = torch.zeros_like(head.class_weight)
-        optimizer = create_optimizer([head], **_RULE)
-        set_learning_rate(optimizer, 1e-3)
-        return head, optimizer
-
-    @functools.cache
-    def sparse_step() -> Callable[[], None]:
-        head, optimizer = trained()
-        weight, buffer = head.class_weight.detach().numpy(), momentum_buffer(optimizer, head.class_weight).numpy()
-        gradient, sparse = np.zeros_like(weight), RowSparseSGD(len(weight), **_RULE)
-        while sparse.num_moving:
-            sparse.step(weight, buffer, gradient, 1e-3)
-        gradient[::20] = 1e-6
-        return lambda: sparse.step(weight, buffer, gradient, 1e-3)
+        sgd = create_optimizer([head], momentum=0.9, weight_decay=5e-4)
+        set_learning_rate(sgd, 1e-3)
+        return sgd
 
     def update() -> tuple[Tensor, ...]:
-        trained()[1].step()
-        return done()
-
-    def row_sparse() -> tuple[Tensor, ...]:
-        sparse_step()()
+        optimizer().step()
         return done()
 
     return {
@@ -84,7 +67,6 @@ def head_forms(
         "dense": lambda: gradients(lambda x, w: sface_loss(x, w, y, epsilon=0).loss),
         "compiled": lambda: gradients(lambda x, w: sface_loss(x, w, y, epsilon=0, compiled=True).loss),
         "update": update,
-        "row-sparse": row_sparse,
     }
 
 

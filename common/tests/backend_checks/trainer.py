@@ -2,7 +2,6 @@
 
 import dataclasses
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,7 +13,7 @@ CLASSES = 6
 
 
 def configured(**options) -> RunConfig:
-    keys = ("accumulate", "clip_norm", "batch_size", "weight_decay", "row_sparse")
+    keys = ("accumulate", "clip_norm", "batch_size", "weight_decay")
     optimiser = {"batch_size": 8} | {key: options.pop(key) for key in keys if key in options}
     config = RunConfig(
         name="test",
@@ -188,57 +187,6 @@ def test_state_round_trip_continues_to_the_bit(backend):
         losses.append(one.metrics())
     assert losses[0] == losses[1]
     assert_same_state(trainer.state(), resumed.state())
-
-
-def of_50_classes(row_sparse: bool, **options) -> RunConfig:
-    """A head of which some prototypes are nobody's and no embedding comes near; small, as Jittor's float64 is slow."""
-    data = DataConfig(root=Path("unused"), image_size=16)
-    return configured(
-        row_sparse=row_sparse, head=HeadConfig(inter_center=0.5), model=WITHOUT_DROPOUT, data=data, **options
-    )
-
-
-def train_50_classes(trainer: Trainer, first: int, last: int, learning_rate: float) -> None:
-    for step in range(first, last):
-        images, labels = batch(step)
-        trainer.train_step(images[..., :16, :16].copy(), labels, learning_rate)
-
-
-def test_row_sparse_update_trains_the_same_weights_and_resumes_to_the_bit(backend):
-    plain, sparse, resumed = (
-        backend.create_trainer(of_50_classes(row_sparse, precision="fp64"), 50) for row_sparse in (False, True, True)
-    )
-    train_50_classes(plain, 0, 36, 0.001)
-    train_50_classes(sparse, 0, 18, 0.001)
-    assert sparse._row_sparse.num_moving < 50
-    resumed.load_state(sparse.state(), 18)
-    train_50_classes(sparse, 18, 36, 0.001)
-    assert sparse._row_sparse.num_moving < 50
-    whole = sparse.state()
-    train_50_classes(resumed, 18, 36, 0.001)
-    assert_same_state(resumed.state(), whole)
-    for name, array in plain.state().items():
-        assert np.abs(whole[name] - array).max() <= 1e-11 * max(1, np.abs(array).max()), name
-
-
-def test_row_sparse_update_starts_anew_with_other_weights(backend):
-    """Of a whole state, and of weights alone, where momentum stays."""
-    trainer = backend.create_trainer(of_50_classes(row_sparse=True), 50)
-    start = without_random(trainer.state())
-    momentum_alone = {name: array for name, array in start.items() if name.startswith("momentum.")}
-    for load in (lambda: trainer.load_state(start, 0), lambda: trainer.load_weights(start)):
-        train_50_classes(trainer, 0, 20, 0.01)
-        assert trainer._row_sparse.num_moving < 50
-        load()
-        found = without_random(trainer.state())
-        assert_same_state(found | momentum_alone, start)
-
-
-def test_row_sparse_update_is_refused_of_several_ranks(backend, monkeypatch):
-    ranks = SimpleNamespace(rank=0, count=2)
-    monkeypatch.setattr(backend.module("distributed"), "join", lambda *device: ranks)
-    with pytest.raises(ValueError, match="optimiser.row_sparse: expected false with several ranks, got true"):
-        backend.create_trainer(configured(row_sparse=True), CLASSES)
 
 
 def test_a_state_that_does_not_fit_changes_nothing(backend):
