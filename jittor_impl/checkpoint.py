@@ -73,41 +73,6 @@ def from_canonical(module: nn.Module, arrays: Mapping[str, np.ndarray]) -> None:
     from_arrays(named_tensors(module), arrays)
 
 
-def load_published(state_dict: Mapping[str, Var | np.ndarray], backbone: nn.Module) -> None:
-    """Load a backbone from weights published for Jittor or PyTorch.
-
-    The canonical names were chosen to be these, so only "module." (DataParallel) and num_batches_tracked go:
-
-        iresnet18 ... 200   deepinsight/insightface, recognition/arcface_torch
-        ir, ir_se           zhongyy/SFace (IR_50, IR_101), ZhaoJ9014/face.evoLVe, liubingyuu/jittorface
-        mobilefacenet       zhongyy/SFace (MobileFaceNet), liubingyuu/jittorface; not that of arcface_torch, which is
-                            another network
-
-    Args:
-        state_dict: name to Var or array, as from `jittor.load(path)`; values in half precision are widened.
-        backbone: of the same family, depth and embedding size.
-
-    Raises:
-        ValueError: a name, shape or value does not fit; the message names the first few, and nothing was loaded.
-
-    Weights may expect another pixel scale than ours: zhongyy/SFace multiplies by 0.078125 inside the network. Running
-    variances written by Jittor's own BatchNorm are smaller by (n - 1) / n, n the values a channel of a batch.
-    """
-    wrapped = all(name.startswith("module.") for name in state_dict)
-    arrays = {}
-    for name, tensor in state_dict.items():
-        name = name.removeprefix("module.") if wrapped else name
-        if name.endswith("num_batches_tracked"):
-            continue
-        if not isinstance(tensor, Var | np.ndarray):
-            raise ValueError(
-                f"{name}: expected a tensor, got {type(tensor).__name__}; hand the state dict of the backbone itself"
-            )
-        array = tensor.numpy() if isinstance(tensor, Var) else tensor
-        arrays[name] = array.astype(np.float32) if array.dtype == np.float16 else array
-    from_canonical(backbone, arrays)
-
-
 def to_arrays(tensors: Mapping[str, Var]) -> dict[str, np.ndarray]:
     """Copies of named tensors (parameters, momentum buffers): same dtype, C-contiguous, nothing shared.
 

@@ -17,7 +17,6 @@ from mxnet.gluon import nn
 from mxnet.ndarray import NDArray
 
 from common.weights.checkpoint import check_arrays
-from common.weights.foreign.names import from_mxnet
 from common.weights.initialisation import Kind, ParameterSpec
 from mxnet_impl.backbones._layers import BatchNorm1D, PReLU, SyncBatchNorm
 
@@ -76,34 +75,6 @@ def from_canonical(module: gluon.Block, arrays: Mapping[str, np.ndarray]) -> Non
         ValueError: something does not fit; the message names the first few, and nothing was loaded.
     """
     from_arrays(named_tensors(module), arrays)
-
-
-def load_published(state_dict: Mapping[str, NDArray | np.ndarray], backbone: gluon.Block) -> None:
-    """Load a backbone from weights published for MXNet.
-
-        iresnet18 ... 200   deepinsight/insightface, r18 ... r200, and zhongyy/SFace, r18 ... r100 (input 1, unit 3,
-                            output E); deeper ones of zhongyy/SFace have bottlenecks and are other networks
-        mobilefacenet       deepinsight/insightface, y1
-
-    Args:
-        state_dict: name to array, as from `mxnet.nd.load(path)`, with or without "arg:" and "aux:"; prototypes
-            (fc7_weight) are left out, values in half precision are widened.
-        backbone: of the same family, depth and embedding size.
-
-    Raises:
-        ValueError: a name, shape or value does not fit; the message names the first few, and nothing was loaded.
-
-    The published r networks have BatchNorms with eps 2e-5, ours 1e-5; their running variances are biased.
-    """
-    names = from_mxnet(state_dict, mobilefacenet="pre_fc1.weight" in named_parameters(backbone))
-    arrays = {}
-    for name, published in names.items():
-        value = state_dict[published]
-        if not isinstance(value, NDArray | np.ndarray):
-            raise ValueError(f"{published}: expected an array, got {type(value).__name__}")
-        array = value.asnumpy() if isinstance(value, NDArray) else value
-        arrays[name] = array.astype(np.float32) if array.dtype == np.float16 else array
-    from_canonical(backbone, arrays)
 
 
 def to_arrays(tensors: Mapping[str, NDArray]) -> dict[str, np.ndarray]:

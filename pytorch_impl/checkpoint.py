@@ -76,40 +76,6 @@ def from_canonical(module: nn.Module, arrays: Mapping[str, np.ndarray]) -> None:
     from_arrays(named_tensors(module), arrays)
 
 
-def load_published(state_dict: Mapping[str, Tensor | np.ndarray], backbone: nn.Module) -> None:
-    """Load a backbone from weights published for PyTorch.
-
-    The canonical names were chosen to be these, so only "module." (DataParallel) and num_batches_tracked go:
-
-        iresnet18 ... 200   deepinsight/insightface, recognition/arcface_torch
-        ir, ir_se           zhongyy/SFace (IR_50, IR_101), ZhaoJ9014/face.evoLVe
-        mobilefacenet       zhongyy/SFace (MobileFaceNet); not that of arcface_torch, which is another network
-
-    Args:
-        state_dict: name to tensor, as from `torch.load(path, map_location="cpu", weights_only=True)`, or name to array;
-            values in half precision are widened.
-        backbone: of the same family, depth and embedding size.
-
-    Raises:
-        ValueError: a name, shape or value does not fit; the message names the first few, and nothing was loaded.
-
-    Weights may expect another pixel scale than ours: zhongyy/SFace multiplies by 0.078125 inside the network.
-    """
-    wrapped = all(name.startswith("module.") for name in state_dict)
-    tensors = {name.removeprefix("module.") if wrapped else name: tensor for name, tensor in state_dict.items()}
-    tensors = {name: tensor for name, tensor in tensors.items() if not _is_counter(name)}
-    for name, tensor in tensors.items():
-        if isinstance(tensor, np.ndarray):
-            tensors[name] = tensor = torch.tensor(tensor)
-        if not isinstance(tensor, Tensor):
-            raise ValueError(
-                f"{name}: expected a tensor, got {type(tensor).__name__}; hand the state dict of the backbone itself"
-            )
-        if tensor.dtype in (torch.float16, torch.bfloat16):
-            tensors[name] = tensor.float()
-    from_canonical(backbone, to_arrays(tensors))
-
-
 def to_arrays(tensors: Mapping[str, Tensor]) -> dict[str, np.ndarray]:
     """Copies of named tensors (parameters, momentum buffers): same dtype, C-contiguous, nothing shared.
 

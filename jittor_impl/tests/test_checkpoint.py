@@ -5,10 +5,9 @@ import numpy as np
 import pytest
 from jittor import nn
 
-from common.tests.published_networks import published_shapes
 from common.weights.initialisation import ParameterSpec
 from jittor_impl.backbones import create_backbone
-from jittor_impl.checkpoint import from_canonical, load_published, parameter_specs, to_arrays, to_canonical
+from jittor_impl.checkpoint import from_canonical, parameter_specs, to_arrays, to_canonical
 from jittor_impl.losses.margin_heads import SoftmaxHead
 
 FAMILIES = ("iresnet_small", "ir_se50", "mobilefacenet")
@@ -104,34 +103,3 @@ def test_heads():
 def test_a_layer_that_nobody_described_is_refused():
     with pytest.raises(ValueError, match=r"1.weight: expected a parameter listed in KINDS, got LayerNorm.weight"):
         parameter_specs(nn.Sequential(nn.Linear(2, 3), nn.LayerNorm(3)))
-
-
-# Published checkpoints, made up from the published names
-
-
-@pytest.mark.parametrize("name", ["iresnet18", "ir_se50", "mobilefacenet"])
-@pytest.mark.parametrize("prefix", ["", "module."])
-def test_published_checkpoints_load(name, prefix):
-    module = create_backbone(name)
-    random = np.random.default_rng(0)
-    published = {
-        key: (random.random(shape) + 0.1).astype(np.float16 if "bias" in key else np.float32)
-        for key, shape in published_shapes(name).items()
-    }
-    first = next(iter(published))
-    load_published(
-        {f"{prefix}{key}": array for key, array in published.items()} | {prefix + first: jt.array(published[first])},
-        module,
-    )
-    expected = {key: array.astype(np.float32) for key, array in published.items() if "num_batches" not in key}
-    assert same(to_canonical(module), expected)
-
-
-def test_foreign_checkpoints_are_refused():
-    module = network("mobilefacenet")
-    before = to_canonical(module)
-    with pytest.raises(ValueError, match="conv_1.conv2d.weight: missing"):
-        load_published({"surprise.weight": np.zeros(1, np.float32)}, module)
-    with pytest.raises(ValueError, match="state_dict: expected a tensor, got dict"):
-        load_published({"state_dict": {}}, module)
-    assert same(to_canonical(module), before)

@@ -5,10 +5,9 @@ import pytest
 from mxnet import nd
 from mxnet.gluon import nn
 
-from common.tests.published_networks import fmobilefacenet_name, fresnet_name
 from common.weights.initialisation import ParameterSpec
 from mxnet_impl.backbones import create_backbone
-from mxnet_impl.checkpoint import from_canonical, load_published, parameter_specs, to_canonical
+from mxnet_impl.checkpoint import from_canonical, parameter_specs, to_canonical
 from mxnet_impl.losses.margin_heads import SoftmaxHead
 
 FAMILIES = ("iresnet_small", "ir_se50", "mobilefacenet")
@@ -93,39 +92,3 @@ def test_a_layer_that_nobody_described_is_refused():
     layers.add(nn.Dense(3, in_units=2), nn.LayerNorm(in_channels=3))
     with pytest.raises(ValueError, match=r"1.gamma: expected a parameter listed in KINDS, got LayerNorm.gamma"):
         parameter_specs(layers)
-
-
-# Published checkpoints, made up from the published names
-
-
-def test_published_iresnet():
-    block = network("iresnet18")
-    arrays = random_arrays(block)
-    published = {
-        ("aux:" if "running" in name else "arg:") + fresnet_name(name): nd.array(array)
-        for name, array in arrays.items()
-    }
-    assert {"arg:stage1_unit1_conv1sc_weight", "arg:stage2_unit2_relu1_gamma", "aux:fc1_moving_var"} <= published.keys()
-    load_published(published | {"arg:fc7_weight": nd.zeros((5, 16))}, block)
-    assert same(to_canonical(block), arrays)
-
-
-def test_published_mobilefacenet():
-    block = network("mobilefacenet")
-    arrays = random_arrays(block)
-    published = {fmobilefacenet_name(name): array.astype(np.float16) for name, array in arrays.items()}
-    assert {"conv_1_conv2d_weight", "res_3_block0_conv_dw_relu_gamma", "fc1_moving_mean"} <= published.keys()
-    load_published(published, block)
-    assert same(
-        to_canonical(block), {name: array.astype(np.float16).astype(np.float32) for name, array in arrays.items()}
-    )
-
-
-def test_foreign_checkpoints_are_refused():
-    block = network("mobilefacenet")
-    before = to_canonical(block)
-    with pytest.raises(ValueError, match="conv_1.conv2d.weight: missing"):
-        load_published({"surprise_weight": nd.zeros(1)}, block)
-    with pytest.raises(ValueError, match="fc1_gamma: expected an array, got dict"):
-        load_published({"fc1_gamma": {}}, block)
-    assert same(to_canonical(block), before)

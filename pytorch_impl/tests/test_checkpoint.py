@@ -5,14 +5,12 @@ import pytest
 import torch
 from torch import nn
 
-from common.tests.published_networks import published_shapes
 from common.weights.initialisation import ParameterSpec, draw_parameters
 from pytorch_impl.backbones import BACKBONES, create_backbone
 from pytorch_impl.backbones._prelu import PReLU
 from pytorch_impl.checkpoint import (
     from_arrays,
     from_canonical,
-    load_published,
     named_tensors,
     parameter_specs,
     to_arrays,
@@ -180,61 +178,3 @@ def test_initial_values_load_and_give_sound_embeddings(family):
     assert same(to_canonical(backbone), arrays)
     embeddings = backbone(torch.randn(8, 3, 32, 32))
     assert 0.1 < embeddings.std() < 10
-
-
-# Published checkpoints, made up from the published names and shapes
-
-
-def published_checkpoint(name, prefix="", dtype=torch.float32):
-    generator = torch.Generator().manual_seed(1)
-    checkpoint = {}
-    for key, shape in published_shapes(name).items():
-        counter = key.endswith("num_batches_tracked")
-        value = torch.tensor(181000) if counter else torch.rand(shape, generator=generator).to(dtype)
-        checkpoint[prefix + key] = value
-    return checkpoint
-
-
-@pytest.mark.parametrize("prefix", ["", "module."])
-@pytest.mark.parametrize("name", ["iresnet18", "ir50", "mobilefacenet"])
-def test_published_weights_land_where_they_belong(name, prefix):
-    checkpoint = published_checkpoint(name, prefix)
-    backbone = create_backbone(name)
-    load_published(checkpoint, backbone)
-    modules = dict(backbone.named_modules())
-    for key, value in checkpoint.items():
-        layer, _, attribute = key.removeprefix(prefix).rpartition(".")
-        if attribute != "num_batches_tracked":
-            assert torch.equal(getattr(modules[layer], attribute), value), key
-
-
-def test_arrays_load_as_tensors_do():
-    backbone = create_backbone("mobilefacenet")
-    checkpoint = published_checkpoint("mobilefacenet")
-    load_published({name: tensor.numpy() for name, tensor in checkpoint.items()}, backbone)
-    assert torch.equal(backbone.pre_fc1.weight, checkpoint["pre_fc1.weight"])
-
-
-def test_half_precision_is_widened():
-    backbone = create_backbone("mobilefacenet")
-    checkpoint = published_checkpoint("mobilefacenet", dtype=torch.float16)
-    load_published(checkpoint, backbone)
-    assert torch.equal(backbone.pre_fc1.weight, checkpoint["pre_fc1.weight"].float())
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        (lambda c: {"state_dict": c}, "state_dict: expected a tensor, got dict; hand the state dict of the backbone"),
-        (lambda c: c | {"linear.weight": torch.zeros(1)}, "linear.weight: unexpected"),
-        (lambda c: c | {"module.fc1.bias": torch.zeros(512)}, "module.fc1.bias: unexpected"),
-        (lambda c: c | {"pre_fc1.weight": torch.zeros(128, 512)}, r"pre_fc1.weight: expected float32 \(512, 512\)"),
-        (lambda c: {}, "conv_1.conv2d.weight: missing"),
-    ],
-)
-def test_foreign_checkpoints_are_refused(change, message):
-    backbone = create_backbone("mobilefacenet")
-    before = to_canonical(backbone)
-    with pytest.raises(ValueError, match=message):
-        load_published(change(published_checkpoint("mobilefacenet")), backbone)
-    assert same(to_canonical(backbone), before)
