@@ -1,6 +1,7 @@
 """What a backend is: a package of one framework, whose Trainer the loop drives. NumPy in, NumPy out."""
 
 import importlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -11,7 +12,32 @@ if TYPE_CHECKING:  # at run time, `info` must work where packages are missing
 
     from common.config import RunConfig
 
-BACKENDS = ("pytorch", "mxnet", "jittor")
+
+@dataclass(frozen=True)
+class Capabilities:
+    """What a backend offers of the options that not all backends offer. `Backend.check` refuses the rest."""
+
+    title: str
+    """Name of the framework."""
+    precisions: tuple[str, ...] = ("fp32", "fp64")
+    """Values of --precision: the keys of the package's runtime.PRECISIONS."""
+    gpu_precisions: tuple[str, ...] | None = None
+    """Values of --precision on a GPU; None: the same."""
+    compile: bool = False
+    """--compile."""
+    class_sampling: bool = False
+    """--head.sample-rate below 1."""
+    sync_batch_norm_in_one_process: bool = True
+    """--sync-batch-norm where one process drives several GPUs, if there is such a case."""
+
+
+CAPABILITIES = {
+    "pytorch": Capabilities("PyTorch", precisions=("fp32", "bf16", "fp16", "fp64"), compile=True, class_sampling=True),
+    "mxnet": Capabilities("MXNet", sync_batch_norm_in_one_process=False),
+    # Jittor asks cuBLAS to add float64 products in float32, which cuBLAS refuses
+    "jittor": Capabilities("Jittor", gpu_precisions=("fp32",)),
+}
+BACKENDS = tuple(CAPABILITIES)
 
 
 @dataclass(frozen=True)
@@ -25,14 +51,63 @@ class Backend:
         return f"{self.name}_impl"
 
     def create_trainer(self, config: "RunConfig", num_classes: int) -> "Trainer":
+        """The trainer of a checked configuration.
+
+        Raises:
+            ValueError: the backend does not offer an option, or there is no such device or backbone.
+        """
+        self.check(config)
         return self.module("trainer").Trainer(config, num_classes)
+
+    def check(self, config: "RunConfig") -> None:
+        """Raise a ValueError for an option that this backend does not offer; names the backends that do."""
+        if self.name not in CAPABILITIES:
+            raise ValueError(f"backend: expected one of {', '.join(BACKENDS)}, got {self.name!r}")
+        for option, expected, got in _refusals(self, CAPABILITIES[self.name], config):
+            others = [
+                offers.title
+                for offers in CAPABILITIES.values()
+                if option not in {refused for refused, *_ in _refusals(self, offers, config)}
+            ]
+            offered = f"{' and '.join(others)} {'offers' if len(others) == 1 else 'offer'} it"
+            raise ValueError(f"{option}: expected {expected}, got {got}; {offered}")
 
     def module(self, name: str) -> Any:
         return importlib.import_module(f"{self.package}.{name}")
 
+    def trains_on_gpu(self, config: "RunConfig") -> bool:
+        return not str(self.module("runtime").resolve_device(config.device)).startswith("cpu")
+
+    def drives_several_gpus(self, config: "RunConfig") -> bool:
+        """Whether one process drives all devices of the run."""
+        distributed = self.module("distributed")
+        return config.devices > 1 and not (distributed.is_launched() or distributed.needs_launcher(config.device))
+
+
+def _refusals(backend: Backend, offers: Capabilities, config: "RunConfig") -> Iterator[tuple[str, str, object]]:
+    """Options of `config` that are not offered: as the command line spells it, what was expected, what came.
+
+    Frameworks are imported only where the answer depends on the device.
+    """
+    if config.precision not in offers.precisions:
+        yield "--precision", f"{' or '.join(offers.precisions)} with {offers.title}", config.precision
+    elif offers.gpu_precisions and config.precision not in offers.gpu_precisions and backend.trains_on_gpu(config):
+        expected = f"{' or '.join(offers.gpu_precisions)} with {offers.title} on {config.device}"
+        yield "--precision", expected, config.precision
+    if config.compile and not offers.compile:
+        yield "--compile", f"false with {offers.title}", "true"
+    if config.head.sample_rate != 1 and not offers.class_sampling:
+        yield "--head.sample-rate", f"1 with {offers.title}", config.head.sample_rate
+    if config.sync_batch_norm and not offers.sync_batch_norm_in_one_process and backend.drives_several_gpus(config):
+        expected = (
+            f"false with several GPUs in one process of {offers.title} "
+            "(docs/many_devices.md starts a process for each GPU by hand)"
+        )
+        yield "--sync-batch-norm", expected, "true"
+
 
 class Trainer(Protocol):
-    """A backbone, a head and their optimiser on a device; of several ranks, each has one and calls the same methods."""
+    """A backbone, a head and their optimiser on a device. Each rank has a trainer; all call the same methods."""
 
     ranks: Ranks
 
@@ -47,29 +122,46 @@ class Trainer(Protocol):
         Raises:
             ValueError: a label is out of range.
 
-        Must not make the host wait for the device.
+        The host must not wait for the device.
         """
 
     def metrics(self) -> dict[str, float]:
-        """Loss and metrics of the last step over all ranks (SFaceResult's fields); waits for the device."""
+        """Loss and metrics of the last step over all ranks (the fields of SFaceResult); waits for the device."""
 
     def first_bad_step(self) -> int | None:
-        """The first step, from 1, whose loss was not finite, since the start or a resume; waits for the device."""
+        """The first step, counted from 1, whose loss was not finite; None: no such step. Waits for the device.
+
+        Steps before the last `load_state` do not count.
+        """
 
     def embed(self, images: "np.ndarray") -> "np.ndarray":
         """Raw embeddings (N, D) float32 of (N, 3, S, S) uint8 images, in evaluation mode."""
 
     def state(self) -> "dict[str, np.ndarray]":
-        """Everything a resumed run needs: "backbone.*", "head.*", "momentum.*" under canonical names, and the rest.
+        """All that a resumed run needs: "backbone.*", "head.*", "momentum.*" under canonical names, random states.
 
-        The same whatever the number of ranks; every rank calls it, rank 0 gets all of it, the others need not.
+        It does not depend on the number of ranks. Every rank calls it; only rank 0 is sure to get the whole.
         """
 
+    def prototypes(self) -> "np.ndarray":
+        """A copy of class_weight (C, D). Every rank calls it; only rank 0 is sure to get the whole."""
+
     def load_weights(self, state: "dict[str, np.ndarray]") -> None:
-        """Take over "backbone.*" and "head.*" of a `state()`, for evaluation; raises as `load_state`."""
+        """Load "backbone.*" and "head.*" of a `state()`, for evaluation; raises as `load_state`."""
 
     def load_state(self, state: "dict[str, np.ndarray]", step: int) -> None:
-        """Take over a `state()` after `step` steps; a ValueError says what does not fit, and then nothing changed."""
+        """Load a `state()` that was taken after `step` steps.
+
+        Raises:
+            ValueError: something does not fit; nothing was loaded.
+        """
 
     def describe(self) -> dict[str, Any]:
         """Framework, version, device, threads, parameter counts: JSON values for the run's record."""
+
+
+def check_labels(labels: "np.ndarray", num_classes: int) -> None:
+    """Raise a ValueError for the first label that is not in 0 .. num_classes - 1; names the row."""
+    (bad,) = ((labels < 0) | (labels >= num_classes)).nonzero()
+    if len(bad):
+        raise ValueError(f"labels: expected 0..{num_classes - 1}, got {labels[bad[0]]} at row {bad[0]}")

@@ -1,4 +1,4 @@
-"""Backbone, head and optimiser on a device: what `common.training.loop.fit` drives (`common.backend.Trainer`)."""
+"""Backbone, head and optimiser on a device (`common.backend.Trainer`); `common.training.loop.fit` drives it."""
 
 import hashlib
 from typing import Any
@@ -7,6 +7,7 @@ import jittor as jt
 import numpy as np
 from jittor import Var, nn
 
+from common.backend import check_labels
 from common.config import HeadConfig, RunConfig
 from common.weights.initialisation import draw_parameters
 from jittor_impl import checkpoint, distributed, runtime
@@ -21,61 +22,68 @@ class Trainer:
     """See `common.backend.Trainer` for the contract of each method.
 
     Args:
-        config: checked.
+        config: checked, also by `common.backend.Backend.check`.
         num_classes: identities of the training set.
 
     Raises:
-        ValueError: no such device, backbone or precision (fp64: CPU only), or an option that only PyTorch has.
+        ValueError: no such device or backbone.
     """
 
     def __init__(self, config: RunConfig, num_classes: int) -> None:
-        if config.precision not in runtime.PRECISIONS:
-            raise ValueError(
-                f"precision: expected {' or '.join(runtime.PRECISIONS)} with Jittor, got {config.precision!r}"
-            )
-        if config.compile:
-            raise ValueError("compile: expected false with Jittor, got true; torch.compile is PyTorch's")
-        if config.head.sample_rate != 1:
-            raise ValueError(f"head.sample_rate: expected 1 with Jittor, got {config.head.sample_rate}; PyTorch has it")
+        self._config, self._num_classes = config, num_classes
         self.device = runtime.resolve_device(distributed.local_device(config.device))
-        if self.device != "cpu" and config.precision == "fp64":
-            # Jittor asks cuBLAS for sums in float32, whatever the matrices are, and cuBLAS refuses
-            raise ValueError(f"precision: expected fp32 on {self.device}, got fp64; Jittor multiplies it on a CPU only")
         self.ranks = distributed.join()
-        self._config = config
-        self._num_classes = num_classes
+        self._dtype = runtime.PRECISIONS[config.precision]
         runtime.seed_everything(config.seed)
-        backbone = create_backbone(
+        self.backbone = create_backbone(
             config.model.backbone, config.model.embedding_size, config.data.image_size, config.model.dropout
         )
-        head = create_head(config.head, config.model.embedding_size, num_classes)
-        self._modules = _Modules(backbone, head)
-        checkpoint.from_canonical(
-            self._modules, draw_parameters(checkpoint.parameter_specs(self._modules), config.seed)
+        self.head = create_head(config.head, config.model.embedding_size, num_classes)
+        self._modules = _Modules(self.backbone, self.head)
+        self._draw_weights()
+        self._prepare_modules()
+        self._optimizer = create_optimizer(
+            [self.backbone, self.head], momentum=config.optimiser.momentum, weight_decay=config.optimiser.weight_decay
         )
-        if config.sync_batch_norm and isinstance(self.ranks, Group):
-            distributed.synchronise_batch_norm(backbone)
-        self._dtype = runtime.PRECISIONS[config.precision]
-        if self._dtype == "float64":
-            self._modules.float64()
-        self.backbone, self.head = backbone, head
-        rule = {"momentum": config.optimiser.momentum, "weight_decay": config.optimiser.weight_decay}
-        self._optimizer = create_optimizer([backbone, head], **rule)
-        trained = {id(parameter) for group in self._optimizer.param_groups for parameter in group["params"]}
-        self._trained = {n: p for n, p in checkpoint.named_tensors(self._modules).items() if id(p) in trained}
+        self._trained = self._trained_parameters()
         self._step = 0
         self._metrics: dict[str, Var] = {}
         self._first_bad_step = jt.array(-1, "int32")
 
+    def _draw_weights(self) -> None:
+        """The initial weights of all backends, from the seed."""
+        specs = checkpoint.parameter_specs(self._modules)
+        checkpoint.from_canonical(self._modules, draw_parameters(specs, self._config.seed))
+
+    def _prepare_modules(self) -> None:
+        """Synchronised BatchNorm, and the precision."""
+        if self._config.sync_batch_norm and isinstance(self.ranks, Group):
+            distributed.synchronise_batch_norm(self.backbone)
+        if self._dtype == "float64":
+            self._modules.float64()
+
+    def _trained_parameters(self) -> dict[str, Var]:
+        """Parameters that the optimiser updates, by canonical name."""
+        trained = {id(parameter) for group in self._optimizer.param_groups for parameter in group["params"]}
+        return {n: p for n, p in checkpoint.named_tensors(self._modules).items() if id(p) in trained}
+
     def train_step(self, images: np.ndarray, labels: np.ndarray, learning_rate: float) -> None:
-        self._check_labels(labels)
+        check_labels(labels, self._num_classes)
         self._modules.train()
         if isinstance(self.head, SphereFaceHead):
             self.head.step = self._step
-        set_learning_rate(self._optimizer, learning_rate)
-        # dropout depends on seed and step only, so that a resumed run needs no state of a generator
+        # dropout depends on seed, step and rank only, so that a resumed run needs no random state
         runtime.seed_everything(_dropout_seed(self._config.seed, self._step, self.ranks.rank))
+        self._compute_gradients(images, labels)
+        self._update(learning_rate)
+        self._remember_if_bad(self._metrics["loss"])
+        # runs the queued operators, so that the graph does not grow and no draw waits for the next seed;
+        # on a CUDA device the host does not wait
+        jt.sync_all()
+        self._step += 1
 
+    def _compute_gradients(self, images: np.ndarray, labels: np.ndarray) -> None:
+        """Add up the gradients of the parts of a batch; the metrics are the parts' means."""
         parts = self._config.optimiser.accumulate
         totals: dict[str, Var] = {}
         for part_images, part_labels in zip(np.split(images, parts), np.split(labels, parts), strict=True):
@@ -83,22 +91,19 @@ class Trainer:
             self._optimizer.backward(result.loss / parts)
             for name, value in result._asdict().items():
                 totals[name] = totals.get(name, 0) + value.detach() / parts
-
+        self._metrics = totals
         if isinstance(self.ranks, Group):
             self._average_gradients(self.ranks)
+
+    def _update(self, learning_rate: float) -> None:
+        set_learning_rate(self._optimizer, learning_rate)
         if self._config.optimiser.clip_norm is not None:
             self._clip_gradients(self._config.optimiser.clip_norm)
         self._optimizer.step()
-        self._metrics = totals
-        self._remember_if_bad(totals["loss"])
-        # runs what was only noted down until now, so that the graph does not grow and no draw waits for the next seed;
-        # on a CUDA device the host does not wait
-        jt.sync_all()
-        self._step += 1
 
     def metrics(self) -> dict[str, float]:
         values = {name: value.item() for name, value in self._metrics.items()}
-        if isinstance(self.ranks, Group):  # each rank's are those of its share
+        if isinstance(self.ranks, Group):  # each rank has the metrics of its share
             mean = self.ranks.sum(jt.array(np.array(list(values.values())), "float64")).numpy() / self.ranks.count
             return dict(zip(values, mean.tolist(), strict=True))
         return values
@@ -118,13 +123,16 @@ class Trainer:
     def state(self) -> dict[str, np.ndarray]:
         return checkpoint.to_canonical(self._modules) | checkpoint.to_arrays(self._momentum())
 
+    def prototypes(self) -> np.ndarray:
+        return checkpoint.to_arrays({"head.class_weight": self.head.class_weight})["head.class_weight"]
+
     def load_weights(self, state: dict[str, np.ndarray]) -> None:
         weights = {name: array for name, array in state.items() if name.startswith(("backbone.", "head."))}
         checkpoint.from_canonical(self._modules, weights)
 
     def load_state(self, state: dict[str, np.ndarray], step: int) -> None:
         tensors = checkpoint.named_tensors(self._modules) | self._momentum()
-        kept = ("backbone.", "head.", "momentum.")  # random states and loss scales of other backends are of no use here
+        kept = ("backbone.", "head.", "momentum.")  # not PyTorch's random states and loss scale
         checkpoint.from_arrays(tensors, {name: array for name, array in state.items() if name.startswith(kept)})
         self._step = step
         self._first_bad_step = jt.array(-1, "int32")
@@ -146,7 +154,7 @@ class Trainer:
         return self.backbone((x - 127.5) / 128)
 
     def _average_gradients(self, group: Group) -> None:
-        """The loss is the mean over a batch, of which each rank computed the gradients of as large a share."""
+        """Over the ranks: the loss is the mean over the batch, and all ranks have shares of the same size."""
         jt.sync_all()
         for parameters in self._optimizer.param_groups:
             for gradient in parameters["grads"]:
@@ -154,7 +162,7 @@ class Trainer:
 
     def _clip_gradients(self, clip_norm: float) -> None:
         gradients = [gradient for group in self._optimizer.param_groups for gradient in group["grads"]]
-        # in double: Jittor adds one square after the other, and in float32 a million of them are off by a thousandth
+        # in float64: Jittor adds up one square after another, and in float32 the sum of a million is off by 0.1 %
         squares = [gradient.float64().sqr().sum() for gradient in gradients]
         factor = clip_norm / (jt.sqrt(sum(squares[1:], squares[0])) + 1e-6)
         factor = jt.minimum(factor, jt.ones_like(factor)).cast(self._dtype)
@@ -162,18 +170,12 @@ class Trainer:
             gradient.update(gradient * factor)
 
     def _remember_if_bad(self, loss: Var) -> None:
-        """Without looking at the value: that would make the host wait for the device."""
+        """Remember the first step whose loss is not finite. Stays on the device, so that the host need not wait."""
         is_first = (self._first_bad_step < 0).logical_and(jt.isfinite(loss).logical_not())
         self._first_bad_step = jt.ternary(is_first, jt.array(self._step + 1, "int32"), self._first_bad_step)
 
     def _momentum(self) -> dict[str, Var]:
         return {f"momentum.{name}": momentum_buffer(self._optimizer, p) for name, p in self._trained.items()}
-
-    def _check_labels(self, labels: np.ndarray) -> None:
-        bad = np.flatnonzero((labels < 0) | (labels >= self._num_classes))
-        if len(bad):
-            row = bad[0]
-            raise ValueError(f"labels: expected 0..{self._num_classes - 1}, got {labels[row]} at row {row}")
 
 
 class _Modules(nn.Module):

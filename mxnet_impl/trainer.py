@@ -1,4 +1,4 @@
-"""Backbone, head and optimiser on a device: what `common.training.loop.fit` drives (`common.backend.Trainer`)."""
+"""Backbone, head and optimiser on a device (`common.backend.Trainer`); `common.training.loop.fit` drives it."""
 
 import hashlib
 from collections.abc import Sequence
@@ -9,6 +9,7 @@ import numpy as np
 from mxnet import autograd, gluon, nd
 from mxnet.ndarray import NDArray
 
+from common.backend import check_labels
 from common.config import HeadConfig, RunConfig
 from common.weights.initialisation import draw_parameters
 from mxnet_impl import checkpoint, distributed, runtime
@@ -24,84 +25,82 @@ class Trainer:
     """See `common.backend.Trainer` for the contract of each method.
 
     Args:
-        config: checked.
+        config: checked, also by `common.backend.Backend.check`.
         num_classes: identities of the training set.
-        devices: each trains on its part of every batch; None: those that the configuration asks for, of this process.
+        devices: each trains on its part of every batch; None: the devices of this process that `config` asks for.
 
     Raises:
-        ValueError: no such device, backbone or precision, or an option that only PyTorch has.
+        ValueError: no such device or backbone.
     """
 
     def __init__(self, config: RunConfig, num_classes: int, *, devices: Sequence[mx.Context] | None = None) -> None:
-        if config.precision not in runtime.PRECISIONS:
-            raise ValueError(
-                f"precision: expected {' or '.join(runtime.PRECISIONS)} with MXNet, got {config.precision!r}"
-            )
-        if config.compile:
-            raise ValueError("compile: expected false with MXNet, got true; torch.compile is PyTorch's")
-        if config.head.sample_rate != 1:
-            raise ValueError(f"head.sample_rate: expected 1 with MXNet, got {config.head.sample_rate}; PyTorch has it")
+        self._config, self._num_classes = config, num_classes
         self.device, *others = devices or distributed.local_devices(config.device, config.devices)
         self.ranks = distributed.join()
-        if config.sync_batch_norm and others:
-            raise ValueError(
-                "sync_batch_norm: expected false with several GPUs in one process of MXNet, got true; "
-                "start a process for each by hand (docs/many_devices.md)"
-            )
-        self._config = config
-        self._num_classes = num_classes
+        self._dtype = runtime.PRECISIONS[config.precision]
         runtime.seed_everything(config.seed)
-        backbone = create_backbone(
+        self.backbone = create_backbone(
             config.model.backbone, config.model.embedding_size, config.data.image_size, config.model.dropout
         )
-        head = create_head(config.head, config.model.embedding_size, num_classes)
-        self._modules = _Modules(backbone, head)
-        self._modules.initialize(ctx=self.device)
-        checkpoint.from_canonical(
-            self._modules, draw_parameters(checkpoint.parameter_specs(self._modules), config.seed)
+        self.head = create_head(config.head, config.model.embedding_size, num_classes)
+        self._modules = _Modules(self.backbone, self.head)
+        self._draw_weights()
+        self._prepare_modules()
+        self._trained = self._trained_parameters()
+        self._optimizer = create_optimizer(
+            [self.backbone, self.head], momentum=config.optimiser.momentum, weight_decay=config.optimiser.weight_decay
         )
-        self._dtype = runtime.PRECISIONS[config.precision]
-        self._modules.cast(self._dtype)
-        self.backbone, self.head = backbone, head
-        size = config.data.image_size
-        self._running_statistics = RunningStatistics(backbone, nd.zeros((1, 3, size, size), self.device, self._dtype))
-        if config.sync_batch_norm and isinstance(self.ranks, Group):
-            distributed.synchronise_batch_norm(backbone, self.ranks)
-        else:
-            backbone.hybridize(static_alloc=True)
-        parameters = checkpoint.named_parameters(self._modules)
-        self._trained = {name: p for name, p in parameters.items() if p.grad_req != "null"}
-        if config.optimiser.accumulate > 1:
-            for parameter in self._trained.values():
-                parameter.grad_req = "add"
-        rule = {"momentum": config.optimiser.momentum, "weight_decay": config.optimiser.weight_decay}
-        self._optimizer = create_optimizer([backbone, head], **rule)
         self._step = 0
         self._metrics: dict[str, NDArray] = {}
         self._first_bad_step = self._no_bad_step()
         self._replicas = [self, *(Trainer(config, num_classes, devices=[device]) for device in others)]
         self._exchange = Devices([self.device, *others]) if others else None
 
+    def _draw_weights(self) -> None:
+        """The initial weights of all backends, from the seed."""
+        self._modules.initialize(ctx=self.device)
+        specs = checkpoint.parameter_specs(self._modules)
+        checkpoint.from_canonical(self._modules, draw_parameters(specs, self._config.seed))
+
+    def _prepare_modules(self) -> None:
+        """Precision, running statistics, and either synchronised BatchNorm or a hybrid backbone."""
+        self._modules.cast(self._dtype)
+        images = nd.zeros((1, 3, *[self._config.data.image_size] * 2), self.device, self._dtype)
+        self._running_statistics = RunningStatistics(self.backbone, images)
+        if self._config.sync_batch_norm and isinstance(self.ranks, Group):
+            distributed.synchronise_batch_norm(self.backbone, self.ranks)
+        else:
+            self.backbone.hybridize(static_alloc=True)
+
+    def _trained_parameters(self) -> dict[str, gluon.Parameter]:
+        """Parameters that have a gradient, by canonical name."""
+        parameters = checkpoint.named_parameters(self._modules)
+        trained = {name: parameter for name, parameter in parameters.items() if parameter.grad_req != "null"}
+        if self._config.optimiser.accumulate > 1:
+            for parameter in trained.values():
+                parameter.grad_req = "add"
+        return trained
+
     def train_step(self, images: np.ndarray, labels: np.ndarray, learning_rate: float) -> None:
-        self._check_labels(labels)
+        check_labels(labels, self._num_classes)
         count = len(self._replicas)
-        # the host only notes down what the devices do, so that they work at the same time
+        several = self._exchange is not None or isinstance(self.ranks, Group)
+        # the engine only queues the work, so that all devices compute at the same time
         for number, part in enumerate(zip(np.split(images, count), np.split(labels, count), strict=True)):
-            several = self._exchange is not None or isinstance(self.ranks, Group)
-            self._replicas[number]._compute_gradients(*part, *((self.ranks.rank + number,) if several else ()))
-        if self._exchange is not None:
-            gradients = [[p.grad() for p in replica._trained.values()] for replica in self._replicas]
-            self._exchange.average(dict(zip(self._trained, zip(*gradients, strict=True), strict=True)))
-        elif isinstance(self.ranks, Group):
-            self._average_gradients()
+            stream = (self.ranks.rank + number,) if several else ()
+            self._replicas[number]._compute_gradients(*part, *stream)
+        self._average_gradients()
         for replica in self._replicas:
             replica._update(learning_rate)
 
     def _compute_gradients(self, images: np.ndarray, labels: np.ndarray, *stream: int) -> None:
-        """Of all parts of a batch; of several devices or ranks each has a stream of random numbers."""
+        """Add up the gradients of the parts of a batch; the metrics are the parts' means.
+
+        `stream` is the number of this device among several, which draw different random numbers.
+        """
         if isinstance(self.head, SphereFaceHead):
             self.head.step = self._step
-        # dropout depends on seed, step and rank only, so that a resumed run needs no state of a generator
+        # dropout depends on seed, step and device only, so that a resumed run needs no random state
         runtime.seed_everything(_dropout_seed(self._config.seed, self._step, *stream))
         parts = self._config.optimiser.accumulate
         totals: dict[str, NDArray] = {}
@@ -117,7 +116,6 @@ class Trainer:
                 loss.backward()
             for name, value in result._asdict().items():
                 totals[name] = totals.get(name, 0) + value.detach() / parts
-
         self._metrics = totals
         self._remember_if_bad(totals["loss"])
 
@@ -133,7 +131,7 @@ class Trainer:
             name: float(np.mean([replica._metrics[name].asscalar() for replica in self._replicas]))
             for name in self._metrics
         }
-        if isinstance(self.ranks, Group):  # each rank's are those of its share
+        if isinstance(self.ranks, Group):  # each rank has the metrics of its share
             values = nd.array(list(metrics.values()), dtype=np.float64)
             self.ranks.sum({"metrics": values})
             metrics = dict(zip(metrics, (values / self.ranks.count).asnumpy().tolist(), strict=True))
@@ -143,7 +141,7 @@ class Trainer:
         steps = np.array([replica._first_bad_step.asscalar() for replica in self._replicas])
         if isinstance(self.ranks, Group):
             of_ranks = nd.zeros(self.ranks.count, dtype=np.float64)
-            of_ranks[self.ranks.rank] = steps[0]  # one device a rank
+            of_ranks[self.ranks.rank] = steps[0]  # a rank has one device
             self.ranks.sum({"first_bad_step": of_ranks})
             steps = of_ranks.asnumpy()
         return min((int(step) for step in steps if step >= 0), default=None)
@@ -154,6 +152,9 @@ class Trainer:
     def state(self) -> dict[str, np.ndarray]:
         return checkpoint.to_canonical(self._modules) | checkpoint.to_arrays(self._momentum())
 
+    def prototypes(self) -> np.ndarray:
+        return checkpoint.to_arrays({"head.class_weight": self.head.class_weight.data()})["head.class_weight"]
+
     def load_weights(self, state: dict[str, np.ndarray]) -> None:
         weights = {name: array for name, array in state.items() if name.startswith(("backbone.", "head."))}
         for replica in self._replicas:
@@ -161,7 +162,7 @@ class Trainer:
 
     def load_state(self, state: dict[str, np.ndarray], step: int) -> None:
         tensors = checkpoint.named_tensors(self._modules) | self._momentum()
-        kept = ("backbone.", "head.", "momentum.")  # random states and loss scales of other backends are of no use here
+        kept = ("backbone.", "head.", "momentum.")  # not PyTorch's random states and loss scale
         checkpoint.from_arrays(tensors, {name: array for name, array in state.items() if name.startswith(kept)})
         self._step = step
         self._first_bad_step = self._no_bad_step()
@@ -186,10 +187,15 @@ class Trainer:
         return self.backbone((x - 127.5) / 128)
 
     def _average_gradients(self) -> None:
-        gradients = {name: parameter.grad() for name, parameter in self._trained.items()}
-        self.ranks.sum(gradients)
-        for gradient in gradients.values():
-            gradient /= self.ranks.count
+        """Over the devices of this process, or over the ranks."""
+        if self._exchange is not None:
+            gradients = [[p.grad() for p in replica._trained.values()] for replica in self._replicas]
+            self._exchange.average(dict(zip(self._trained, zip(*gradients, strict=True), strict=True)))
+        elif isinstance(self.ranks, Group):
+            sums = {name: parameter.grad() for name, parameter in self._trained.items()}
+            self.ranks.sum(sums)
+            for gradient in sums.values():
+                gradient /= self.ranks.count
 
     def _clip_gradients(self, clip_norm: float) -> None:
         gradients = [parameter.grad() for parameter in self._trained.values()]
@@ -202,19 +208,13 @@ class Trainer:
         return nd.full((1,), -1, self.device, np.float64)
 
     def _remember_if_bad(self, loss: NDArray) -> None:
-        """Without looking at the value: that would make the host wait for the device."""
+        """Remember the first step whose loss is not finite. Stays on the device, so that the host need not wait."""
         is_finite = nd.contrib.isfinite(loss).astype(np.float64)
         is_first = (self._first_bad_step < 0) * (1 - is_finite)
         self._first_bad_step = nd.where(is_first, nd.ones_like(is_first) * (self._step + 1), self._first_bad_step)
 
     def _momentum(self) -> dict[str, NDArray]:
         return {f"momentum.{name}": momentum_buffer(self._optimizer, p) for name, p in self._trained.items()}
-
-    def _check_labels(self, labels: np.ndarray) -> None:
-        bad = np.flatnonzero((labels < 0) | (labels >= self._num_classes))
-        if len(bad):
-            row = bad[0]
-            raise ValueError(f"labels: expected 0..{self._num_classes - 1}, got {labels[row]} at row {row}")
 
 
 class _Modules(gluon.Block):

@@ -1,4 +1,4 @@
-"""Backbone, head and optimiser on a device: what `common.training.loop.fit` drives (`common.backend.Trainer`)."""
+"""Backbone, head and optimiser on a device (`common.backend.Trainer`); `common.training.loop.fit` drives it."""
 
 import contextlib
 from collections.abc import Iterator, Mapping
@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from common.backend import check_labels
 from common.config import HeadConfig, RunConfig
 from common.ranks import Ranks
 from common.weights.initialisation import draw_parameters
@@ -32,7 +33,7 @@ class Trainer:
     """See `common.backend.Trainer` for the contract of each method.
 
     Args:
-        config: checked.
+        config: checked, also by `common.backend.Backend.check`.
         num_classes: identities of the training set.
 
     Raises:
@@ -40,55 +41,74 @@ class Trainer:
     """
 
     def __init__(self, config: RunConfig, num_classes: int) -> None:
+        self._config, self._num_classes = config, num_classes
         self.device = distributed.local_device(runtime.resolve_device(config.device))
         self.ranks = distributed.join(self.device)
-        self._config = config
-        self._num_classes = num_classes
-        runtime.seed_everything(config.seed)
-        backbone = create_backbone(
-            config.model.backbone, config.model.embedding_size, config.data.image_size, config.model.dropout
-        )
-        head = create_head(config.head, config.model.embedding_size, num_classes, ranks=self.ranks)
-        if isinstance(head, SFaceHead):
-            head.compiled = config.compile
-        if isinstance(head, MarginHead):
-            head.sample_rate = config.head.sample_rate
-        self._modules = nn.ModuleDict({"backbone": backbone, "head": head})
-        self._sharded = {"head.class_weight"} if isinstance(head, ShardedSFaceHead) else set()
-        specs = checkpoint.parameter_specs(self._modules)
-        for name in self._sharded:
-            specs[name] = specs[name]._replace(shape=(num_classes, *specs[name].shape[1:]))
-        checkpoint.from_canonical(self._modules, self._parts(draw_parameters(specs, config.seed)))
-        if config.sync_batch_norm and isinstance(self.ranks, Group):
-            distributed.synchronise_batch_norm(backbone, self.device)
         self._precision = runtime.PRECISIONS[config.precision]
         self._master = torch.float64 if self._precision == torch.float64 else torch.float32
-        self._modules.to(self.device, self._master)
-        backbone.to(memory_format=torch.channels_last)
-        self.backbone, self.head = backbone, head
-        self._trained_backbone = torch.compile(backbone) if config.compile else backbone
-        self._trained_head: nn.Module = head
-        if isinstance(self.ranks, Group):
-            self._trained_backbone = self._data_parallel(self._trained_backbone)
-            if not self._sharded:
-                self._trained_head = self._data_parallel(head)
-        rule = {"momentum": config.optimiser.momentum, "weight_decay": config.optimiser.weight_decay}
-        self._optimizer = create_optimizer([backbone, head], **rule)
+        runtime.seed_everything(config.seed)
+        self.backbone = create_backbone(
+            config.model.backbone, config.model.embedding_size, config.data.image_size, config.model.dropout
+        )
+        self.head = self._create_head()
+        self._modules = nn.ModuleDict({"backbone": self.backbone, "head": self.head})
+        self._sharded = {"head.class_weight"} if isinstance(self.head, ShardedSFaceHead) else set()
+        self._draw_weights()
+        self._prepare_modules()
+        self._trained_backbone, self._trained_head = self._wrapped_for_training()
+        self._optimizer = create_optimizer(
+            [self.backbone, self.head], momentum=config.optimiser.momentum, weight_decay=config.optimiser.weight_decay
+        )
         self._scaler = self._create_scaler()
         self._step = 0
         self._metrics: dict[str, Tensor] = {}
         self._first_bad_step = torch.full((), -1, dtype=torch.int64, device=self.device)
 
+    def _create_head(self) -> nn.Module:
+        config = self._config
+        head = create_head(config.head, config.model.embedding_size, self._num_classes, ranks=self.ranks)
+        if isinstance(head, SFaceHead):
+            head.compiled = config.compile
+        if isinstance(head, MarginHead):
+            head.sample_rate = config.head.sample_rate
+        return head
+
+    def _draw_weights(self) -> None:
+        """The initial weights of all backends, from the seed; each rank draws all and keeps its share."""
+        specs = checkpoint.parameter_specs(self._modules)
+        for name in self._sharded:
+            specs[name] = specs[name]._replace(shape=(self._num_classes, *specs[name].shape[1:]))
+        checkpoint.from_canonical(self._modules, self._parts(draw_parameters(specs, self._config.seed)))
+
+    def _prepare_modules(self) -> None:
+        """Synchronised BatchNorm, device, precision and memory layout."""
+        if self._config.sync_batch_norm and isinstance(self.ranks, Group):
+            distributed.synchronise_batch_norm(self.backbone, self.device)
+        self._modules.to(self.device, self._master)
+        self.backbone.to(memory_format=torch.channels_last)
+
+    def _wrapped_for_training(self) -> tuple[nn.Module, nn.Module]:
+        """Backbone and head as a training step calls them: compiled, and with gradients exchanged between ranks."""
+        backbone = torch.compile(self.backbone) if self._config.compile else self.backbone
+        if not isinstance(self.ranks, Group):
+            return backbone, self.head
+        return self._data_parallel(backbone), self.head if self._sharded else self._data_parallel(self.head)
+
     def train_step(self, images: np.ndarray, labels: np.ndarray, learning_rate: float) -> None:
-        self._check_labels(labels)
+        check_labels(labels, self._num_classes)
         self._modules.train()
         if isinstance(self.ranks, Group):
             self._seed_dropout()
         if isinstance(self.head, SphereFaceHead):
             self.head.step = self._step
-        set_learning_rate(self._optimizer, learning_rate)
-        self._modules.zero_grad(set_to_none=True)
+        self._compute_gradients(images, labels)
+        self._update(learning_rate)
+        self._remember_if_bad(self._metrics["loss"])
+        self._step += 1
 
+    def _compute_gradients(self, images: np.ndarray, labels: np.ndarray) -> None:
+        """Add up the gradients of the parts of a batch; the metrics are the parts' means."""
+        self._modules.zero_grad(set_to_none=True)
         parts = self._config.optimiser.accumulate
         totals: dict[str, Tensor] = {}
         split = zip(np.split(images, parts), np.split(labels, parts), strict=True)
@@ -99,18 +119,18 @@ class Trainer:
                 self._scaler.scale(result.loss / parts).backward()
             for name, value in result._asdict().items():
                 totals[name] = totals.get(name, 0) + value.detach() / parts
+        self._metrics = totals
 
+    def _update(self, learning_rate: float) -> None:
+        set_learning_rate(self._optimizer, learning_rate)
         if self._config.optimiser.clip_norm is not None:
             self._scaler.unscale_(self._optimizer)
             self._clip_gradients(self._config.optimiser.clip_norm)
         self._scaler.step(self._optimizer)
         self._scaler.update()
-        self._metrics = totals
-        self._remember_if_bad(totals["loss"])
-        self._step += 1
 
     def metrics(self) -> dict[str, float]:
-        if isinstance(self.ranks, Group) and not self._sharded:  # each rank's are those of its share
+        if isinstance(self.ranks, Group) and not self._sharded:  # each rank has the metrics of its share
             mean = self.ranks.sum(torch.stack(list(self._metrics.values()))) / self.ranks.count
             return dict(zip(self._metrics, mean.tolist(), strict=True))
         return {name: value.item() for name, value in self._metrics.items()}
@@ -131,11 +151,7 @@ class Trainer:
 
     def state(self) -> dict[str, np.ndarray]:
         tensors = checkpoint.named_tensors(self._modules) | self._momentum()
-        for name, tensor in tensors.items():
-            if self._is_sharded(name):
-                whole = self.ranks.joined(tensor, self._num_classes)
-                tensors[name] = tensor if whole is None else whole
-        arrays = checkpoint.to_arrays(tensors)
+        arrays = checkpoint.to_arrays({name: self._whole(name, tensor) for name, tensor in tensors.items()})
         arrays["random.cpu"] = torch.get_rng_state().numpy()
         if self.device.type == "cuda":
             arrays["random.cuda"] = torch.cuda.get_rng_state(self.device).numpy()
@@ -143,6 +159,10 @@ class Trainer:
             arrays["scaler.scale"] = np.float64(self._scaler.get_scale())
             arrays["scaler.growth_tracker"] = np.int64(self._scaler.state_dict()["_growth_tracker"])
         return arrays
+
+    def prototypes(self) -> np.ndarray:
+        name = "head.class_weight"
+        return checkpoint.to_arrays({name: self._whole(name, self.head.class_weight)})[name]
 
     def load_weights(self, state: dict[str, np.ndarray]) -> None:
         weights = {name: array for name, array in state.items() if name.startswith(("backbone.", "head."))}
@@ -188,12 +208,12 @@ class Trainer:
         return tensor.to(self.device, non_blocking=True)
 
     def _remember_if_bad(self, loss: Tensor) -> None:
-        """Without looking at the value: that would make the host wait for the device."""
+        """Remember the first step whose loss is not finite. Stays on the device, so that the host need not wait."""
         is_first = (self._first_bad_step < 0) & ~torch.isfinite(loss)
         self._first_bad_step = torch.where(is_first, self._step + 1, self._first_bad_step)
 
     def _create_scaler(self) -> torch.amp.GradScaler:
-        """The scale of losses in float16; of several ranks, all leave a step out if one must."""
+        """The loss scale of float16. With several ranks, all skip a step if one has to."""
         enabled = self._config.precision == "fp16"
         if not (enabled and isinstance(self.ranks, Group)):
             return torch.amp.GradScaler(self.device.type, enabled=enabled)
@@ -203,12 +223,12 @@ class Trainer:
 
     def _data_parallel(self, module: nn.Module) -> nn.Module:
         on = [self.device.index] if self.device.type == "cuda" else None
-        # running statistics are those of rank 0, which alone evaluates and saves
+        # only rank 0 evaluates and saves, so the other ranks need not have its running statistics
         return DistributedDataParallel(module, device_ids=on, broadcast_buffers=False)
 
     @contextlib.contextmanager
     def _exchange_gradients(self, now: bool) -> Iterator[None]:
-        """Of the parts of a batch, gradients of the last one's backward pass are those of all parts."""
+        """Around a backward pass: if `now`, exchange the gradients that were added up since the last exchange."""
         with contextlib.ExitStack() as stack:
             for module in (self._trained_backbone, self._trained_head):
                 if isinstance(module, DistributedDataParallel) and not now:
@@ -226,15 +246,20 @@ class Trainer:
         nn.utils.clip_grads_with_norm_(self._modules.parameters(), largest, norm)
 
     def _seed_dropout(self) -> None:
-        """Of several ranks each step has its own stream, so that nothing of it needs to be saved."""
+        """Seed each step of each rank by itself, so that no rank has to save a random state."""
         state = np.random.SeedSequence([self._config.seed, self._step, self.ranks.rank]).generate_state(1, np.uint64)
         torch.manual_seed(int(state[0]))
 
     def _is_sharded(self, name: str) -> bool:
         return name.removeprefix("momentum.") in self._sharded
 
+    def _whole(self, name: str, tensor: Tensor) -> Tensor:
+        """A sharded tensor with the rows of all ranks, on rank 0; the other ranks get their share."""
+        whole = self.ranks.joined(tensor, self._num_classes) if self._is_sharded(name) else None
+        return tensor if whole is None else whole
+
     def _parts(self, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Of arrays of which each rank has a share, this rank's."""
+        """This rank's share of each sharded array, and all other arrays as they are."""
         for name, array in arrays.items():
             if self._is_sharded(name) and array.shape[:1] != (self._num_classes,):
                 raise ValueError(f"{name}: expected {self._num_classes} rows, got {array.shape[:1]}")
@@ -246,12 +271,6 @@ class Trainer:
     def _momentum(self) -> dict[str, Tensor]:
         trained = [(name, p) for name, p in self._modules.named_parameters() if p.requires_grad]
         return {f"momentum.{name}": momentum_buffer(self._optimizer, parameter) for name, parameter in trained}
-
-    def _check_labels(self, labels: np.ndarray) -> None:
-        bad = np.flatnonzero((labels < 0) | (labels >= self._num_classes))
-        if len(bad):
-            row = bad[0]
-            raise ValueError(f"labels: expected 0..{self._num_classes - 1}, got {labels[row]} at row {row}")
 
 
 def create_head(config: HeadConfig, embedding_size: int, num_classes: int, *, ranks: Ranks | None = None) -> nn.Module:

@@ -1,10 +1,13 @@
 """Several devices of one process (two contexts of the CPU) against one that accumulates the same parts of a batch."""
 
+import dataclasses
+
 import mxnet as mx
 import numpy as np
 import pytest
 
 from mxnet_impl import distributed
+from mxnet_impl.tests.conftest import BACKEND
 from mxnet_impl.tests.test_distributed import CLASSES, configured, errors, train
 from mxnet_impl.trainer import Trainer
 
@@ -56,11 +59,6 @@ def test_a_bad_step_of_any_device_counts():
     assert trainer.first_bad_step() == 4
 
 
-def test_synchronised_batch_norm_is_refused_of_several_devices():
-    with pytest.raises(ValueError, match="sync_batch_norm: expected false with several GPUs in one process of MXNet"):
-        Trainer(configured("fp32", sync_batch_norm=True), CLASSES, devices=TWO)
-
-
 @pytest.fixture
 def gpus(monkeypatch):
     """A host with three."""
@@ -72,6 +70,12 @@ def gpus(monkeypatch):
         return mx.cpu() if name == "cpu" else mx.gpu(number)
 
     monkeypatch.setattr("mxnet_impl.runtime.resolve_device", resolved)
+
+
+def test_batch_norm_is_not_synchronised_within_a_process(gpus):
+    config = dataclasses.replace(configured("fp32", sync_batch_norm=True), device="cuda", devices=2)
+    with pytest.raises(ValueError, match="--sync-batch-norm: expected false with several GPUs in one process of MXNet"):
+        BACKEND.create_trainer(config, CLASSES)
 
 
 def test_gpus_of_one_host_share_a_process(gpus, monkeypatch):

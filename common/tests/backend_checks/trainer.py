@@ -1,12 +1,13 @@
 """A trainer against its contract: heads, precision, accumulation, clipping, labels, state."""
 
 import dataclasses
+import importlib
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from common.backend import Backend, Trainer
+from common.backend import CAPABILITIES, Backend, Trainer
 from common.config import HEADS, DataConfig, HeadConfig, ModelConfig, OptimiserConfig, RunConfig
 
 CLASSES = 6
@@ -38,6 +39,10 @@ def trained(backend: Backend, config: RunConfig, steps: int = 3) -> Trainer:
     for step in range(steps):
         trainer.train_step(*batch(step), 0.01)
     return trainer
+
+
+def bare_loop(backend: Backend):
+    return importlib.import_module(f"benchmarks.backends.{backend.name}.bare")
 
 
 def assert_same_state(one: dict[str, np.ndarray], other: dict[str, np.ndarray]) -> None:
@@ -189,6 +194,15 @@ def test_state_round_trip_continues_to_the_bit(backend):
     assert_same_state(trainer.state(), resumed.state())
 
 
+def test_prototypes_are_a_copy_of_the_class_weights(backend):
+    trainer = trained(backend, configured())
+    prototypes = trainer.prototypes()
+    before = trainer.state()["head.class_weight"]
+    assert np.array_equal(prototypes, before)
+    prototypes += 1
+    assert np.array_equal(trainer.state()["head.class_weight"], before)
+
+
 def test_a_state_that_does_not_fit_changes_nothing(backend):
     trainer = trained(backend, configured())
     before = trainer.state()
@@ -219,7 +233,7 @@ def test_the_seed_decides_the_weights(backend):
 def test_heads_get_their_numbers(backend):
     create_head = backend.module("trainer").create_head
     head = create_head(HeadConfig(intra_center=0.9, inter_slope=70.0, form="plain"), 16, CLASSES)
-    assert isinstance(head, backend.module("sface_loss").SFaceHead)
+    assert isinstance(head, backend.module("losses.sface").SFaceHead)
     assert (head.intra_center, head.inter_slope, head.form) == (0.9, 70.0, "plain")
     assert create_head(HeadConfig(name="arcface", margin=0.3), 16, CLASSES).margin == 0.3
     assert create_head(HeadConfig(name="cosface"), 16, CLASSES).margin == 0.35
@@ -232,6 +246,32 @@ def test_sphereface_knows_the_step_after_a_resume(backend):
     resumed.load_state(trainer.state(), 2)
     resumed.train_step(*batch(2), 0.01)
     assert resumed.head.step == 2
+
+
+def test_the_declared_precisions_are_those_of_the_runtime(backend):
+    assert CAPABILITIES[backend.name].precisions == tuple(backend.module("runtime").PRECISIONS)
+
+
+@pytest.mark.parametrize(
+    ("options", "offered", "message"),
+    [
+        ({"precision": "bf16"}, lambda offers: "bf16" in offers.precisions, "--precision: expected fp32 or fp64 with"),
+        ({"precision": "fp16"}, lambda offers: "fp16" in offers.precisions, "--precision: expected fp32 or fp64 with"),
+        ({"compile": True}, lambda offers: offers.compile, "--compile: expected false with"),
+        (
+            {"head": HeadConfig(name="cosface", sample_rate=0.5)},
+            lambda offers: offers.class_sampling,
+            "--head.sample-rate: expected 1 with",
+        ),
+    ],
+)
+def test_what_is_not_offered_makes_no_trainer(backend, options, offered, message):
+    offers = CAPABILITIES[backend.name]
+    if offered(offers):
+        backend.check(configured(**options))
+        return
+    with pytest.raises(ValueError, match=f"{message} {offers.title}, got .*; PyTorch offers it"):
+        backend.create_trainer(configured(**options), CLASSES)
 
 
 def test_describe_counts_parameters(backend):
@@ -260,7 +300,7 @@ def test_a_device_that_is_not_there(backend, name, message):
 def test_a_step_does_not_wait_for_the_device(backend, head, monkeypatch):
     """Between logged lines the host must run ahead."""
     seen: list[str] = []
-    sface_loss = backend.module("sface_loss").sface_loss
+    sface_loss = backend.module("losses.sface").sface_loss
 
     def uncounted(*arguments, **options):
         count = len(seen)
@@ -269,11 +309,11 @@ def test_a_step_does_not_wait_for_the_device(backend, head, monkeypatch):
         return result
 
     # on the CPU the heads look at the labels, and the streamed form at what matters in a block; on a device they do not
-    monkeypatch.setattr(backend.module("sface_loss"), "sface_loss", uncounted)
-    monkeypatch.setattr(backend.module("margin_losses"), "_check", lambda *arguments: None)
+    monkeypatch.setattr(backend.module("losses.sface"), "sface_loss", uncounted)
+    monkeypatch.setattr(backend.module("losses.margin_heads"), "_check", lambda *arguments: None)
     trainer = backend.create_trainer(configured(head=HeadConfig(name=head, form="plain")), CLASSES)
     trainer.train_step(*batch(), 0.01)
-    with backend.module("bare").waits(seen):
+    with bare_loop(backend).waits(seen):
         for step in range(1, 4):
             trainer.train_step(*batch(step), 0.01)
         assert seen == []
@@ -283,7 +323,7 @@ def test_a_step_does_not_wait_for_the_device(backend, head, monkeypatch):
 
 def test_the_bare_loop_trains(backend):
     """It is what the trainer is measured against: it must do the same work."""
-    bare = backend.module("bare").Bare(configured(model=WITHOUT_DROPOUT), CLASSES, *batch(), 0.01)
+    bare = bare_loop(backend).Bare(configured(model=WITHOUT_DROPOUT), CLASSES, *batch(), 0.01)
     bare.forward()
     before = bare.weights()
     bare.step()
