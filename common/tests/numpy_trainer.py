@@ -52,6 +52,9 @@ class NumpyTrainer:
     def state(self) -> dict[str, np.ndarray]:
         return {"head.class_weight": self.weight, "momentum.head.class_weight": self.velocity}
 
+    def prototypes(self) -> np.ndarray:
+        return self.weight
+
     def load_weights(self, state: dict[str, np.ndarray]) -> None:
         if state["head.class_weight"].shape != self.weight.shape:
             raise ValueError("another shape")

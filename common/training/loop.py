@@ -1,9 +1,10 @@
-"""THE training loop, the same for every backend: loader -> Trainer -> schedule, log, evaluate, checkpoint, resume.
+"""The training loop of all backends: loader -> Trainer -> log, evaluation, checkpoint.
 
-A run can be stopped at any moment, by Ctrl-C or kill -9, and goes on when the same command is started again. What it
-computes then is, to the bit on a CPU, what an unbroken run computes.
+A run can be stopped at any moment, by Ctrl-C or kill -9. It goes on when the same command is started again. On a CPU it
+then computes the same bits as an unbroken run.
 """
 
+import contextlib
 import dataclasses
 import signal
 import threading
@@ -20,7 +21,7 @@ import tqdm
 from common import config as configuration
 from common.backend import Trainer
 from common.config import RunConfig
-from common.datasets.loader import Loader
+from common.datasets.loader import Batch, Loader
 from common.datasets.pair_sets import find_pair_sets
 from common.datasets.training_sets import Dataset
 from common.evaluation.evaluate import Evaluation, evaluate
@@ -32,6 +33,11 @@ from common.training.run_log import RunLog, environment
 from common.training.schedule import scheduled_rate, total_steps
 from common.weights import checkpoint
 
+NEGATIVE_LOSS = (
+    "The loss of sface is normally negative. Its pull, the mean of -r cos(theta), falls as samples approach their "
+    "prototypes, and rises to 0 once theta is below a = {:g} rad, where r vanishes."
+)
+
 
 class NonFiniteLoss(ArithmeticError):
     """The loss became infinite or NaN. The message names the step and the last good checkpoint."""
@@ -42,7 +48,7 @@ class Progress:
     """Where a run stands; saved with every checkpoint."""
 
     step: int = 0  # optimiser steps done
-    seconds: float = 0.0  # spent in training steps, over all starts; evaluations and checkpoints left out
+    seconds: float = 0.0  # in training steps, over all starts; without evaluations and checkpoints
     skipped: int = 0  # images that did not decode and were replaced
     best_step: int | None = None
     best_accuracy: float | None = None
@@ -55,13 +61,13 @@ def fit(trainer: Trainer, dataset: Dataset, config: RunConfig, folder: Path) -> 
         trainer: freshly made from `config`.
         dataset: the training set.
         config: checked; the same as at the first start (`FREE_ON_RESUME` fields may differ).
-        folder: the run folder; made when missing.
+        folder: the run folder; made if it is missing.
 
     Raises:
         Stopped: Ctrl-C or SIGTERM; a checkpoint was saved. A second Ctrl-C raises KeyboardInterrupt at once.
         NonFiniteLoss: nothing was saved after the bad step.
-        ValueError: the folder holds a run of another configuration, or data or a checkpoint is bad; a run that meets
-            bad data saves a checkpoint first.
+        ValueError: the folder holds a run of another configuration, or data or a checkpoint is bad. A checkpoint is
+            saved before the run stops at bad data.
         OSError: something cannot be written; checkpoints stay as they were.
     """
     refuse_another_run(folder, config)
@@ -69,7 +75,7 @@ def fit(trainer: Trainer, dataset: Dataset, config: RunConfig, folder: Path) -> 
     if run.writes:
         write_json(folder / "config.json", configuration.to_json(config))
         write_json(folder / "environment.json", environment(trainer.describe()))
-    trainer.ranks.total(0)  # nobody looks for checkpoints before all are here
+    trainer.ranks.total(0)  # no rank looks for checkpoints before all have started
     run.resume()
     with _stop_signals() as stop_asked:
         run.train(stop_asked)
@@ -100,6 +106,8 @@ class _Run:
         scheduled_rate(0, optimiser, self.loader.steps_per_epoch)  # a bad schedule fails now
         self.pair_sets, self.missing_sets = find_pair_sets(data.root, data.evaluate_on)
         self.angles = AngleProbe(dataset, data, config.angle_images, config.seed) if config.angle_images else None
+        self.logged = Progress()  # as it was in the last line of the log
+        self.skipped_before, self.skipped_here = 0, 0  # images: before this start; by this rank since then
 
     def resume(self) -> None:
         path = checkpoint.latest_checkpoint(self.folder)
@@ -112,84 +120,113 @@ class _Run:
             raise checkpoint.DamagedCheckpoint(f"{path / checkpoint.STATE}: expected progress of a run") from None
         self.trainer.load_state(saved.arrays, self.progress.step)
         self.saved_step = self.progress.step
+        self.logged = dataclasses.replace(self.progress)
+        self.skipped_before = self.progress.skipped
 
     def train(self, stop_asked: threading.Event) -> None:
-        progress, config = self.progress, self.config
-        log = RunLog(self.folder, progress.step) if self.writes else None
-        for missing in self.missing_sets if self.writes else ():
-            tqdm.tqdm.write(f"evaluation set {missing}: not found at {config.data.root / (missing + '.bin')}")
-        optimiser = config.optimiser
-        bar = tqdm.tqdm(
-            total=self.total * optimiser.batch_size,
-            initial=progress.step * optimiser.batch_size,
+        progress = self.progress
+        batches = self.loader.batches(progress.step, self.total)
+        with contextlib.closing(batches), self._log() as log, self._bar() as bar:
+            self._announce()
+            lap = time.monotonic()
+            while progress.step < self.total:
+                rate = self._step(batches)
+                bar.update(self.config.optimiser.batch_size)
+                due = self._due()
+                # ranks wait for each other to agree, so several ask only where something is due
+                stop = self._agree(stop_asked) if due or self.ranks.count == 1 else False
+                if stop:
+                    due.add("save")
+                metrics = self._finite_metrics() if due else {}
+
+                progress.seconds += time.monotonic() - lap
+                if "log" in due:
+                    self._write(log, bar, rate, metrics)
+                if "evaluate" in due and self._evaluate(log):
+                    due.add("save")
+                if "save" in due:
+                    self._save_if_new()
+                if stop and progress.step < self.total:
+                    raise Stopped(f"stopped after step {progress.step} of {self.total}; start it again to go on")
+                if due - {"log"}:
+                    bar.unpause()  # images/s and the time left are those of training
+                lap = time.monotonic()
+
+    @contextmanager
+    def _log(self) -> Iterator[RunLog | None]:
+        """The log on rank 0; None on the others."""
+        if not self.writes:
+            yield None
+            return
+        with contextlib.closing(RunLog(self.folder, self.progress.step)) as log:
+            yield log
+
+    def _bar(self) -> tqdm.tqdm:
+        batch_size = self.config.optimiser.batch_size
+        return tqdm.tqdm(
+            total=self.total * batch_size,
+            initial=self.progress.step * batch_size,
             unit="images",
-            desc=config.name,
+            desc=self.config.name,
             dynamic_ncols=True,
             smoothing=0.05,
             disable=not self.writes,
         )
-        batches = self.loader.batches(progress.step, self.total)
-        logged_step, logged_seconds = progress.step, progress.seconds
-        skipped_before, skipped_here = progress.skipped, 0
-        lap = time.monotonic()
-        try:
-            while progress.step < self.total:
-                with self._saving_first():
-                    batch = next(batches)
-                rate = scheduled_rate(progress.step, optimiser, self.loader.steps_per_epoch)
-                self.trainer.train_step(batch.images, batch.labels, rate)
-                progress.step += 1
-                skipped_here += batch.skipped
-                bar.update(optimiser.batch_size)
 
-                is_last = progress.step == self.total
-                log_now = is_last or progress.step % config.log_every == 0
-                evaluate_now = is_last or progress.step % config.evaluate_every == 0
-                save_now = is_last or progress.step % config.save_every == 0
-                stop = False
-                if self.ranks.count == 1 or log_now or evaluate_now or save_now:  # to agree, ranks wait for each other
-                    stop = self.ranks.total(stop_asked.is_set()) > 0
-                    save_now |= stop
-                    progress.skipped = skipped_before + self.ranks.total(skipped_here)
-                metrics = self._finite_metrics() if log_now or evaluate_now or save_now else {}
+    def _announce(self) -> None:
+        """What the user should know before the first step."""
+        if not self.writes:
+            return
+        for missing in self.missing_sets:
+            tqdm.tqdm.write(f"evaluation set {missing}: not found at {self.config.data.root / (missing + '.bin')}")
+        if self.config.head.name == "sface":
+            tqdm.tqdm.write(NEGATIVE_LOSS.format(self.config.head.intra_center))
 
-                progress.seconds += time.monotonic() - lap
-                if log_now:
-                    images = (progress.step - logged_step) * optimiser.batch_size
-                    speed = images / (progress.seconds - logged_seconds)
-                    logged_step, logged_seconds = progress.step, progress.seconds
-                    record = {
-                        "kind": "train",
-                        "step": progress.step,
-                        "epoch": progress.step / self.loader.steps_per_epoch,
-                        "lr": rate,
-                        **metrics,
-                        "skipped": progress.skipped,
-                        "images_per_second": speed,
-                        "seconds": progress.seconds,
-                    }
-                    if log is not None:
-                        log.write(record)
-                    bar.set_postfix({name: f"{metrics[name]:.3f}" for name in ("loss", "accuracy")}, refresh=False)
-                if evaluate_now:
-                    with self._saving_first():
-                        save_now |= self._evaluate(log)
-                if save_now:
-                    self._save_if_new()
-                if stop and not is_last:
-                    raise Stopped(f"stopped after step {progress.step} of {self.total}; start it again to go on")
-                if evaluate_now or save_now:
-                    bar.unpause()  # images/s and the time left are those of training
-                lap = time.monotonic()
-        finally:
-            batches.close()
-            bar.close()
-            if log is not None:
-                log.close()
+    def _step(self, batches: Iterator[Batch]) -> float:
+        """Train one step; returns its learning rate."""
+        optimiser = self.config.optimiser
+        with self._saving_first():
+            batch = next(batches)
+        rate = scheduled_rate(self.progress.step, optimiser, self.loader.steps_per_epoch)
+        self.trainer.train_step(batch.images, batch.labels, rate)
+        self.progress.step += 1
+        self.skipped_here += batch.skipped
+        return rate
+
+    def _due(self) -> set[str]:
+        """What follows the step that was done: "log", "evaluate" and "save"; all of them after the last step."""
+        config, step = self.config, self.progress.step
+        every = {"log": config.log_every, "evaluate": config.evaluate_every, "save": config.save_every}
+        return {name for name, steps in every.items() if step % steps == 0 or step == self.total}
+
+    def _agree(self, stop_asked: threading.Event) -> bool:
+        """Whether any rank was asked to stop. Also adds up the skipped images of all ranks."""
+        stop = self.ranks.total(stop_asked.is_set()) > 0
+        self.progress.skipped = self.skipped_before + self.ranks.total(self.skipped_here)
+        return stop
+
+    def _write(self, log: RunLog | None, bar: tqdm.tqdm, rate: float, metrics: dict[str, float]) -> None:
+        """A line of the log, and the loss beside the progress bar."""
+        progress = self.progress
+        steps, seconds = progress.step - self.logged.step, progress.seconds - self.logged.seconds
+        self.logged = dataclasses.replace(progress)
+        record = {
+            "kind": "train",
+            "step": progress.step,
+            "epoch": progress.step / self.loader.steps_per_epoch,
+            "lr": rate,
+            **metrics,
+            "skipped": progress.skipped,
+            "images_per_second": steps * self.config.optimiser.batch_size / seconds,
+            "seconds": progress.seconds,
+        }
+        if log is not None:
+            log.write(record)
+        bar.set_postfix({name: f"{metrics[name]:.3f}" for name in ("loss", "accuracy")}, refresh=False)
 
     @contextmanager
     def _saving_first(self) -> Iterator[None]:
-        """Bad data stops the run, but loses no step; of several ranks one alone cannot save."""
+        """Save a checkpoint before bad data stops the run, so that no step is lost. One of several ranks cannot."""
         try:
             yield
         except (ValueError, OSError):
@@ -199,7 +236,7 @@ class _Run:
             raise
 
     def _finite_metrics(self) -> dict[str, float]:
-        """Metrics of the last step; called before whatever writes, so that nothing is kept of a run gone bad."""
+        """Metrics of the last step. Called before anything is written, so that a diverged run writes nothing."""
         bad_step = self.trainer.first_bad_step()
         if bad_step is not None:
             good = checkpoint.latest_checkpoint(self.folder)
@@ -212,13 +249,14 @@ class _Run:
 
     def _evaluate(self, log: RunLog | None) -> bool:
         """Evaluate on all sets that are there, on rank 0; whether their mean accuracy is the best so far."""
-        state = self.trainer.state() if self.angles is not None else {}
-        is_best = log is not None and self._evaluate_here(log, state)
-        return self.ranks.total(is_best) > 0
+        with self._saving_first():
+            class_weight = self.trainer.prototypes() if self.angles is not None else None
+            is_best = log is not None and self._evaluate_here(log, class_weight)
+            return self.ranks.total(is_best) > 0
 
-    def _evaluate_here(self, log: RunLog, state: dict[str, np.ndarray]) -> bool:
-        if self.angles is not None:
-            log.write(self.angles.record(self.trainer.embed, state["head.class_weight"], self.progress.step))
+    def _evaluate_here(self, log: RunLog, class_weight: np.ndarray | None) -> bool:
+        if self.angles is not None and class_weight is not None:
+            log.write(self.angles.record(self.trainer.embed, class_weight, self.progress.step))
         evaluations = evaluate_sets(self.trainer, self.pair_sets, self.config)
         for evaluation in evaluations:
             save_evaluation(self.folder / "evaluation", evaluation, self.progress.step)
@@ -248,7 +286,7 @@ class _Run:
 
 
 def evaluate_sets(trainer: Trainer, pair_sets: dict[str, Any], config: RunConfig) -> list[Evaluation]:
-    """Evaluate on each opened set, by the protocol of `common.evaluation.verification`."""
+    """Evaluate on each opened set by the protocol of `common.evaluation.verification`."""
     return [
         evaluate(
             trainer.embed,
@@ -261,7 +299,7 @@ def evaluate_sets(trainer: Trainer, pair_sets: dict[str, Any], config: RunConfig
 
 
 def refuse_another_run(folder: Path, config: RunConfig) -> None:
-    """Raise a ValueError if the run folder holds a run whose results another configuration made; says what differs."""
+    """Raise a ValueError if the folder holds a run of another configuration; names the fields that differ."""
     path = folder / "config.json"
     if path.exists():
         before = read_json(path, "the settings of a run")
@@ -275,7 +313,7 @@ def refuse_another_run(folder: Path, config: RunConfig) -> None:
 
 @contextmanager
 def _stop_signals() -> Iterator[threading.Event]:
-    """An event that the first Ctrl-C or SIGTERM sets; the second Ctrl-C does what it always does."""
+    """An event that the first Ctrl-C or SIGTERM sets. The second Ctrl-C raises KeyboardInterrupt."""
     asked = threading.Event()
     if threading.current_thread() is not threading.main_thread():  # only it may handle signals
         yield asked

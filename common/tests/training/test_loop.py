@@ -6,6 +6,7 @@ import os
 import shutil
 import signal
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,6 +16,8 @@ from common.datasets.loader import epoch_order
 from common.datasets.pair_sets import write_pair_set
 from common.datasets.training_sets import open_dataset
 from common.tests.numpy_trainer import NumpyTrainer
+from common.training import loop
+from common.training.angles import intra_weight
 from common.training.loop import NonFiniteLoss, Stopped, fit
 from common.training.run_log import read_log
 from common.training.schedule import learning_rate
@@ -294,3 +297,49 @@ def test_angles_are_logged_at_each_evaluation(faces, tmp_path):
     assert [r["step"] for r in found] == [10, 20, 30]
     assert [sum(r["correct"]["own"]) for r in found] == [20] * 3
     assert found[0]["correct"]["own"] != found[2]["correct"]["own"], "each with the weights of its step"
+
+
+def test_angles_need_the_prototypes_alone(faces, tmp_path):
+    """`state()` copies the whole model and, with several ranks, gathers its shards."""
+
+    class Counting(NumpyTrainer):
+        taken: list[int]
+
+        def state(self):
+            self.taken.append(self.steps)
+            return super().state()
+
+    config = configured(faces, angle_images=20, save_every=1000)
+    config = dataclasses.replace(config, data=dataclasses.replace(config.data, evaluate_on=()))
+    trainer = Counting(config, 6)
+    trainer.taken = []
+    fit(trainer, open_dataset(faces), config, tmp_path)
+    assert [r["step"] for r in read_log(tmp_path / "log.jsonl") if r["kind"] == "angles"] == [10, 20, 30]
+    assert trainer.taken == [30], "for the checkpoint at the end"
+
+
+@pytest.mark.parametrize("head", ["sface", "arcface"])
+def test_a_negative_loss_is_explained_once(faces, tmp_path, capsys, head):
+    run(configured(faces, head=HeadConfig(name=head, intra_center=0.9)), tmp_path)
+    output = capsys.readouterr().out
+    assert output.count("The loss of sface is normally negative") == (head == "sface")
+    assert ("below a = 0.9 rad" in output) == (head == "sface")
+
+
+def test_only_rank_0_explains(faces, tmp_path, capsys):
+    config = configured(faces)
+    trainer = NumpyTrainer(config, 6)
+    trainer.ranks = SimpleNamespace(rank=1, count=2, total=lambda number: number)
+    fit(trainer, open_dataset(faces), config, tmp_path)
+    assert capsys.readouterr().out == ""
+
+
+def test_the_pull_is_as_the_explanation_says():
+    """-r cos(theta) falls from a right angle down to somewhere above a, and is 0 well below a."""
+    head = HeadConfig()
+    theta = np.array([np.pi / 2, 1.4, 1.2, 1.0, 0.87, 0.8, 0.6])
+    pull = -intra_weight(theta, head) * np.cos(theta)
+    assert (np.diff(pull[:4]) < 0).all()
+    assert (np.diff(pull[3:]) > 0).all()
+    assert pull.max() < 1e-5
+    assert pull[-1] > -1e-5
