@@ -1,8 +1,8 @@
-"""One function a recipe: the rows of the paper's tables, and two small ones on public faces.
+"""Recipes, one function each: the training runs of the published code, and two small ones on public faces.
 
-`python -m BACKEND train NAME` runs one; the name is the function's with dashes. Every published row has scale 64, slope
-80, momentum 0.9, weight decay 5e-4, learning rate 0.1 and 512-d embeddings, from the README files of the published
-implementations (zhongyy/SFace for MXNet and PyTorch, liubingyuu/jittorface for Jittor).
+`python -m BACKEND train NAME` runs one; NAME is the function's name with dashes. The README files of the published code
+(zhongyy/SFace for MXNet and PyTorch, liubingyuu/jittorface for Jittor) give each run scale 64, slope 80, momentum 0.9,
+weight decay 5e-4, learning rate 0.1 and 512-d embeddings.
 """
 
 from collections.abc import Callable
@@ -88,7 +88,7 @@ def orl_demo() -> RunConfig:
 
 
 def lfw_small() -> RunConfig:
-    """336 people of LFW at 56x56, evaluated on the 1,200 pairs of folds 0 and 1 of View 2 (python -m data lfw)."""
+    """336 people of LFW at 56x56 pixels, evaluated on folds 0 and 1 of View 2, 1,200 pairs (python -m data lfw)."""
     return RunConfig(
         name="lfw-small",
         data=DataConfig(
@@ -99,7 +99,7 @@ def lfw_small() -> RunConfig:
             on_wrong_size="resize",
         ),
         model=ModelConfig(backbone="iresnet_small", dropout=0.2),
-        head=HeadConfig(intra_center=0.80, inter_center=1.10),  # more pull and less push: there are few people
+        head=HeadConfig(intra_center=0.80, inter_center=1.10),  # more pull and less push, as there are few people
         optimiser=OptimiserConfig(batch_size=64, epochs=16, milestones=(11, 14)),
         evaluate_every=500,
         save_every=250,

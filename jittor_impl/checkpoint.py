@@ -1,10 +1,10 @@
-"""Jittor modules to and from canonical NumPy arrays: the names and layouts that all backends share on disk.
+"""Jittor modules to and from NumPy arrays under canonical names: the names and layouts of all backends on disk.
 
-The canonical names are those of the PyTorch modules, and the modules here have the same, so the table is short:
+The canonical names are the names of PyTorch's modules, which the modules here have too:
 
     Jittor                   canonical
-    ...running_var           as it is: unbiased, because `backbones._layers.BatchNorm` stores it so
-    all else                 as it is; convolutions (out, in / groups, height, width), linear layers (out, in)
+    ...running_var           unchanged: unbiased, because `backbones._layers.BatchNorm` stores it so
+    everything else          unchanged; convolutions (out, in / groups, height, width), linear layers (out, in)
 """
 
 from collections.abc import Mapping
@@ -29,11 +29,11 @@ KINDS: dict[type[nn.Module], dict[str, Kind]] = {
     BatchNorm: BATCH_NORM,
     PReLU: {"weight": "prelu"},
 }
-HEAD: dict[str, Kind] = {"class_weight": "class_weight", "bias": "bias"}  # of any other module
+HEAD: dict[str, Kind] = {"class_weight": "class_weight", "bias": "bias"}  # of all other modules
 
 
 def named_tensors(module: nn.Module) -> dict[str, Var]:
-    """Parameters and running statistics by canonical name; those of `module` themselves."""
+    """Parameters and running statistics of `module` by canonical name; no copies."""
     return module.state_dict()
 
 
@@ -41,7 +41,7 @@ def parameter_specs(module: nn.Module) -> dict[str, ParameterSpec]:
     """Kind and shape of each parameter and running statistic of a backbone or head, for `draw_parameters`.
 
     Raises:
-        ValueError: nothing says of what kind a parameter is.
+        ValueError: a parameter is not listed in `KINDS`.
     """
     layers = dict(module.named_modules())
     specs = {}
@@ -65,10 +65,10 @@ def to_canonical(module: nn.Module) -> dict[str, np.ndarray]:
 
 
 def from_canonical(module: nn.Module, arrays: Mapping[str, np.ndarray]) -> None:
-    """Load what `to_canonical` gave: exactly the names, shapes and dtypes of `module`, all values finite.
+    """Load a result of `to_canonical`: exactly the names, shapes and dtypes of `module`, all values finite.
 
     Raises:
-        ValueError: something does not fit; the message names the first few, and nothing was loaded.
+        ValueError: something does not fit; names the first few problems. Nothing was loaded.
     """
     from_arrays(named_tensors(module), arrays)
 
@@ -86,11 +86,11 @@ def to_arrays(tensors: Mapping[str, Var]) -> dict[str, np.ndarray]:
 
 
 def from_arrays(tensors: Mapping[str, Var], arrays: Mapping[str, np.ndarray]) -> None:
-    """Copy arrays into the tensors of the same names, after checking all of them.
+    """Check all arrays, then copy them into the tensors of the same names.
 
     Raises:
         ValueError: a name is missing or unexpected, a shape or dtype differs, a value is NaN or infinite, or a running
-            variance is negative; the message names the first few, and nothing was copied.
+            variance is negative; names the first few problems. Nothing was copied.
     """
     check_arrays({name: (str(tensor.dtype), tuple(tensor.shape)) for name, tensor in tensors.items()}, arrays)
     for name, tensor in tensors.items():

@@ -1,8 +1,8 @@
-"""The one SGD rule, v = m v + (g + wd w), w = w - lr v, and what weight decay applies to.
+"""SGD by the rule v = m v + (g + wd w), w = w - lr v of all backends, and which parameters have weight decay.
 
-It is the rule of `jittor.optim.SGD`: the learning rate stands outside the momentum buffer. (MXNet's own SGD has it
-inside, and the two part at the first drop of the rate.) But on a CPU that one runs in one thread, and it rounds numbers
-to float32, also beside float64.
+This is the rule of `jittor.optim.SGD`. The learning rate is not part of the momentum buffer. In MXNet's own SGD it is,
+so the two differ from the first drop of the rate on. Jittor's own step uses one thread on a CPU, and rounds the rate,
+the momentum and the decay to float32 even for float64 weights; the step here does neither.
 """
 
 import jittor as jt
@@ -14,18 +14,18 @@ NORMALISATIONS = (BatchNorm,)
 
 
 def create_optimizer(modules: list[nn.Module], *, momentum: float, weight_decay: float) -> jt.optim.SGD:
-    """SGD over all trainable parameters; decay on everything but BatchNorm parameters and biases."""
+    """SGD over all trainable parameters. BatchNorm parameters and biases have no weight decay."""
     decayed: list[Var] = []
     undecayed: list[Var] = []
     for root in modules:
         for module in root.modules():
             for name, parameter in vars(module).items():
-                # a fixed weight and the running statistics are no targets of gradients
+                # a fixed weight and the running statistics have no gradients
                 if isinstance(parameter, Var) and not parameter.is_stop_grad():
                     is_free = isinstance(module, NORMALISATIONS) or name == "bias"
                     (undecayed if is_free else decayed).append(parameter)
     groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": undecayed, "weight_decay": 0.0}]
-    return _SGD(groups, lr=0.0, momentum=momentum)  # the loop sets the rate of every step
+    return _SGD(groups, lr=0.0, momentum=momentum)  # the loop sets the rate of each step
 
 
 def set_learning_rate(optimizer: jt.optim.SGD, learning_rate: float) -> None:
@@ -33,7 +33,7 @@ def set_learning_rate(optimizer: jt.optim.SGD, learning_rate: float) -> None:
 
 
 def momentum_buffer(optimizer: jt.optim.SGD, parameter: Var) -> Var:
-    """The buffer v of a parameter, to read or to write; zeros before its first step, which is what the rule says."""
+    """The buffer v of a parameter, to read or to write; zeros before the first step."""
     for group in optimizer.param_groups:
         for candidate, buffer in zip(group["params"], group["values"], strict=True):
             if candidate is parameter:

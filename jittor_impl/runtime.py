@@ -1,8 +1,8 @@
-"""What Jittor needs before it is imported, and its device, precision and threads, settled in one place.
+"""Settings that Jittor needs before it is imported; its device, precision, threads and random seed.
 
-Jittor compiles itself on its first import and every operator on its first use, into ~/.cache/jittor (or under
-JITTOR_HOME). Left to itself it takes a CUDA compiler for a CUDA device and downloads oneDNN, its library of CPU
-convolutions; both fail on a plain machine. What a user has set in the environment stays.
+Jittor compiles itself on its first import and each operator on its first use, into ~/.cache/jittor (or under
+JITTOR_HOME). By default it takes a CUDA compiler as a sign of a CUDA device, and downloads oneDNN, its library of CPU
+convolutions. Both fail on a plain machine. Variables that a user has set in the environment are kept.
 """
 
 import ctypes
@@ -25,13 +25,13 @@ REQUIREMENTS = "requirements/jittor.txt"
 ONEDNN_HEADERS, ONEDNN_LIBRARY = "onednn-devel-cpu-gomp", "onednn-cpu-gomp"
 ONEDNN_FOLDER = "dnnl_lnx_2.2.0_cpu_gomp"  # where Jittor looks before it downloads
 
-# Jittor's default, -Ofast, assumes that no value is NaN or infinite, and a diverging run would not be noticed. These
-# flags give up less: the order of sums, the sign of zero, errno and trapping.
+# Jittor's default, -Ofast, assumes that no value is NaN or infinite, so a diverging run would not be noticed. These
+# flags leave open only the order of sums, the sign of zero, errno and trapping.
 KERNEL_FLAGS = "-O3 -fno-math-errno -fno-trapping-math -fno-signed-zeros -fassociative-math"
 
 
 def _check_compiler() -> None:
-    """Say what is missing before Jittor fails on it."""
+    """Raise a FileNotFoundError if the C++ compiler or Python's headers are missing; says how to install them."""
     if not (os.environ.get("cc_path") or shutil.which("g++")):
         raise FileNotFoundError("Jittor compiles its operators and found no C++ compiler; on Debian: apt install g++")
     header = Path(sysconfig.get_path("include")) / "Python.h"
@@ -42,7 +42,7 @@ def _check_compiler() -> None:
 
 
 def _cuda_devices() -> int:
-    """Number of usable CUDA devices, as the driver says."""
+    """Number of usable CUDA devices, from the driver."""
     try:
         driver = ctypes.CDLL("libcuda.so.1")
     except OSError:
@@ -54,14 +54,14 @@ def _cuda_devices() -> int:
 
 
 def _jittor_home() -> Path:
-    """The folder that holds .cache/jittor: Jittor's own rule."""
+    """The folder that holds .cache/jittor, by Jittor's own rule."""
     saved = Path.home() / ".cache" / "jittor" / "config.json"
     default = json.loads(saved.read_text("utf-8")) if saved.exists() else {}
     return Path(os.environ.get("JITTOR_HOME", default.get("JITTOR_HOME", Path.home()))).absolute()
 
 
 def _installed_file(package: str, ending: str) -> Path | None:
-    """Where pip put a file of a package."""
+    """Path of the installed file of a package whose name has this ending; None: there is none."""
     try:
         files = metadata.files(package) or []
     except metadata.PackageNotFoundError:
@@ -70,10 +70,10 @@ def _installed_file(package: str, ending: str) -> Path | None:
 
 
 def _link_onednn(folder: Path) -> bool:
-    """Links to the oneDNN of the wheels where Jittor would download it to; False: there are no wheels.
+    """Link the wheels' oneDNN to where Jittor would download it; False: there are no wheels.
 
-    What is there and works stays. Each link is replaced at once, so that processes can do so side by side, and a link
-    into an environment that was deleted is mended.
+    A folder that works is kept. A link into a deleted environment is replaced, in one atomic step each, so that several
+    processes can do this at once.
     """
     links = [folder / "include", folder / "lib" / "libmkldnn.so", folder / "lib" / "libdnnl.so.2"]
     if (folder / "include" / "dnnl.hpp").exists() and all(link.exists() for link in links):
@@ -105,7 +105,7 @@ def _provide_onednn(home: Path) -> None:
 
 
 def _is_compiled() -> bool:
-    """Whether the cache holds a Jittor for this interpreter, compiler and machine."""
+    """Whether the cache holds a compiled Jittor for this interpreter, compiler and machine."""
     import jittor_utils
 
     cache = Path(jittor_utils.cache_path)
@@ -116,13 +116,13 @@ def _prepare_environment() -> None:
     _check_compiler()
     if _cuda_devices() == 0:
         os.environ.setdefault("nvcc_path", "")
-    os.environ.setdefault("cc_flags", "-O2")  # naming a level keeps Jittor from adding -Ofast
+    os.environ.setdefault("cc_flags", "-O2")  # Jittor adds -Ofast unless a level is named
     os.environ.setdefault("kernel_flags", KERNEL_FLAGS)
-    # By default the git branch around the environment: Jittor would compile everything anew on each branch.
+    # The default is the name of the current git branch: Jittor would compile everything again on each branch.
     os.environ.setdefault("cache_name", "main")
     if "OMPI_COMM_WORLD_SIZE" not in os.environ:
-        os.environ.setdefault("use_mpi", "0")  # a process alone needs none; mpirun sets the other variable
-    # More threads share unguarded state and, rarely, crash; one takes 1.3 times as long for a network's operators.
+        os.environ.setdefault("use_mpi", "0")  # mpirun sets the other variable; a single process needs no MPI
+    # With more threads the compiler rarely crashes, as they share unguarded state. One thread takes 1.3 times as long.
     os.environ.setdefault("use_parallel_op_compiler", "1")
     _provide_onednn(_jittor_home())
 
@@ -142,7 +142,7 @@ def _import_jittor() -> Any:
     import jittor
 
     jittor_utils.LOG.log_silent = int(os.environ["log_silent"])
-    # Jittor's own handler ends the process at once; the training loop wants to save first
+    # Jittor's own handler ends the process at once, but the training loop has to save first
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGINT, interrupt)
     return jittor
@@ -154,13 +154,13 @@ precompile_headers(jt)
 
 
 def resolve_device(name: str) -> str:
-    """The device that a configuration asks for; Jittor computes there from now on, in the whole process.
+    """The device that a configuration names. From now on Jittor computes there, in the whole process.
 
     Args:
-        name: "cpu", "cuda", "cuda:N", or "auto": the first CUDA device where there is one, else the CPU.
+        name: "cpu", "cuda", "cuda:N", or "auto": the first CUDA device if there is one, else the CPU.
 
     Raises:
-        ValueError: unknown name, or no such device; says how to get it.
+        ValueError: an unknown name, or no such device; says how to get it.
     """
     kind, _, number = name.partition(":")
     if name not in ("auto", "cpu") and (kind != "cuda" or not (number or "0").isdecimal()):
@@ -184,7 +184,7 @@ def resolve_device(name: str) -> str:
 
 
 def describe(device: str) -> dict[str, Any]:
-    """Version, device, threads: JSON values for `info` and for the record of a run."""
+    """Version, device and threads as JSON values, for `info` and for the record of a run."""
     return {
         "name": "jittor",
         "version": jt.__version__,
@@ -197,5 +197,5 @@ def describe(device: str) -> dict[str, Any]:
 
 
 def seed_everything(seed: int) -> None:
-    """Seed dropout, on every device. Weights, order and flips have streams of their own in `common`."""
+    """Seed dropout on all devices. Initial weights, sample order and flips have seeds of their own in `common`."""
     jt.set_seed(seed % 2**31)

@@ -1,12 +1,11 @@
-"""MXNet blocks to and from canonical NumPy arrays: the names and layouts that all backends share on disk.
+"""MXNet blocks to and from NumPy arrays under canonical names: the names and layouts of all backends on disk.
 
-The canonical names are those of the PyTorch modules, and the blocks here have the same attributes, so the table between
-the two is short:
+The canonical names are the names of PyTorch's modules. The blocks here have the same attributes:
 
     MXNet                    canonical
     BatchNorm gamma, beta    weight, bias
-    BatchNorm running_var    as it is: unbiased, because `running_statistics.py` keeps it so
-    all else                 as it is; convolutions (out, in / groups, height, width), linear layers (out, in)
+    BatchNorm running_var    unchanged: unbiased, because `running_statistics.py` keeps it so
+    everything else          unchanged; convolutions (out, in / groups, height, width), linear layers (out, in)
 """
 
 from collections.abc import Iterator, Mapping
@@ -34,7 +33,7 @@ KINDS: dict[type[gluon.Block], dict[str, tuple[str, Kind]]] = {
     SyncBatchNorm: BATCH_NORM,
     PReLU: {"weight": ("weight", "prelu")},
 }
-HEAD: dict[str, tuple[str, Kind]] = {  # of any other block
+HEAD: dict[str, tuple[str, Kind]] = {  # of all other blocks
     "class_weight": ("class_weight", "class_weight"),
     "bias": ("bias", "bias"),
 }
@@ -46,7 +45,7 @@ def named_parameters(module: gluon.Block) -> dict[str, gluon.Parameter]:
 
 
 def named_tensors(module: gluon.Block) -> dict[str, NDArray]:
-    """Values of parameters and running statistics by canonical name, sharing the memory of `module`, initialised."""
+    """Values of parameters and running statistics by canonical name, which share the memory of `module`."""
     return {name: parameter.data() for name, parameter in named_parameters(module).items()}
 
 
@@ -54,7 +53,7 @@ def parameter_specs(module: gluon.Block) -> dict[str, ParameterSpec]:
     """Kind and shape of each parameter and running statistic of a backbone or head, for `draw_parameters`.
 
     Raises:
-        ValueError: nothing says of what kind a parameter is.
+        ValueError: a parameter is not listed in `KINDS`.
     """
     return {name: ParameterSpec(kind, tuple(parameter.shape)) for name, kind, parameter in _walk(module)}
 
@@ -69,10 +68,10 @@ def to_canonical(module: gluon.Block) -> dict[str, np.ndarray]:
 
 
 def from_canonical(module: gluon.Block, arrays: Mapping[str, np.ndarray]) -> None:
-    """Load what `to_canonical` gave: exactly the names, shapes and dtypes of `module`, all values finite.
+    """Load a result of `to_canonical`: exactly the names, shapes and dtypes of `module`, all values finite.
 
     Raises:
-        ValueError: something does not fit; the message names the first few, and nothing was loaded.
+        ValueError: something does not fit; names the first few problems. Nothing was loaded.
     """
     from_arrays(named_tensors(module), arrays)
 
@@ -90,11 +89,11 @@ def to_arrays(tensors: Mapping[str, NDArray]) -> dict[str, np.ndarray]:
 
 
 def from_arrays(tensors: Mapping[str, NDArray], arrays: Mapping[str, np.ndarray]) -> None:
-    """Copy arrays into those of the same names, after checking all of them.
+    """Check all arrays, then copy them into the MXNet arrays of the same names.
 
     Raises:
         ValueError: a name is missing or unexpected, a shape or dtype differs, a value is NaN or infinite, or a running
-            variance is negative; the message names the first few, and nothing was copied.
+            variance is negative; names the first few problems. Nothing was copied.
     """
     check_arrays({name: (str(np.dtype(tensor.dtype)), tensor.shape) for name, tensor in tensors.items()}, arrays)
     for name, tensor in tensors.items():

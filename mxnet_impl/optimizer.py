@@ -1,7 +1,6 @@
-"""The one SGD rule, v = m v + (g + wd w), w = w - lr v, and what weight decay applies to.
+"""SGD by the rule v = m v + (g + wd w), w = w - lr v of all backends, and which parameters have weight decay.
 
-Not `mxnet.optimizer.SGD`, which has the learning rate inside the momentum buffer: the two part at the first drop of the
-rate.
+`mxnet.optimizer.SGD` has the learning rate inside the momentum buffer, so it differs once the rate drops.
 """
 
 import itertools
@@ -13,11 +12,11 @@ from mxnet.gluon import nn
 from mxnet.ndarray import NDArray
 
 NORMALISATIONS = (nn.BatchNorm,)
-_MOST_TOGETHER = 60  # parameters that MXNet's operators take
+_MOST_TOGETHER = 60  # parameters that one call of MXNet's operators takes
 
 
 class SGD:
-    """Updates parameters in place from their gradients, which are lost; `learning_rate` is that of the next step.
+    """Updates parameters in place and overwrites their gradients; `learning_rate` is the rate of the next step.
 
     Args:
         weight_decay: wd of each parameter.
@@ -27,7 +26,7 @@ class SGD:
     def __init__(self, weight_decay: dict[gluon.Parameter, float], *, momentum: float) -> None:
         self.weight_decay = weight_decay
         self.momentum = momentum
-        self.learning_rate = 0.0  # the loop sets the rate of every step
+        self.learning_rate = 0.0  # the loop sets the rate of each step
         self.buffers = {parameter: nd.zeros_like(parameter.data()) for parameter in weight_decay}
         self._groups = _groups(weight_decay)
 
@@ -46,8 +45,8 @@ class SGD:
     def _update_together(
         self, weights: list[NDArray], gradients: list[NDArray], buffers: list[NDArray], decay: list[float]
     ) -> None:
-        """By MXNet's operators, which round numbers to float32 and start their threads once for all."""
-        # with -1 for the rate the buffer becomes v; the weights that belong to that rate go where nobody needs them
+        """Update several float32 parameters by MXNet's operators, which start their threads once for all of them."""
+        # with rate -1 the buffer becomes v; the weights of that rate are written over the gradients and not used
         nd.multi_sgd_mom_update(
             *itertools.chain(*zip(weights, gradients, buffers, strict=True)),
             out=gradients, lrs=[-1.0] * len(weights), wds=decay, momentum=self.momentum, num_weights=len(weights),
@@ -66,7 +65,7 @@ class SGD:
 
 
 def _groups(parameters: Iterable[gluon.Parameter]) -> list[list[gluon.Parameter]]:
-    """Of like size: what updates several goes through the elements of the largest for each."""
+    """Parameters of similar size: MXNet's operators loop over the size of the largest for each of them."""
     found = []
     by_size = sorted(parameters, key=lambda parameter: parameter.data().size)
     for _, alike in itertools.groupby(by_size, key=lambda parameter: parameter.data().size.bit_length()):
@@ -76,7 +75,7 @@ def _groups(parameters: Iterable[gluon.Parameter]) -> list[list[gluon.Parameter]
 
 
 def create_optimizer(modules: list[gluon.Block], *, momentum: float, weight_decay: float) -> SGD:
-    """SGD over all trainable parameters, initialised; decay on everything but BatchNorm parameters and biases."""
+    """SGD over all trainable parameters, initialised ones. BatchNorm parameters and biases have no weight decay."""
     decay: dict[gluon.Parameter, float] = {}
 
     def add(module: gluon.Block) -> None:
@@ -95,5 +94,5 @@ def set_learning_rate(optimizer: SGD, learning_rate: float) -> None:
 
 
 def momentum_buffer(optimizer: SGD, parameter: gluon.Parameter) -> NDArray:
-    """The buffer v of a parameter, to read or to write; zeros before its first step, which is what the rule says."""
+    """The buffer v of a parameter, to read or to write; zeros before the first step."""
     return optimizer.buffers[parameter]

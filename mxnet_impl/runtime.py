@@ -1,4 +1,4 @@
-"""What MXNet needs before it is imported, and its device, precision and threads, settled in one place."""
+"""Settings that MXNet needs before it is imported; its device, precision, threads and random seed."""
 
 import os
 from typing import Any
@@ -7,7 +7,7 @@ import numpy as np
 
 np.bool = bool  # type: ignore[attr-defined]  # MXNet 1.9.1 uses the name that NumPy 1.24 removed (apache/mxnet #21165)
 
-# Left to itself it takes half of the processors, as if each were one of two hyperthreads.
+# By default MXNet uses half of the processors, as if each were one of two hyperthreads.
 os.environ.setdefault("OMP_NUM_THREADS", str(len(os.sched_getaffinity(0))))
 
 import mxnet as mx  # noqa: E402
@@ -18,13 +18,13 @@ CUDA_REQUIREMENTS = "requirements/mxnet-cuda.txt"
 
 
 def resolve_device(name: str) -> mx.Context:
-    """The device that a configuration asks for.
+    """The device that a configuration names.
 
     Args:
-        name: "cpu", "cuda", "cuda:N", or "auto": the first CUDA device where there is one, else the CPU.
+        name: "cpu", "cuda", "cuda:N", or "auto": the first CUDA device if there is one, else the CPU.
 
     Raises:
-        ValueError: unknown name, or no such device; says how to get it.
+        ValueError: an unknown name, or no such device; says how to get it.
     """
     count = mx.context.num_gpus() if mx.runtime.Features().is_enabled("CUDA") else 0
     if name == "auto":
@@ -47,7 +47,7 @@ def resolve_device(name: str) -> mx.Context:
 
 
 def describe(device: mx.Context) -> dict[str, Any]:
-    """Version, device, threads: JSON values for `info` and for the record of a run."""
+    """Version, device and threads as JSON values, for `info` and for the record of a run."""
     features = mx.runtime.Features()
     return {
         "name": "mxnet",
@@ -61,5 +61,5 @@ def describe(device: mx.Context) -> dict[str, Any]:
 
 
 def seed_everything(seed: int) -> None:
-    """Seed dropout, on every device. Weights, order and flips have streams of their own in `common`."""
+    """Seed dropout on all devices. Initial weights, sample order and flips have seeds of their own in `common`."""
     mx.random.seed(seed % 2**31)

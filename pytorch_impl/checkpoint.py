@@ -1,11 +1,11 @@
-"""PyTorch modules to and from canonical NumPy arrays: the names and layouts that all backends share on disk.
+"""PyTorch modules to and from NumPy arrays under canonical names: the names and layouts of all backends on disk.
 
-The canonical names are those of the modules here, so the table between the two is short:
+The canonical names are the names of PyTorch's modules:
 
     PyTorch                  canonical
-    ...num_batches_tracked   left out: a fixed update weight does not need it
-    ...running_var           as it is: unbiased; MXNet and Jittor convert theirs, which are biased
-    all else                 as it is; convolutions (out, in / groups, height, width), linear layers (out, in)
+    ...num_batches_tracked   left out: with a fixed momentum, BatchNorm does not need it
+    ...running_var           unchanged: unbiased; MXNet and Jittor, whose own are biased, keep unbiased ones here
+    everything else          unchanged; convolutions (out, in / groups, height, width), linear layers (out, in)
 """
 
 from collections.abc import Mapping
@@ -33,11 +33,11 @@ KINDS: dict[type[nn.Module], dict[str, Kind]] = {
     nn.PReLU: {"weight": "prelu"},
     PReLU: {"weight": "prelu"},
 }
-HEAD: dict[str, Kind] = {"class_weight": "class_weight", "bias": "bias"}  # of any other module
+HEAD: dict[str, Kind] = {"class_weight": "class_weight", "bias": "bias"}  # of all other modules
 
 
 def named_tensors(module: nn.Module) -> dict[str, Tensor]:
-    """Parameters and running statistics by canonical name; detached, sharing the memory of `module`."""
+    """Parameters and running statistics by canonical name; detached, they share the memory of `module`."""
     return {name: tensor for name, tensor in module.state_dict().items() if not _is_counter(name)}
 
 
@@ -45,7 +45,7 @@ def parameter_specs(module: nn.Module) -> dict[str, ParameterSpec]:
     """Kind and shape of each parameter and running statistic of a backbone or head, for `draw_parameters`.
 
     Raises:
-        ValueError: nothing says of what kind a parameter is.
+        ValueError: a parameter is not listed in `KINDS`.
     """
     specs = {}
     for name, tensor in named_tensors(module).items():
@@ -68,10 +68,10 @@ def to_canonical(module: nn.Module) -> dict[str, np.ndarray]:
 
 
 def from_canonical(module: nn.Module, arrays: Mapping[str, np.ndarray]) -> None:
-    """Load what `to_canonical` gave: exactly the names, shapes and dtypes of `module`, all values finite.
+    """Load a result of `to_canonical`: exactly the names, shapes and dtypes of `module`, all values finite.
 
     Raises:
-        ValueError: something does not fit; the message names the first few, and nothing was loaded.
+        ValueError: something does not fit; names the first few problems. Nothing was loaded.
     """
     from_arrays(named_tensors(module), arrays)
 
@@ -92,11 +92,11 @@ def to_arrays(tensors: Mapping[str, Tensor]) -> dict[str, np.ndarray]:
 
 
 def from_arrays(tensors: Mapping[str, Tensor], arrays: Mapping[str, np.ndarray]) -> None:
-    """Copy arrays into the tensors of the same names, after checking all of them.
+    """Check all arrays, then copy them into the tensors of the same names.
 
     Raises:
         ValueError: a name is missing or unexpected, a shape or dtype differs, a value is NaN or infinite, or a running
-            variance is negative; the message names the first few, and nothing was copied.
+            variance is negative; names the first few problems. Nothing was copied.
     """
     expected = {name: (str(t.dtype).removeprefix("torch."), tuple(t.shape)) for name, t in tensors.items()}
     check_arrays(expected, arrays)

@@ -1,7 +1,7 @@
-"""The one SGD rule, v = m v + (g + wd w), w = w - lr v, and what weight decay applies to.
+"""SGD by the rule v = m v + (g + wd w), w = w - lr v of all backends, and which parameters have weight decay.
 
-It is `torch.optim.SGD`, in its fused form: one pass over memory instead of four. The learning rate stands outside the
-momentum buffer. (MXNet's own SGD has it inside, and the two part at the first drop of the rate.)
+This is the rule of `torch.optim.SGD`. Its fused form passes over memory once, not four times. The learning rate is not
+part of the momentum buffer. In MXNet's own SGD it is, so the two differ from the first drop of the rate on.
 """
 
 import torch
@@ -11,7 +11,7 @@ NORMALISATIONS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.SyncBatchNorm)
 
 
 def create_optimizer(modules: list[nn.Module], *, momentum: float, weight_decay: float) -> torch.optim.SGD:
-    """SGD over all trainable parameters; decay on everything but BatchNorm parameters and biases."""
+    """SGD over all trainable parameters. BatchNorm parameters and biases have no weight decay."""
     decayed: list[nn.Parameter] = []
     undecayed: list[nn.Parameter] = []
     for root in modules:
@@ -21,9 +21,9 @@ def create_optimizer(modules: list[nn.Module], *, momentum: float, weight_decay:
                     is_free = isinstance(module, NORMALISATIONS) or name == "bias"
                     (undecayed if is_free else decayed).append(parameter)
     groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": undecayed, "weight_decay": 0.0}]
-    optimizer = torch.optim.SGD(groups, lr=0.0, momentum=momentum, fused=True)  # the loop sets the rate of every step
+    optimizer = torch.optim.SGD(groups, lr=0.0, momentum=momentum, fused=True)  # the loop sets the rate of each step
     for parameter in decayed + undecayed:
-        momentum_buffer(optimizer, parameter)  # else it stays uninitialised where a first step in float16 is left out
+        momentum_buffer(optimizer, parameter)  # otherwise it stays uninitialised if the first float16 step is skipped
     return optimizer
 
 
@@ -33,7 +33,7 @@ def set_learning_rate(optimizer: torch.optim.SGD, learning_rate: float) -> None:
 
 
 def momentum_buffer(optimizer: torch.optim.SGD, parameter: nn.Parameter) -> Tensor:
-    """The buffer v of a parameter, to read or to write; zeros before its first step, which is what the rule says."""
+    """The buffer v of a parameter, to read or to write; zeros before the first step."""
     state = optimizer.state[parameter]
     if state.get("momentum_buffer") is None:
         state["momentum_buffer"] = torch.zeros_like(parameter, requires_grad=False)

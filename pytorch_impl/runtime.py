@@ -1,4 +1,4 @@
-"""Device, precision and threads of PyTorch, settled in one place."""
+"""Device, precision and random seed of PyTorch."""
 
 import os
 from typing import Any
@@ -10,19 +10,19 @@ from common.io import memory
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16, "fp64": torch.float64}
 REQUIREMENTS = "requirements/pytorch.txt"
 
-memory.keep_freed_memory()  # a MobileFaceNet's step takes 1.4 to 1.75 times as long without, on a virtual machine
+memory.keep_freed_memory()  # without it, a MobileFaceNet's step takes 1.4 to 1.75 times as long on a virtual machine
 
 
 def resolve_device(name: str) -> torch.device:
-    """The device that a configuration asks for; float32 means float32 from now on, in the whole process.
+    """The device that a configuration names. Turns off TF32 in the whole process, so that fp32 is float32.
 
     Args:
-        name: "cpu", "cuda", "cuda:N", or "auto": the first CUDA device where there is one, else the CPU.
+        name: "cpu", "cuda", "cuda:N", or "auto": the first CUDA device if there is one, else the CPU.
 
     Raises:
-        ValueError: unknown name, or no such device; says how to get it.
+        ValueError: an unknown name, or no such device; says how to get it.
     """
-    torch.backends.cudnn.allow_tf32 = False  # cuDNN would round what float32 convolutions take to 10 bits
+    torch.backends.cudnn.allow_tf32 = False  # cuDNN would round the inputs of float32 convolutions to 10 bits
     if name == "auto":
         return torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
     try:
@@ -47,7 +47,7 @@ def resolve_device(name: str) -> torch.device:
 
 
 def describe(device: torch.device) -> dict[str, Any]:
-    """Version, device, threads: JSON values for `info` and for the record of a run."""
+    """Version, device and threads as JSON values, for `info` and for the record of a run."""
     facts: dict[str, Any] = {
         "name": "pytorch",
         "version": torch.__version__,
@@ -64,5 +64,5 @@ def describe(device: torch.device) -> dict[str, Any]:
 
 
 def seed_everything(seed: int) -> None:
-    """Seed dropout, on every device. Weights, order and flips have streams of their own in `common`."""
+    """Seed dropout on all devices. Initial weights, sample order and flips have seeds of their own in `common`."""
     torch.manual_seed(seed)

@@ -1,7 +1,7 @@
-"""Angles of training samples to the prototypes during training: what the two sigmoids of SFace see.
+"""Angles between training samples and prototypes during training: the inputs of the two sigmoids of SFace.
 
-At each evaluation the angles of a fixed draw of training images go into the log as histograms, samples with correct and
-with wrong labels apart where `python -m data noise` has made some wrong.
+At each evaluation the log gets histograms of the angles of a fixed random selection of training images. If
+`python -m data noise` made some labels wrong, samples with correct and with wrong labels have histograms of their own.
 """
 
 from typing import Any
@@ -18,13 +18,13 @@ BINS = 90  # of 2 degrees
 
 
 class AngleProbe:
-    """A fixed draw of training images, decoded once.
+    """A fixed random selection of training images, decoded once.
 
     Args:
         dataset: the training set; noise.csv beside it says which labels are wrong.
         data: its configuration.
-        count: images to draw; fewer where there are fewer, or where damaged ones are skipped.
-        seed: of the draw.
+        count: number of images; a small set, or damaged images that are skipped, give fewer.
+        seed: of the selection.
 
     Raises:
         ValueError: an image is damaged, or noise.csv does not fit.
@@ -49,16 +49,16 @@ class AngleProbe:
         self._original = self._labels if known is None else known.original[drawn]
 
     def record(self, embed: Embed, class_weight: np.ndarray, step: int, batch_size: int = 64) -> dict[str, Any]:
-        """The line of log.jsonl: counts in `BINS` equal bins from 0 to pi, for correct and for wrong labels.
+        """A record for log.jsonl: counts in `BINS` equal bins from 0 to pi, for correct and for wrong labels.
 
         Args:
             embed: of the network in evaluation mode.
             class_weight: (C, D), the prototypes.
-            step: optimiser steps done.
-            batch_size: images in a call of `embed`.
+            step: number of optimiser steps done.
+            batch_size: images in one call of `embed`.
 
-        own: angle to the prototype of the label; others: to all other prototypes; true (wrong labels only): to the
-        prototype of the person in the image, where that person has one.
+        "own" counts the angle to the prototype of the label, "others" the angles to all other prototypes. "true", for
+        wrong labels only, counts the angle to the prototype of the person in the image, if that person has one.
         """
         counts = {
             group: {name: np.zeros(BINS, np.int64) for name in names}

@@ -1,4 +1,4 @@
-"""The cost of a whole run, from the few steps that `common.training.probe` measured, in lines for people."""
+"""The expected cost of a whole run as text, from the few steps that `common.training.probe` measured."""
 
 import math
 
@@ -14,11 +14,11 @@ def cost_lines(config: RunConfig, probe: Probe, images: int, classes: int, pairs
 
     Args:
         config: the run.
-        probe: of its network and loss, with `classes`.
-        images: of the training set.
-        classes: identities.
-        pairs: of all evaluation sets together.
-        free_disk: bytes where the run folder will be.
+        probe: measurements of its network and loss with `classes` identities.
+        images: number of training images.
+        classes: number of identities.
+        pairs: number of pairs in all evaluation sets together.
+        free_disk: free bytes on the disk of the run folder.
     """
     optimiser = config.optimiser
     batch, parts = optimiser.batch_size, optimiser.accumulate
@@ -53,13 +53,13 @@ def cost_lines(config: RunConfig, probe: Probe, images: int, classes: int, pairs
 
 
 def step_seconds(probe: Probe, images: int) -> tuple[float, float]:
-    """Least and most seconds of a step: on the line through the last two sizes, and in proportion to the last."""
+    """Lowest expected seconds of a step, on the line through the last two sizes; highest, in proportion to the last."""
     points = [(m.images, m.seconds) for m in probe.measurements]
     return extrapolate(points, images), extrapolate(points[-1:], images)
 
 
 def duration(seconds: float) -> str:
-    """Three digits, in the unit that reads best."""
+    """Seconds as text: three digits, in seconds, minutes, hours or days."""
     for name, length in (("days", 86_400), ("hours", 3_600), ("minutes", 60)):
         if seconds >= length:
             return f"{seconds / length:,.3g} {name}" if seconds < 1000 * length else f"{seconds / length:,.0f} {name}"
@@ -67,7 +67,7 @@ def duration(seconds: float) -> str:
 
 
 def size(count: float) -> str:
-    """Bytes, in GiB or MiB."""
+    """Bytes as text, in GiB or MiB."""
     return f"{count / 2**30:,.1f} GiB" if count >= 2**30 else f"{count / 2**20:,.0f} MiB"
 
 

@@ -1,7 +1,7 @@
-"""What a training run costs on this device, from a few steps on generated images: time, memory, size of a checkpoint.
+"""Time, memory and checkpoint size of a training run on this device, measured in a few steps on generated images.
 
-Growing batches are tried until one is as large as a step of the run (or, with `accumulate`, as one of its parts), the
-time is up, or the next would not fit. What a larger step costs follows from a straight line through the last two.
+Batches of growing size are tried. The last one is as large as a step of the run (with `accumulate`, as one part of it),
+unless the time is up or the next one would not fit. The cost of a larger step is extrapolated from the last two sizes.
 """
 
 import dataclasses
@@ -16,20 +16,20 @@ from common.backend import Trainer
 from common.config import RunConfig
 from common.io import memory
 
-TIMED_STEPS = 2  # of each batch size, after one that warms up
-RESERVE = 0.9  # share of the memory that a run may fill
+TIMED_STEPS = 2  # of each batch size, after one step that warms up
+RESERVE = 0.9  # share of the memory that a run may use
 
 
 class Measurement(NamedTuple):
     """Steps of one batch size."""
 
     images: int
-    seconds: float  # of one step, mean of up to TIMED_STEPS
-    peak: int | None  # bytes, on the device that trains; None: unknown
+    seconds: float  # of one step, the mean of up to TIMED_STEPS
+    peak: int | None  # bytes on the device that trains; None: unknown
 
 
 class Probe(NamedTuple):
-    """What was measured; `refused` says why a larger batch was not, or is None."""
+    """Measurements. `refused` says why no larger batch was measured; None: there is no larger one."""
 
     device: str
     measurements: list[Measurement]
@@ -52,9 +52,9 @@ def measure(
         create: makes the trainer.
         config: the run; nothing is written.
         num_classes: identities.
-        budget: seconds for the steps after the first, about: two sizes are measured in any case, by fewer steps when
-            the time is over; another is begun only if it is expected to end in time.
-        say: is told what is being done.
+        budget: approximate seconds for the steps after the first. Two sizes are always measured, in fewer steps if the
+            time is up. A further size is tried only if it is expected to end in time.
+        say: called with a line of text about each stage.
 
     Raises:
         ValueError: not even two images fit.
@@ -62,7 +62,7 @@ def measure(
     part = config.optimiser.batch_size // config.optimiser.accumulate
     gpus, available = memory.gpu_memory(), memory.host_available()
     say(f"making {config.model.backbone} with {num_classes:,} classes")
-    # a step of the trainer is one part here; it would split each into parts of its own
+    # one part is a whole step here: the trainer must not split it again
     undivided = dataclasses.replace(config, optimiser=dataclasses.replace(config.optimiser, accumulate=1))
     trainer = create(undivided, num_classes)
     facts = trainer.describe()
@@ -88,7 +88,7 @@ def measure(
             _step(trainer, images[:count], labels[:count])
             deadline = deadline or time.monotonic() + budget
             seconds = _mean_step(trainer, images[:count], labels[:count], deadline)
-        except (MemoryError, RuntimeError) as error:  # how the frameworks say that memory is out
+        except (MemoryError, RuntimeError) as error:  # the frameworks raise these when memory runs out
             refused = f"a step of {count} images failed: {(str(error).strip() or repr(error)).splitlines()[0]}"
             break
         peak: int | None = memory.host_peak()
@@ -109,16 +109,16 @@ def measure(
 
 
 def batch_sizes(largest: int) -> list[int]:
-    """2, 4, 8 ... up to `largest`, which is the last."""
+    """2, 4, 8 and so on; the last one is `largest`."""
     sizes = [2**power for power in range(1, largest.bit_length()) if 2**power < largest]
     return [*sizes, largest]
 
 
 def extrapolate(points: Sequence[tuple[int, float]], at: int) -> float:
-    """The value at `at` images of a straight line through the last two points.
+    """The value at `at` images on the straight line through the last two points.
 
-    Its slope is kept at 0 or above, and so is its value at no images, whatever the noise of the two points. A single
-    point gives a line through the origin: an upper bound, since part of both time and memory is fixed.
+    Noise cannot make the line fall, or negative at 0 images. A single point gives a line through the origin, which is
+    an upper bound, since a part of both time and memory is fixed.
     """
     (images, value) = points[-1]
     steepest = value / images
@@ -129,7 +129,7 @@ def extrapolate(points: Sequence[tuple[int, float]], at: int) -> float:
 
 
 def fitting_accumulate(config: RunConfig, probe: Probe) -> int | None:
-    """In how many parts at least the batch must be computed to fit the memory; None: it does not in any, or unknown."""
+    """The smallest `accumulate` with which a part of a batch fits the memory; None: there is none, or it is unknown."""
     peaks = [(m.images, float(m.peak)) for m in probe.measurements if m.peak is not None]
     if not peaks or probe.available is None:
         return None
@@ -155,7 +155,7 @@ def _reason_to_stop(
 
 
 def _device(facts: dict[str, Any]) -> str:
-    """For people: a CPU with what else it was doing, which times depend on."""
+    """The device as text; a CPU with its load, on which times depend."""
     name = str(facts.get("device_name") or facts.get("device", "an unnamed device"))
     if not name.startswith("cpu"):
         return name
@@ -165,7 +165,7 @@ def _device(facts: dict[str, Any]) -> str:
 
 
 def _mean_step(trainer: Trainer, images: np.ndarray, labels: np.ndarray, deadline: float) -> float:
-    """Mean of TIMED_STEPS steps, or of those that began before the deadline; of one at least."""
+    """Mean seconds of at most TIMED_STEPS steps: the first one, and others that begin before the deadline."""
     seconds = [_step(trainer, images, labels)]
     while len(seconds) < TIMED_STEPS and time.monotonic() < deadline:
         seconds.append(_step(trainer, images, labels))
@@ -180,10 +180,10 @@ def _step(trainer: Trainer, images: np.ndarray, labels: np.ndarray) -> float:
 
 
 def _held(before: Sequence[memory.GpuMemory]) -> tuple[int | None, int | None]:
-    """Bytes that this process holds on its GPU, and that were free there before; None each where it is not known.
+    """Bytes that this process holds on its GPU, and bytes that were free there before; both None if unknown.
 
-    Its GPU is the one that filled up most: frameworks and nvidia-smi number them differently. Frameworks keep what they
-    once took, so that what is held is the peak.
+    Frameworks and nvidia-smi number GPUs differently, so the GPU whose memory grew most counts as its own. Frameworks
+    keep memory that they once took, so the memory that is held is the peak.
     """
     rises = [(new.used - old.used, old.total - old.used) for old, new in zip(before, memory.gpu_memory(), strict=False)]
     return max(rises, default=(None, None))

@@ -1,4 +1,4 @@
-"""What a run leaves behind: log.jsonl (the truth), TensorBoard events, and environment.json."""
+"""Records of a run: log.jsonl, which the reports read; the same numbers for TensorBoard; and environment.json."""
 
 import json
 import platform
@@ -22,8 +22,8 @@ class RunLog:
     """Appends records to `folder/log.jsonl` and their numbers to TensorBoard.
 
     Args:
-        folder: the run folder; it exists.
-        step: where the run starts or resumes. Records of later steps are dropped: the resumed run writes them again.
+        folder: the run folder, which exists.
+        step: where the run starts or resumes. Records of later steps are dropped, as the resumed run writes them again.
     """
 
     def __init__(self, folder: Path, step: int) -> None:
@@ -36,7 +36,7 @@ class RunLog:
         self._tensorboard = Writer(str(folder / "tensorboard"))
 
     def write(self, record: dict[str, Any]) -> None:
-        """Append one record (`kind`, `step` and figures; no NaN, no infinity) and hand it to the operating system."""
+        """Append a record (`kind`, `step` and finite numbers) and flush it."""
         self._file.write(json.dumps(record, allow_nan=False) + "\n")
         self._file.flush()
         prefix = f"{record['kind']}/{record['set']}" if "set" in record else record["kind"]
@@ -50,15 +50,15 @@ class RunLog:
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:
-    """Records of a log, oldest first; a last line that a kill cut short is left out.
+    """Records of a log, oldest first. An unfinished last line, which a kill can leave, is ignored.
 
     Raises:
         FileNotFoundError: there is no log.
-        ValueError: a line, other than a torn last one, is not a record; named by its number.
+        ValueError: a finished line is not a record; names its number.
     """
     text = path.read_text("utf-8")
     lines = text.split("\n")
-    torn_tail = lines.pop()
+    lines.pop()  # empty, or unfinished
     records = []
     for number, line in enumerate(lines, 1):
         try:
@@ -68,12 +68,11 @@ def read_log(path: Path) -> list[dict[str, Any]]:
         if not isinstance(record, dict) or not isinstance(record.get("step"), int) or "kind" not in record:
             raise ValueError(f"{path} line {number}: expected a record with kind and step, got {line[:80]!r}")
         records.append(record)
-    del torn_tail  # empty after a clean stop
     return records
 
 
 def environment(backend: dict[str, Any]) -> dict[str, Any]:
-    """Versions, machine, git revision and command line, for the run's record; `backend` is `Trainer.describe()`."""
+    """Versions, machine, git revision and command line of a run; `backend` is `Trainer.describe()`."""
     return {
         "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "command": sys.argv,
@@ -88,7 +87,7 @@ def environment(backend: dict[str, Any]) -> dict[str, Any]:
 
 
 def git_revision() -> str | None:
-    """The checkout's revision, with "-dirty" when files differ from it; None outside a checkout."""
+    """Git revision of this checkout, with "-dirty" if files differ from it; None outside a checkout."""
     try:
         result = subprocess.run(
             ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],

@@ -1,4 +1,4 @@
-"""Steps and learning rates as pure functions, so that a resumed run and every backend see the same."""
+"""Steps and learning rates as pure functions: the same for a resumed run and for every backend."""
 
 import itertools
 from collections.abc import Sequence
@@ -7,13 +7,13 @@ from common.config import OptimiserConfig
 
 
 def learning_rate(step: int, base: float, milestones: Sequence[int], warmup: int = 0) -> float:
-    """Learning rate of an optimiser step: linear warm-up, then a tenth at every milestone.
+    """Learning rate of an optimiser step: a linear warm-up, then a drop to a tenth at each milestone.
 
     Args:
         step: optimiser step, from 0.
         base: learning rate after the warm-up.
-        milestones: steps at which the rate drops tenfold, increasing.
-        warmup: steps to climb from base / warmup to base; 0 for none.
+        milestones: steps at which the rate drops to a tenth, increasing.
+        warmup: steps in which the rate rises from base / warmup to base; 0: none.
 
     Raises:
         ValueError: milestones do not increase, or one lies inside the warm-up.
@@ -21,9 +21,12 @@ def learning_rate(step: int, base: float, milestones: Sequence[int], warmup: int
     Source: the step schedules of the published recipes (recipes.py).
     """
     if any(a >= b for a, b in itertools.pairwise(milestones)):
-        raise ValueError(f"milestones: expected steps that increase, got {list(milestones)}")
+        raise ValueError(f"optimiser.milestones: expected steps that increase, got {list(milestones)}")
     if milestones and milestones[0] < warmup:
-        raise ValueError(f"milestones: expected none inside the warm-up of {warmup} steps, got {milestones[0]}")
+        raise ValueError(
+            f"optimiser.milestones: expected none before the end of the warm-up (optimiser.warmup_steps {warmup}), "
+            f"got step {milestones[0]}"
+        )
     if step < warmup:
         return base * (step + 1) / warmup
     return base / 10 ** sum(step >= milestone for milestone in milestones)
@@ -36,12 +39,12 @@ def scheduled_rate(step: int, optimiser: OptimiserConfig, steps_per_epoch: int) 
 
 
 def milestone_steps(optimiser: OptimiserConfig, steps_per_epoch: int) -> list[int]:
-    """The milestones in steps, whatever unit the configuration has them in."""
+    """The milestones of the configuration, in steps."""
     unit = steps_per_epoch if optimiser.milestone_unit == "epochs" else 1
     return [round(milestone * unit) for milestone in optimiser.milestones]
 
 
 def total_steps(optimiser: OptimiserConfig, steps_per_epoch: int) -> int:
-    """Optimiser steps of the whole run."""
+    """Number of optimiser steps of the whole run."""
     steps = optimiser.epochs * steps_per_epoch
     return steps if optimiser.max_steps is None else min(steps, optimiser.max_steps)

@@ -21,7 +21,7 @@ def test_no_milestones_no_warmup():
 def test_bad_milestones():
     with pytest.raises(ValueError, match=r"increase, got \[20, 20\]"):
         learning_rate(0, 0.1, [20, 20])
-    with pytest.raises(ValueError, match="warm-up of 50 steps, got 20"):
+    with pytest.raises(ValueError, match=r"optimiser.milestones: .* \(optimiser.warmup_steps 50\), got step 20"):
         learning_rate(0, 0.1, [20, 60], warmup=50)
 
 
