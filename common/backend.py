@@ -15,7 +15,7 @@ if TYPE_CHECKING:  # at run time, `info` must work where packages are missing
 
 @dataclass(frozen=True)
 class Capabilities:
-    """What a backend offers of the options that not all backends offer. `Backend.check` refuses the rest."""
+    """Options that only some backends offer. `Backend.check` refuses those that a backend lacks."""
 
     title: str
     """Name of the framework."""
@@ -28,7 +28,7 @@ class Capabilities:
     class_sampling: bool = False
     """--head.sample-rate below 1."""
     sync_batch_norm_in_one_process: bool = True
-    """--sync-batch-norm where one process drives several GPUs, if there is such a case."""
+    """--sync-batch-norm if one process drives several GPUs."""
 
 
 CAPABILITIES = {
@@ -42,7 +42,7 @@ BACKENDS = tuple(CAPABILITIES)
 
 @dataclass(frozen=True)
 class Backend:
-    """A framework's package: it has trainer.Trainer, runtime.describe and backbones.BACKBONES."""
+    """The package of a framework, with the modules trainer, runtime, distributed and backbones."""
 
     name: str
 
@@ -85,7 +85,7 @@ class Backend:
 
 
 def _refusals(backend: Backend, offers: Capabilities, config: "RunConfig") -> Iterator[tuple[str, str, object]]:
-    """Options of `config` that are not offered: as the command line spells it, what was expected, what came.
+    """For each option of `config` that `offers` lacks: its name on the command line, what was expected, what came.
 
     Frameworks are imported only where the answer depends on the device.
     """

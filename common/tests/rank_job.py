@@ -49,9 +49,10 @@ def run(
         trainer.train_step(images[mine], labels[mine], RATE)
         metrics.append(trainer.metrics())
         if step + 1 in (middle, steps[1]):
-            state = trainer.state()
+            state, prototypes = trainer.state(), trainer.prototypes()
             rows = {f"metrics.{name}": np.array([row[name] for row in metrics]) for name in metrics[0]}
             if ranks.rank == 0:
+                assert np.array_equal(prototypes, state["head.class_weight"]), "all rows, wherever they are kept"
                 np.savez(out if step + 1 == steps[1] else out.replace(".npz", "-middle.npz"), **state, **rows)
 
 
