@@ -236,13 +236,13 @@ class Trainer:
             yield
 
     def _clip_gradients(self, largest: float) -> None:
-        shards = [p for name, p in self._modules.named_parameters() if name in self._sharded]
-        if not shards:
+        if not self._sharded:
             nn.utils.clip_grad_norm_(self._modules.parameters(), largest)
             return
-        shared = [p.grad for name, p in self._modules.named_parameters() if name not in self._sharded]
-        of_shards = self.ranks.sum(nn.utils.get_total_norm([p.grad for p in shards]).square())
-        norm = (nn.utils.get_total_norm([grad for grad in shared if grad is not None]).square() + of_shards).sqrt()
+        gradients = {name: p.grad for name, p in self._modules.named_parameters() if p.grad is not None}
+        shards = [gradients.pop(name) for name in self._sharded]
+        of_shards = self.ranks.sum(nn.utils.get_total_norm(shards).square())
+        norm = (nn.utils.get_total_norm(list(gradients.values())).square() + of_shards).sqrt()
         nn.utils.clip_grads_with_norm_(self._modules.parameters(), largest, norm)
 
     def _seed_dropout(self) -> None:
