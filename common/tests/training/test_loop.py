@@ -16,7 +16,6 @@ from common.datasets.loader import epoch_order
 from common.datasets.pair_sets import write_pair_set
 from common.datasets.training_sets import open_dataset
 from common.tests.numpy_trainer import NumpyTrainer
-from common.training import loop
 from common.training.angles import intra_weight
 from common.training.loop import NonFiniteLoss, Stopped, fit
 from common.training.run_log import read_log
