@@ -4,17 +4,25 @@ import importlib
 import sys
 
 COMMANDS = {
-    "report": ("run_report", "Write the report of each run, and of several a page that compares them: report RUN ..."),
-    "tables": ("tables", "Print the published tables beside runs, a column a backend: tables RUN ..."),
-    "compare": ("comparison", "Print a table of runs of several backends and seeds, and draw it: compare RUN ..."),
+    "report": ("run_report", "Write the report of each run, and a page that compares several runs: report RUN ..."),
+    "tables": (
+        "tables",
+        "Print finished runs beside published figures, with a column for each backend: tables RUN ...",
+    ),
+    "compare": ("comparison", "Print a table of finished runs by backend and seed, and draw it: compare RUN ..."),
 }
 
 
 def main(arguments: list[str]) -> int:
-    """Run one command; returns the exit status."""
+    """Run one command; returns the exit status. Bad input is one line on stderr and status 2, without a traceback."""
     command = arguments[0] if arguments else ""
     if command in COMMANDS:
-        return importlib.import_module(f"common.reports.{COMMANDS[command][0]}").main(arguments[1:])
+        try:
+            importlib.import_module(f"common.reports.{COMMANDS[command][0]}").main(arguments[1:])
+        except (OSError, ValueError) as error:
+            print(f"error: {error}", file=sys.stderr)
+            return 2
+        return 0
     asked_for_help = command in ("-h", "--help")
     lines = [] if asked_for_help else [f"error: expected a command, got {command!r}"]
     lines += ["usage: python -m common COMMAND [--help]", ""]

@@ -17,8 +17,8 @@ from common.config import RunConfig
 from common.datasets.pair_sets import find_pair_sets
 from common.datasets.training_sets import open_dataset
 from common.io.files import write_json
-from common.reports.comparison import read_finished
 from common.reports.published import EVALUATION_SETS, ROWS, Row
+from common.reports.runs import read_finished
 from common.reports.tables import collect, markdown
 from common.training.cost import cost_lines
 from common.training.loop import refuse_another_run

@@ -1,29 +1,39 @@
-"""Backends side by side: a table and a figure of finished runs of one recipe.
+"""Runs side by side: a page that compares any runs, and a table of finished runs of one recipe by backend and seed.
 
-python -m common compare runs/*/lfw-small-seed* --figure comparison.png
+python -m common report RUN RUN [RUN ...]                                        the page
+python -m common compare runs/*/lfw-small-seed* --figure comparison.png          the table alone, and a figure
 """
 
 import dataclasses
 import itertools
-import re
-import sys
-from collections.abc import Callable, Sequence
+import os
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, NamedTuple
 
 import numpy as np
 import tyro
 
-from common import config as configuration
-from common.config import RunConfig
 from common.evaluation.evaluate import RAW_PIXELS
-from common.evaluation.results import SavedEvaluation, load_evaluation
-from common.io.files import atomic_write, read_json
-from common.reports.plots import Series, comparison_figure
-from common.reports.published import pair_set_files
-from common.training.run_log import LOG, read_log
-
-COLUMNS = ("step", "epoch", "loss", "images_per_second", "seconds")
+from common.evaluation.verification import VerificationResult
+from common.io.files import atomic_write
+from common.io.text import NOTHING
+from common.reports.page import Block, Figure, Heading, Paragraph, Table, markdown_table, write_page
+from common.reports.plots import comparison_figure, runs_figure
+from common.reports.rate_plots import Curve, det_figure, roc_figure
+from common.reports.runs import (
+    NEGATIVE_LOSS,
+    FinishedRun,
+    Run,
+    accuracy_series,
+    finished,
+    flat_settings,
+    metric_series,
+    read_finished,
+    read_run,
+    refuse_unlike,
+)
+from common.reports.verification_table import verification_table
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,182 +41,194 @@ class Options:
     """Compare finished runs of one recipe, grouped by backend: a Markdown table, and a figure if asked for."""
 
     runs: Annotated[tyro.conf.Positional[tuple[Path, ...]], tyro.conf.arg(metavar="RUN [RUN ...]")]
-    """Run folders, as runs/pytorch/lfw-small-seed0. Whatever touches the result is the same but for seed and device."""
+    """Run folders, as runs/pytorch/lfw-small-seed0. Their settings must be the same, but for seed and device."""
     figure: Path | None = None
     """Also draw training loss and accuracy to this file, .png or .svg."""
     set: str | None = None
     """Name of the evaluation set; none: the only one that the runs have."""
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class Run:
-    """What is compared of a run."""
+class Compared(NamedTuple):
+    """A run and its figures on one evaluation set."""
 
-    folder: Path
-    config: RunConfig
-    backend: str
-    loss: Series  # over optimiser steps
-    speeds: np.ndarray  # images/s, one a line of the log
-    seconds: float  # of training
-    set: str
-    issame: np.ndarray  # the kind of each pair of the set
-    accuracy: float  # a fraction, after the last step
-    raw_pixels: list[float]  # the baseline's accuracy; empty: not measured
+    run: FinishedRun
+    result: VerificationResult  # after the last step
+    raw_pixels: float | None  # accuracy of the baseline, a fraction; None: not measured
 
 
-Groups = dict[str, dict[int, Run]]
+Groups = dict[str, dict[int, Compared]]
 """Runs by backend, in the order given, and by seed, increasing."""
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class FinishedRun:
-    """What a run folder says about a run that came to its end."""
-
-    folder: Path
-    config: RunConfig
-    backend: str
-    log: np.ndarray  # (lines, len(COLUMNS)) float64, by step
-    saved: list[SavedEvaluation]  # by file name; those of baselines too
-
-    @property
-    def last_step(self) -> int:
-        return int(self.log[-1, 0])
-
-
-def read_finished(folder: Path) -> FinishedRun:
-    """Read a run folder.
+def by_backend_and_seed(runs: Sequence[FinishedRun], name: str) -> Groups:
+    """Runs of one recipe with their figures on the evaluation set `name`.
 
     Raises:
-        OSError, ValueError: not a run folder, a damaged file, or a run that is not at its end.
+        ValueError: a run was not evaluated on the set at its end, or two runs cannot stand in one table; named.
     """
-    config = _read(folder / "config.json", "the settings of a run", configuration.from_json)
-    backend = _read(
-        folder / "environment.json", "an environment with backend.name", lambda value: value["backend"]["name"]
-    )
-    if not isinstance(backend, str) or not re.fullmatch(
-        r"[a-zA-Z][\w.-]*", backend
-    ):  # it becomes a cell of a Markdown table
-        raise ValueError(f"{folder / 'environment.json'}: expected the name of a backend, got {backend!r}")
-    lines = {line["step"]: line for line in read_log(folder / LOG) if line["kind"] == "train"}
-    try:
-        log = np.asarray_chkfinite([[float(line[name]) for name in COLUMNS] for _, line in sorted(lines.items())])
-    except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{folder / LOG}: expected numbers {', '.join(COLUMNS)} in train lines ({error!r})") from None
-    last, epoch = log[-1, :2] if log.size else (0, 0)
-    epochs, most = config.optimiser.epochs, config.optimiser.max_steps
-    if epoch < epochs and (most is None or last < most):
-        raise ValueError(f"{folder}: expected a finished run, its log ends at epoch {epoch:.2f} of {epochs}")
-    saved = [load_evaluation(path) for path in pair_set_files(folder / "evaluation")]
-    return FinishedRun(folder, config, backend, log, saved)
-
-
-def read_run(folder: Path, set_name: str | None) -> Run:
-    """Read a run folder; `set_name` as `Options.set`.
-
-    Raises:
-        OSError, ValueError: as `read_finished`, or the run was not evaluated on the set at its end.
-    """
-    run = read_finished(folder)
-    own = {s.evaluation.name: s for s in run.saved if s.method is None}
-    name = next(iter(own)) if set_name is None and len(own) == 1 else set_name
-    if name not in own:
-        wanted = name or ("one set, chosen by --set" if own else "a set")
-        raise ValueError(f"{folder}: expected an evaluation on {wanted}; it has {', '.join(own) or 'none'}")
-    if own[name].step != run.last_step:
-        raise ValueError(
-            f"{folder}: training ended at step {run.last_step}, {name} was evaluated at step {own[name].step}"
-        )
-    result = own[name].evaluation.result
-    raw = [s.evaluation.result.accuracy for s in run.saved if (s.evaluation.name, s.method) == (name, RAW_PIXELS)]
-    steps, _, loss, speeds, seconds = run.log.T
-    return Run(
-        folder, run.config, run.backend, (steps, loss), speeds, seconds[-1], name, result.issame, result.accuracy, raw
-    )
-
-
-def grouped(runs: Sequence[Run]) -> Groups:
-    """Runs by backend and seed; a ValueError names two that cannot stand in one table, and what differs."""
+    refuse_unlike(runs)
     groups: Groups = {}
     for run in runs:
-        first, seed = runs[0], run.config.seed
-        old, new = (configuration.to_json(dataclasses.replace(r.config, seed=0, device="")) for r in (first, run))
-        differences = configuration.differences(old, new)
-        for name, one, other in (
-            ("evaluation set (choose with --set)", first.set, run.set),
-            ("pairs of the set, by their kinds", first.issame.tolist(), run.issame.tolist()),
-            ("size of the training set, by the last step", first.loss[0][-1], run.loss[0][-1]),
-        ):
-            differences += [name] if one != other else []
-        if differences:
-            raise ValueError(f"{first.folder} and {run.folder} differ in {'; '.join(differences)}")
-        twin = groups.setdefault(run.backend, {}).setdefault(seed, run)
-        if twin is not run:
-            raise ValueError(f"{twin.folder} and {run.folder} are both {run.backend} with seed {seed}: give one")
+        if name not in run.own:
+            raise ValueError(f"{run.path}: expected an evaluation on {name}; it has {', '.join(run.own) or 'none'}")
+        saved = run.own[name]
+        if saved.step != run.last_step:
+            raise ValueError(
+                f"{run.path}: training ended at step {run.last_step}, {name} was evaluated at step {saved.step}"
+            )
+        result = saved.evaluation.result
+        if not np.array_equal(result.issame, runs[0].own[name].evaluation.result.issame):
+            raise ValueError(f"{runs[0].path} and {run.path} differ in pairs of the set, by their kinds")
+        baseline = (s.evaluation.result for s in run.saved if (s.evaluation.name, s.method) == (name, RAW_PIXELS))
+        groups.setdefault(run.backend, {})[run.config.seed] = Compared(
+            run, result, next((pixels.accuracy for pixels in baseline), None)
+        )
     return {backend: dict(sorted(of_seed.items())) for backend, of_seed in groups.items()}
 
 
-def markdown(groups: Groups) -> str:
-    """The table, a row a backend, and a line on the largest difference of means; a cell without a figure is empty.
+def seed_table(groups: Groups, name: str) -> tuple[Table, str]:
+    """The accuracies on the set `name`, a row for each backend, and a line on the largest difference of means.
 
-    The standard deviation is that of the population, over seeds; images/s the median over all lines of the logs.
+    The standard deviation is that of the population, over seeds. images/s is the median over all lines of the logs. A
+    cell without a figure is empty.
     """
     seeds = sorted({seed for of_seed in groups.values() for seed in of_seed})
-    columns = [*(f"seed {seed}" for seed in seeds), "mean", "std, points", "raw pixels", "training, s", "images/s"]
-    rows, means = [["backend", *columns], ["---"] * (1 + len(columns))], {}
+    head = ["backend", *(f"seed {seed}" for seed in seeds), "mean", "std, points", "raw pixels", "training, s"]
+    rows, means = [], {}
     for backend, of_seed in groups.items():
-        runs = list(of_seed.values())
-        accuracies = [100 * run.accuracy for run in runs]
+        accuracies = [100 * one.result.accuracy for one in of_seed.values()]
+        raw = [100 * one.raw_pixels for one in of_seed.values() if one.raw_pixels is not None]
+        logs = [one.run.log for one in of_seed.values()]
         means[backend] = float(np.mean(accuracies))
-        cells = [f"{100 * of_seed[seed].accuracy:.2f} %" if seed in of_seed else "" for seed in seeds]
-        cells += [f"{means[backend]:.2f} %", f"{np.std(accuracies):.2f}" if len(runs) > 1 else ""]
-        cells += [_range([100 * raw for run in runs for raw in run.raw_pixels], "{:.2f} %")]
-        cells += [_range([run.seconds for run in runs], "{:,.0f}")]
-        rows.append([backend, *cells, f"{np.median(np.concatenate([run.speeds for run in runs])):,.0f}"])
-    last = f"{runs[0].config.name}, {len(runs[0].issame):,} pairs of {runs[0].set}"
+        cells = [f"{100 * of_seed[seed].result.accuracy:.2f} %" if seed in of_seed else "" for seed in seeds]
+        cells += [f"{means[backend]:.2f} %", f"{np.std(accuracies):.2f}" if len(accuracies) > 1 else ""]
+        cells += [_range(raw, "{:.2f} %"), _range([log["seconds"][-1] for log in logs], "{:,.0f}")]
+        rows.append([backend, *cells, f"{np.median(np.concatenate([log['images_per_second'] for log in logs])):,.0f}"])
+    first = next(iter(next(iter(groups.values())).values()))
+    line = f"{first.run.config.name}, {len(first.result.issame):,} pairs of {name}"
     if len(means) > 1:
         low, *_, high = sorted(means, key=lambda backend: means[backend])
-        last += f"; largest difference between two means: {means[high] - means[low]:.2f} points ({high}, {low})"
+        line += f"; largest difference between two means: {means[high] - means[low]:.2f} points ({high}, {low})"
     if any(list(one) != list(other) for one, other in itertools.pairwise(groups.values())):
-        last += "; not over the same seeds"
-    return "\n".join([*("| " + " | ".join(row) + " |" for row in rows), "", last])
+        line += "; not over the same seeds"
+    return Table([*head, "images/s"], rows), line
 
 
-def main(arguments: Sequence[str]) -> int:
-    """Print the table of the runs on the command line, and draw the figure; 2 if something is wrong with them."""
+def main(arguments: Sequence[str]) -> None:
+    """`compare`: print the table of the runs on the command line, and draw the figure.
+
+    Raises:
+        OSError, ValueError: something is wrong with the arguments or the runs; named.
+    """
     options = tyro.cli(Options, prog="python -m common compare", args=arguments)
     form = options.figure.suffix[1:].lower() if options.figure else "none"
+    if not options.runs or form not in ("none", "png", "svg"):
+        raise ValueError("expected run folders, and with --figure a file .png or .svg")
+    runs = [read_finished(folder) for folder in options.runs]
+    names = {options.set} if options.set else {name for run in runs for name in run.own}
+    if len(names) != 1:
+        found = ", ".join(sorted(map(str, names))) or "none"
+        raise ValueError(f"expected runs with one evaluation set, or its name with --set; they have {found}")
+    groups = by_backend_and_seed(runs, name := str(names.pop()))
+    table, line = seed_table(groups, name)
+    print(markdown_table(table.head, table.rows), line, sep="\n\n")
+    if options.figure is not None:
+        columns = {backend: [one.run.log for one in of_seed.values()] for backend, of_seed in groups.items()}
+        losses = {backend: [(log["step"], log["loss"]) for log in logs] for backend, logs in columns.items()}
+        accuracies = {backend: [one.result.accuracy for one in of_seed.values()] for backend, of_seed in groups.items()}
+        raw = [one.raw_pixels for of_seed in groups.values() for one in of_seed.values() if one.raw_pixels is not None]
+        with atomic_write(options.figure) as file:
+            file.write(comparison_figure(losses, accuracies, float(np.mean(raw)) if raw else None, form))
+
+
+def write_comparison(folders: Sequence[Path], out: Path) -> Path:
+    """Write out/comparison.html and comparison.md.
+
+    Args:
+        folders: two or more run folders; any run may be half-way. Each line of the first table is an evaluation.
+        out: folder; made when missing.
+
+    Returns:
+        The path of the HTML file.
+
+    Raises:
+        FileNotFoundError, ValueError: as `read_run`; or a folder given twice.
+    """
+    runs = dict(zip(_labels([folder.resolve() for folder in folders]), map(read_run, folders), strict=True))
+    sets = sorted({name for run in runs.values() for name in run.own})
+    panels = {
+        name: [
+            Curve(label, run.own[name].evaluation.result, place)
+            for place, (label, run) in enumerate(runs.items())
+            if name in run.own
+        ]
+        for name in sets
+    }
+    losses = {label: series["loss"] for label, run in runs.items() if "loss" in (series := metric_series(run.train))}
+    accuracies = {label: series for label, run in runs.items() if (series := accuracy_series(run.records))}
+    problems = [f"{label}: {problem}" for label, run in runs.items() for problem in run.problems]
+    blocks: list[Block] = [
+        Heading(1, f"Comparison of {len(runs)} runs"),
+        Heading(2, "Verification"),
+        *(Paragraph(problem, "warning") for problem in problems),
+        *_verification(runs, sets),
+        Heading(2, "By backend and seed"),
+        *_by_seed(list(runs.values())),
+    ]
+    for heading, name, description, svg in (
+        ("ROC", "roc", "ROC of each run, a panel a set, FAR logarithmic", roc_figure(panels)),
+        ("DET", "det", "DET of each run, a panel a set, on the scale of the normal deviate", det_figure(panels)),
+        ("Training", "training", "Loss and accuracy of each run over optimiser steps", runs_figure(losses, accuracies)),
+    ):
+        blocks += [Heading(2, heading), Figure(name, description, svg) if svg else Paragraph("Nothing to draw.")]
+    blocks += [Paragraph(NEGATIVE_LOSS)] if any(run.is_sface for run in runs.values()) else []
+    blocks += [Heading(2, "Settings that differ"), _differences(runs)]
+    return write_page(out / "comparison.html", "comparison of runs", blocks)
+
+
+def _labels(paths: Sequence[Path]) -> list[str]:
+    """Paths below the folder that all of them are in."""
+    twice = [path for path in paths if paths.count(path) > 1]
+    if twice:
+        raise ValueError(f"{twice[0]}: expected each run once, got it {paths.count(twice[0])} times")
+    common = Path(os.path.commonpath([path.parent for path in paths]))
+    return [path.relative_to(common).as_posix() for path in paths]
+
+
+def _verification(runs: dict[str, Run], sets: Sequence[str]) -> list[Block]:
+    if not sets:
+        return [Paragraph("No run has an evaluation yet.")]
+    blocks = verification_table(
+        ["run", "set"], [((label, name), run.own.get(name)) for name in sets for label, run in runs.items()]
+    )
+    for name in sets:
+        kinds = {run.own[name].evaluation.result.issame.tobytes() for run in runs.values() if name in run.own}
+        if len(kinds) > 1:
+            note = f"{name}: the runs were evaluated on different pairs under this name; do not compare them."
+            blocks.append(Paragraph(note))
+    return blocks
+
+
+def _by_seed(runs: Sequence[Run]) -> list[Block]:
+    """A table for each set that all runs were evaluated on, or why there is none."""
     try:
-        if not options.runs or form not in ("none", "png", "svg"):
-            raise ValueError("expected run folders, and with --figure a file .png or .svg")
-        groups = grouped([read_run(folder, options.set) for folder in options.runs])
-        print(markdown(groups))
-        if options.figure is not None:
-            by_backend = {backend: list(of_seed.values()) for backend, of_seed in groups.items()}
-            losses = {backend: [run.loss for run in runs] for backend, runs in by_backend.items()}
-            accuracies = {backend: [run.accuracy for run in runs] for backend, runs in by_backend.items()}
-            raw = [raw for runs in by_backend.values() for run in runs for raw in run.raw_pixels]
-            with atomic_write(options.figure) as file:
-                file.write(comparison_figure(losses, accuracies, float(np.mean(raw)) if raw else None, form))
-    except (OSError, ValueError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+        ended = [finished(run) for run in runs]
+        blocks: list[Block] = []
+        for name in sorted(set.intersection(*(set(run.final) for run in ended))):
+            table, line = seed_table(by_backend_and_seed(ended, name), name)
+            blocks += [table, Paragraph(line)]
+    except ValueError as error:
+        return [Paragraph(f"No table: {error}.")]
+    return blocks or [Paragraph("No table: no set was evaluated at the end of every run.")]
 
 
-def _read(path: Path, what: str, read: Callable[[dict[str, Any]], Any]) -> Any:
-    try:
-        value = read_json(path, what)
-    except FileNotFoundError:
-        raise ValueError(f"{path.parent}: expected a run folder, found no {path.name} in it") from None
-    try:
-        return read(value)
-    except (ValueError, LookupError, TypeError) as error:
-        raise ValueError(f"{path}: expected {what} ({error})") from None
+def _differences(runs: dict[str, Run]) -> Block:
+    settings = [dict(flat_settings(run.settings)) for run in runs.values()]
+    names = dict.fromkeys(name for one in settings for name in one)
+    rows = [[name, *(one.get(name, NOTHING) for one in settings)] for name in names]
+    rows = [row for row in rows if len(set(row[1:])) > 1]
+    return Table(["setting", *runs], rows, kind="settings") if rows else Paragraph("None.")
 
 
-def _range(values: list[float], form: str) -> str:
+def _range(values: Sequence[float], form: str) -> str:
     return " to ".join(dict.fromkeys(form.format(value) for value in (min(values), max(values)))) if values else ""
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

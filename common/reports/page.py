@@ -193,14 +193,20 @@ def _markdown(block: Block, folder: str) -> str:
             return "\n".join(f"- {_plain(name)}: {_plain(value)}" for name, value in figures.items())
         case Table(head, rows):
             head = head or ["setting", "value"]
-            rule = ["---", *["---" if block.kind == "settings" else "---:"] * (len(head) - 1)]
+            rule = "---" if block.kind == "settings" else "---:"
             cells = [[_plain(cell) for cell in row] for row in (head, *rows)]
-            return "\n".join("| " + " | ".join(row) + " |" for row in (cells[0], rule, *cells[1:]))
+            return markdown_table(cells[0], cells[1:], rule)
         case Figure(name, description, _):
             return f"![{_plain(description)}]({folder}/{_safe(name)}.svg)"
         case Gallery(pictures):
             rows = [[f"![]({folder}/{_safe(one.name)}.jpg)", _plain(one.caption)] for one in pictures]
-            return "\n".join("| " + " | ".join(row) + " |" for row in (["pair", ""], ["---", "---"], *rows))
+            return markdown_table(["pair", ""], rows)
+
+
+def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]], rule: str = "---") -> str:
+    """A Markdown table of cells that are escaped already; `rule` aligns all columns but the first."""
+    lines = (head, ["---", *[rule] * (len(head) - 1)], *rows)
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
 def _escape(text: str) -> str:

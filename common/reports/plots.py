@@ -1,11 +1,8 @@
-"""Figures of a run, as SVG, and of runs side by side.
-
-Colours that the colour-blind tell apart.
-"""
+"""Figures of a run, as SVG, and of runs side by side, in colours that the colour-blind tell apart."""
 
 import io
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import matplotlib as mpl
 import numpy as np
@@ -14,12 +11,13 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
 from common.evaluation.results import SavedEvaluation
+from common.evaluation.verification import VerificationResult
 
 BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY = "#0072B2", "#D55E00", "#009E73", "#AA4499", "#E69F00", "#56B4E9"
 CYCLE = (BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY)
 INK, FAINT = "#333333", "#DDDDDD"
 MOST_POINTS = 800
-"""Points of a curve; longer logs are averaged, which the eye cannot tell and the page's size can."""
+"""Points of a curve. A longer log is averaged: the figure looks the same, and the page stays small."""
 
 STYLE: Any = {  # matplotlib types its several hundred names one by one
     "font.size": 9,
@@ -44,7 +42,28 @@ STYLE: Any = {  # matplotlib types its several hundred names one by one
     "svg.hashsalt": "sface",  # the same run gives the same bytes
 }
 
+RATE, VERIFICATION, ACCURACY = "Learning rate", "Verification accuracy", "accuracy (10-fold mean)"
+
 Series = tuple[np.ndarray, np.ndarray]
+
+
+class _Curves(NamedTuple):
+    """A panel of lines over optimiser steps: (series, label, colour) each."""
+
+    title: str
+    ylabel: str
+    curves: Sequence[tuple[Series, str, str]]
+
+
+def draw_panels(panels: Sequence[Any], height: float, draw: Callable[[Axes, Any], None]) -> bytes | None:
+    """An SVG of panels, two in a row, each `height` inches high and drawn by `draw`. None: no panels."""
+    if not panels:
+        return None
+    with mpl.rc_context(STYLE):
+        figure, axes = axes_grid((len(panels) + 1) // 2, min(2, len(panels)), height)
+        for axis, panel in zip(axes, panels, strict=False):
+            draw(axis, panel)
+        return svg(figure)
 
 
 def training_figure(train: Mapping[str, Series], accuracy: Mapping[str, Series]) -> bytes | None:
@@ -57,117 +76,55 @@ def training_figure(train: Mapping[str, Series], accuracy: Mapping[str, Series])
     Returns:
         The SVG, or None when there is nothing to draw.
     """
-    losses = [("loss", "total", INK), ("intra_loss", "intra-class", BLUE), ("inter_loss", "inter-class", VERMILION)]
-    cosines = [("target_cosine", "to the own class", BLUE), ("other_cosine", "to the others", VERMILION)]
-    panels: list[tuple[str, str, list[tuple[Series, str, str]]]] = [
-        ("Loss", "loss", [(train[key], label, colour) for key, label, colour in losses if key in train]),
-        ("Cosine to prototypes", "mean cosine", [(train[k], label, c) for k, label, c in cosines if k in train]),
-        ("Learning rate", "learning rate", [(train["lr"], "", INK)] if "lr" in train else []),
-        (
-            "Verification accuracy",
-            "accuracy (10-fold mean)",
-            [(series, name, CYCLE[i % len(CYCLE)]) for i, (name, series) in enumerate(sorted(accuracy.items()))],
-        ),
+    losses = (("loss", "total", INK), ("intra_loss", "intra-class", BLUE), ("inter_loss", "inter-class", VERMILION))
+    cosines = (("target_cosine", "to the own class", BLUE), ("other_cosine", "to the others", VERMILION))
+    panels = [
+        _Curves(title, ylabel, [(train[key], label, colour) for key, label, colour in curves if key in train])
+        for title, ylabel, curves in (
+            ("Loss", "loss", losses),
+            ("Cosine to prototypes", "mean cosine", cosines),
+            (RATE, "learning rate", (("lr", "", INK),)),
+        )
     ]
-    panels = [panel for panel in panels if panel[2]]
-    if not panels:
-        return None
-    with mpl.rc_context(STYLE):
-        rows = (len(panels) + 1) // 2
-        figure, axes = axes_grid(rows, min(2, len(panels)), 2.7)
-        for axis, (title, ylabel, curves) in zip(axes, panels, strict=False):
-            axis.set_title(title)
-            axis.set_xlabel("optimiser step")
-            axis.set_ylabel(ylabel)
-            for series, label, colour in curves:
-                steps, values = thinned(series)
-                sparse = len(steps) <= 30
-                axis.plot(
-                    steps, values, color=colour, label=plain_text(label), marker="o" if sparse else "", markersize=3
-                )
-            if title == "Learning rate" and all(value > 0 for value in curves[0][0][1]):
-                axis.set_yscale("log")
-            if title == "Verification accuracy":
-                axis.yaxis.set_major_formatter(PercentFormatter(1))
-            if curves[0][1]:
-                axis.legend()
-        return svg(figure)
-
-
-def histogram_figure(saved: Sequence[SavedEvaluation], labels: Sequence[str]) -> bytes | None:
-    """Distances of same and of different pairs of each evaluation, with the mean threshold."""
-    if not saved:
-        return None
-    with mpl.rc_context(STYLE):
-        figure, axes = axes_grid((len(saved) + 1) // 2, min(2, len(saved)), 2.7)
-        for axis, s, label in zip(axes, saved, labels, strict=False):
-            result = s.evaluation.result
-            bins = np.linspace(0, max(0.1, float(result.distances.max())), 51).tolist()
-            for kind, colour, name in ((True, BLUE, "same person"), (False, VERMILION, "different people")):
-                chosen = result.distances[result.issame == kind]
-                style: dict[str, Any] = {"histtype": "stepfilled", "alpha": 0.45, "color": colour}
-                axis.hist(chosen, bins, label=f"{name} ({len(chosen):,})", **style)
-                axis.hist(chosen, bins, histtype="step", color=colour, linewidth=1.2)
-            axis.axvline(result.threshold, color=INK, linestyle=(0, (4, 2)), linewidth=1.2)
-            axis.annotate(
-                f"threshold {result.threshold:.2f}",
-                (result.threshold, 1),
-                xycoords=("data", "axes fraction"),
-                xytext=(3, -2),
-                textcoords="offset points",
-                va="top",
-                fontsize=8,
-                bbox={"facecolor": "white", "alpha": 0.75, "edgecolor": "none", "pad": 1},
-            )
-            axis.set_title(plain_text(label))
-            axis.set_xlabel("squared L2 distance")
-            axis.set_ylabel("pairs")
-            top = axis.get_ylim()[1]
-            axis.set_ylim(0, top * 1.35)  # room for the legend
-            axis.legend(loc="upper left")
-        return svg(figure)
+    sets = [(series, name, CYCLE[i % len(CYCLE)]) for i, (name, series) in enumerate(sorted(accuracy.items()))]
+    panels = [panel for panel in (*panels, _Curves(VERIFICATION, ACCURACY, sets)) if panel.curves]
+    return draw_panels(panels, 2.7, _draw_curves)
 
 
 def runs_figure(losses: Mapping[str, Series], accuracies: Mapping[str, Mapping[str, Series]]) -> bytes | None:
-    """Loss and, a panel a set, verification accuracy over optimiser steps, a line a run. None: nothing to draw.
+    """Loss, and verification accuracy in a panel for each set, over optimiser steps; a line is a run.
 
     Args:
         losses: (steps, values) by run.
         accuracies: (steps, fractions) by run and set.
+
+    Returns:
+        The SVG, or None when there is nothing to draw.
     """
     order = list(dict.fromkeys([*losses, *accuracies]))  # a run has one colour in all panels
-    panels = {"Loss": losses} if losses else {}
+    colours = {run: CYCLE[place % len(CYCLE)] for place, run in enumerate(order)}
+    smooth = [((steps, _running_mean(values)), run, colours[run]) for run, (steps, values) in losses.items()]
+    panels = [_Curves("Loss", "loss (running mean)", smooth)] if losses else []
     for name in sorted({name for sets in accuracies.values() for name in sets}):
-        panels[f"Accuracy on {name}"] = {run: sets[name] for run, sets in accuracies.items() if name in sets}
-    if not panels:
-        return None
-    with mpl.rc_context(STYLE):
-        figure, axes = axes_grid((len(panels) + 1) // 2, min(2, len(panels)), 2.9)
-        for axis, (title, curves) in zip(axes, panels.items(), strict=False):
-            for run, series in curves.items():
-                steps, values = series
-                steps, values = thinned((steps, _running_mean(values) if title == "Loss" else values))
-                marker = "o" if len(steps) <= 30 else ""
-                place = order.index(run) % len(CYCLE)
-                axis.plot(steps, values, color=CYCLE[place], label=plain_text(run), marker=marker, markersize=3)
-            axis.set_title(plain_text(title))
-            axis.set_xlabel("optimiser step")
-            if title == "Loss":
-                axis.set_ylabel("loss (running mean)")
-            else:
-                axis.yaxis.set_major_formatter(PercentFormatter(1))
-            axis.legend()
-        return svg(figure)
+        curves = [(sets[name], run, colours[run]) for run, sets in accuracies.items() if name in sets]
+        panels.append(_Curves(f"Accuracy on {name}", ACCURACY, curves))
+    return draw_panels(panels, 2.9, _draw_curves)
+
+
+def histogram_figure(saved: Sequence[SavedEvaluation], labels: Sequence[str]) -> bytes | None:
+    """Distances of same and of different pairs of each evaluation, with the mean threshold. None: no evaluation."""
+    panels = [(label, s.evaluation.result) for label, s in zip(labels, saved, strict=True)]
+    return draw_panels(panels, 2.7, _draw_distances)
 
 
 def comparison_figure(
     losses: Mapping[str, Sequence[Series]], accuracies: Mapping[str, Sequence[float]], raw: float | None, form: str
 ) -> bytes:
-    """Backends side by side: training loss over optimiser steps, and the accuracy that each run ended with.
+    """Backends side by side: training loss over optimiser steps, and the final accuracy of each run.
 
     Args:
-        losses: by backend, (steps, values) of each seed; seeds are thin lines, their mean is a thick one.
-        accuracies: by backend, fractions, one a seed in the same order; backends in the order of `losses`.
+        losses: by backend, (steps, values) of each seed. A seed is a thin line, the mean over seeds a thick one.
+        accuracies: by backend, a fraction for each seed. Backends and seeds have the order of `losses`.
         raw: accuracy of raw pixels, a fraction; None: not measured.
         form: "png" or "svg".
     """
@@ -186,21 +143,14 @@ def comparison_figure(
             beside = 0.08 * (np.arange(len(found)) - (len(found) - 1) / 2)  # equal accuracies stay apart
             right.plot(place + beside, found, "o", color=colour, markersize=4, alpha=0.7, zorder=3)
             right.hlines(found.mean(), place - 0.25, place + 0.25, color=colour, linewidth=2)
-            right.annotate(
-                f"{100 * found.mean():.2f} %",
-                (place, found.max()),
-                xytext=(0, 6),
-                textcoords="offset points",
-                ha="center",
-                fontsize=8,
-            )
+            _annotate(right, f"{100 * found.mean():.2f} %", (place, found.max()), xytext=(0, 6), ha="center")
         left.set_title("Training loss")
         left.set_xlabel("optimiser step")
         left.set_ylabel("loss (running mean)")
         left.legend()
-        right.set_title("Verification accuracy")
+        right.set_title(VERIFICATION)
         right.set_xlabel("a dot: one seed; a line: their mean")
-        right.set_ylabel("accuracy (10-fold mean)")
+        right.set_ylabel(ACCURACY)
         right.set_xticks(range(len(losses)), [plain_text(backend) for backend in losses])
         right.set_xlim(-0.6, len(losses) - 0.4)
         right.grid(axis="x", visible=False)
@@ -208,20 +158,52 @@ def comparison_figure(
         right.yaxis.set_major_formatter(PercentFormatter(1))
         if raw is not None:
             right.axhline(raw, color=INK, linestyle=(0, (3, 2)), linewidth=1.2)
-            right.annotate(
-                f"raw pixels {100 * raw:.2f} %",
-                (1, raw),
-                xycoords=("axes fraction", "data"),
-                xytext=(-2, 3),
-                textcoords="offset points",
-                ha="right",
-                fontsize=8,
-            )
+            style = {"xycoords": ("axes fraction", "data"), "xytext": (-2, 3), "ha": "right"}
+            _annotate(right, f"raw pixels {100 * raw:.2f} %", (1, raw), **style)
         return _bytes(figure, form)
 
 
+def _draw_curves(axis: Axes, panel: _Curves) -> None:
+    axis.set_title(plain_text(panel.title))
+    axis.set_xlabel("optimiser step")
+    axis.set_ylabel(panel.ylabel)
+    for series, label, colour in panel.curves:
+        steps, values = thinned(series)
+        marker = "o" if len(steps) <= 30 else ""
+        axis.plot(steps, values, color=colour, label=plain_text(label), marker=marker, markersize=3)
+    if panel.title == RATE and all(value > 0 for value in panel.curves[0][0][1]):
+        axis.set_yscale("log")
+    if panel.ylabel == ACCURACY:
+        axis.yaxis.set_major_formatter(PercentFormatter(1))
+    if panel.curves[0][1]:
+        axis.legend()
+
+
+def _draw_distances(axis: Axes, panel: tuple[str, VerificationResult]) -> None:
+    title, result = panel
+    bins = np.linspace(0, max(0.1, float(result.distances.max())), 51).tolist()
+    for kind, colour, name in ((True, BLUE, "same person"), (False, VERMILION, "different people")):
+        chosen = result.distances[result.issame == kind]
+        style: dict[str, Any] = {"histtype": "stepfilled", "alpha": 0.45, "color": colour}
+        axis.hist(chosen, bins, label=f"{name} ({len(chosen):,})", **style)
+        axis.hist(chosen, bins, histtype="step", color=colour, linewidth=1.2)
+    axis.axvline(result.threshold, color=INK, linestyle=(0, (4, 2)), linewidth=1.2)
+    box = {"facecolor": "white", "alpha": 0.75, "edgecolor": "none", "pad": 1}
+    place = {"xycoords": ("data", "axes fraction"), "xytext": (3, -2), "va": "top", "bbox": box}
+    _annotate(axis, f"threshold {result.threshold:.2f}", (result.threshold, 1), **place)
+    axis.set_title(plain_text(title))
+    axis.set_xlabel("squared L2 distance")
+    axis.set_ylabel("pairs")
+    axis.set_ylim(0, axis.get_ylim()[1] * 1.35)  # room for the legend
+    axis.legend(loc="upper left")
+
+
+def _annotate(axis: Axes, text: str, place: tuple[float, float], **style: Any) -> None:
+    axis.annotate(text, place, textcoords="offset points", fontsize=8, **style)
+
+
 def thinned(series: Series) -> Series:
-    """At most MOST_POINTS points: each the mean of equally many neighbours."""
+    """`series`, averaged over groups of neighbours where it has more than MOST_POINTS points."""
     steps, values = series
     size = -(-len(steps) // MOST_POINTS)
     if size <= 1:
@@ -232,19 +214,19 @@ def thinned(series: Series) -> Series:
 
 
 def _running_mean(values: np.ndarray) -> np.ndarray:
-    """Mean of each value and its neighbours, a twentieth of the curve wide; narrower at both ends."""
+    """Mean over a window of a twentieth of the curve around each value; the window is narrower at both ends."""
     window = np.ones(len(values) // 20 | 1)
     return np.convolve(values, window, "same") / np.convolve(np.ones(len(values)), window, "same")
 
 
 def axes_grid(rows: int, columns: int, height: float) -> tuple[Figure, list[Axes]]:
-    """A figure without pyplot, which would keep it alive and may want a display."""
+    """A figure made without pyplot, which would keep it in memory and may need a display."""
     figure = Figure(figsize=(4.75 * columns if columns > 1 else 6.4, height * rows), layout="constrained")
     return figure, list(figure.subplots(rows, columns, squeeze=False).ravel())
 
 
 def svg(figure: Figure) -> bytes:
-    """The figure as a document of its own, the same bytes for the same figure."""
+    """The figure as an SVG document; the same figure gives the same bytes."""
     for axis in figure.axes:
         if not axis.has_data():
             axis.set_axis_off()  # the empty place after an odd number of panels
@@ -259,6 +241,6 @@ def _bytes(figure: Figure, form: str) -> bytes:
 
 
 def plain_text(label: str) -> str:
-    """A name from outside as matplotlib should show it: not as a formula, not hidden for a leading underscore."""
+    """A name from outside, for matplotlib: not read as a formula, and not hidden for a leading underscore."""
     printable = "".join(character if character.isprintable() else "?" for character in label[:60])
     return (" " if printable.startswith("_") else "") + printable.replace("$", r"\$")

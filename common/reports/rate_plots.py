@@ -1,26 +1,25 @@
-"""ROC and DET curves, as SVG. Several panels side by side: one a set, when runs are compared."""
+"""ROC and DET curves, as SVG; a comparison of runs has a panel for each set."""
 
 from collections.abc import Mapping, Sequence
 from statistics import NormalDist
 from typing import NamedTuple
 
-import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import NullFormatter, PercentFormatter
 
 from common.evaluation.verification import VerificationResult
-from common.reports.plots import CYCLE, FAINT, STYLE, axes_grid, plain_text, svg
+from common.reports.plots import CYCLE, FAINT, draw_panels, plain_text
 
 DASHES = ("-", (0, (5, 1)), (0, (1, 1)))
 BASELINE = (0, (3, 2))
 MOST_EER = 0.45
-"""Up to this equal error rate the axes of a DET curve end at 50 %, so that most of the figure is about good results."""
+"""Up to this equal error rate the axes of a DET curve end at 50 %, which leaves more room for good results."""
 DET_TICKS = (1e-6, 1e-5, 1e-4, 1e-3, 0.01, 0.05, 0.2, 0.5, 0.8, 0.95, 0.99)
 
 
 class Curve(NamedTuple):
-    """A line of a panel: its place decides the colour; a baseline is dashed."""
+    """A line of a panel. Its place gives the colour; a baseline is dashed."""
 
     label: str
     result: VerificationResult
@@ -29,33 +28,12 @@ class Curve(NamedTuple):
 
 
 Panels = Mapping[str, Sequence[Curve]]
-"""Curves by the title of their panel, "" for none."""
+"""Curves by the title of their panel; "" is a panel without a title."""
 
 
 def roc_figure(panels: Panels) -> bytes | None:
     """True accept rate over false accept rate, the latter logarithmic. None: no result has both kinds of pair."""
-    drawn = _with_both_kinds(panels)
-    if not drawn:
-        return None
-    with mpl.rc_context(STYLE):
-        figure, axes = _panels(len(drawn))
-        for axis, (title, curves) in zip(axes, drawn.items(), strict=False):
-            # The rate of one false accept: below it the axis would show nothing but the left end of the steps.
-            smallest = min(_smallest(curve.result, False) for curve in curves)
-            for curve in curves:
-                fpr, tpr = curve.result.roc
-                first = int(np.searchsorted(fpr, smallest, side="right")) - 1  # what the left end shows
-                _step(axis, np.maximum(fpr[first:], smallest), tpr[first:], curve, f"AUC {curve.result.auc:.4f}")
-            axis.set_title(plain_text(title))
-            axis.set_xscale("log")
-            axis.set_xlim(smallest, 1)
-            axis.set_ylim(0, 1.01)
-            axis.xaxis.set_minor_formatter(NullFormatter())
-            axis.yaxis.set_major_formatter(PercentFormatter(1))
-            axis.set_xlabel("false accept rate (different pairs accepted)")
-            axis.set_ylabel("true accept rate (same pairs accepted)")
-            _legend(axis, len(drawn) == 1)
-        return svg(figure)
+    return draw_panels(_with_both_kinds(panels), 4.2, _draw_roc)
 
 
 def det_figure(panels: Panels) -> bytes | None:
@@ -64,64 +42,76 @@ def det_figure(panels: Panels) -> bytes | None:
     Martin, Doddington, Kamm, Ordowski, Przybocki, "The DET curve in assessment of detection task performance",
     Eurospeech 1997: where the distances of both kinds are normally distributed, the curve is a straight line.
     """
-    drawn = _with_both_kinds(panels)
-    if not drawn:
-        return None
-    with mpl.rc_context(STYLE):
-        figure, axes = _panels(len(drawn))
-        for axis, (title, curves) in zip(axes, drawn.items(), strict=False):
-            lowest = [min(_smallest(curve.result, kind) for curve in curves) for kind in (False, True)]
-            highest = 0.5 if max(*lowest, *(curve.result.eer for curve in curves)) < MOST_EER else 0.99
-            for curve in curves:
-                rates = (curve.result.roc.fpr, 1 - curve.result.roc.tpr)
-                far, frr = (deviate(np.clip(r, low, 1 - low)) for r, low in zip(rates, lowest, strict=True))
-                _step(axis, far, frr, curve, f"EER {100 * curve.result.eer:.2f} %")
-            axis.set_title(plain_text(title))
-            ends = deviate(np.array([min(lowest), highest]))
-            axis.plot(ends, ends, color=FAINT, linewidth=1, zorder=0)  # where both rates are equal
-            for axis_of, low in ((axis.xaxis, lowest[0]), (axis.yaxis, lowest[1])):
-                ticks = [tick for tick in DET_TICKS if low <= tick <= highest]
-                axis_of.set_ticks(deviate(np.array(ticks)).tolist(), [f"{100 * tick:g}%" for tick in ticks])
-            axis.set_xlim(*deviate(np.array([lowest[0], highest])).tolist())
-            axis.set_ylim(*deviate(np.array([lowest[1], highest])).tolist())
-            axis.set_xlabel("false accept rate (different pairs accepted)")
-            axis.set_ylabel("false reject rate (same pairs rejected)")
-            _legend(axis, len(drawn) == 1)
-        return svg(figure)
+    return draw_panels(_with_both_kinds(panels), 4.2, _draw_det)
+
+
+class _Rates(NamedTuple):
+    """A panel."""
+
+    title: str
+    curves: Sequence[Curve]
+    is_wide: bool
+
+
+def _draw_roc(axis: Axes, panel: _Rates) -> None:
+    # The rate of one false accept. Further left the axis would show only the left end of the steps.
+    smallest = min(_smallest(curve.result, False) for curve in panel.curves)
+    for curve in panel.curves:
+        fpr, tpr = curve.result.roc
+        first = int(np.searchsorted(fpr, smallest, side="right")) - 1  # what the left end shows
+        _step(axis, np.maximum(fpr[first:], smallest), tpr[first:], curve, f"AUC {curve.result.auc:.4f}")
+    axis.set_xscale("log")
+    axis.set_xlim(smallest, 1)
+    axis.set_ylim(0, 1.01)
+    axis.xaxis.set_minor_formatter(NullFormatter())
+    axis.yaxis.set_major_formatter(PercentFormatter(1))
+    _label(axis, panel, "true accept rate (same pairs accepted)")
+
+
+def _draw_det(axis: Axes, panel: _Rates) -> None:
+    lowest = [min(_smallest(curve.result, kind) for curve in panel.curves) for kind in (False, True)]
+    highest = 0.5 if max(*lowest, *(curve.result.eer for curve in panel.curves)) < MOST_EER else 0.99
+    for curve in panel.curves:
+        rates = (curve.result.roc.fpr, 1 - curve.result.roc.tpr)
+        far, frr = (deviate(np.clip(r, low, 1 - low)) for r, low in zip(rates, lowest, strict=True))
+        _step(axis, far, frr, curve, f"EER {100 * curve.result.eer:.2f} %")
+    ends = deviate(np.array([min(lowest), highest]))
+    axis.plot(ends, ends, color=FAINT, linewidth=1, zorder=0)  # where both rates are equal
+    for axis_of, low in ((axis.xaxis, lowest[0]), (axis.yaxis, lowest[1])):
+        ticks = [tick for tick in DET_TICKS if low <= tick <= highest]
+        axis_of.set_ticks(deviate(np.array(ticks)).tolist(), [f"{100 * tick:g}%" for tick in ticks])
+    axis.set_xlim(*deviate(np.array([lowest[0], highest])).tolist())
+    axis.set_ylim(*deviate(np.array([lowest[1], highest])).tolist())
+    _label(axis, panel, "false reject rate (same pairs rejected)")
 
 
 def deviate(rates: np.ndarray) -> np.ndarray:
-    """The normal deviate of each rate in (0, 1): how many standard deviations above the mean it lies."""
+    """The normal deviate of each rate in (0, 1), in standard deviations above the mean."""
     normal = NormalDist()
     return np.array([normal.inv_cdf(float(rate)) for rate in rates])
 
 
-def _with_both_kinds(panels: Panels) -> dict[str, list[Curve]]:
+def _with_both_kinds(panels: Panels) -> list[_Rates]:
+    """A panel for each title that has a curve; a result with one kind of pair has none."""
     drawn = {title: [curve for curve in curves if curve.result.roc.fpr.size] for title, curves in panels.items()}
-    return {title: curves for title, curves in drawn.items() if curves}
+    drawn = {title: curves for title, curves in drawn.items() if curves}
+    return [_Rates(title, curves, len(drawn) == 1) for title, curves in drawn.items()]
 
 
 def _smallest(result: VerificationResult, same: bool) -> float:
-    """The rate of one error among the pairs of a kind."""
+    """The rate of one error among the pairs of one kind."""
     return 1 / max(2, int((result.issame == same).sum()))
-
-
-def _panels(count: int) -> tuple[mpl.figure.Figure, list[Axes]]:
-    return axes_grid((count + 1) // 2, min(2, count), 4.2)
 
 
 def _step(axis: Axes, x: np.ndarray, y: np.ndarray, curve: Curve, figure: str) -> None:
     dashes = BASELINE if curve.is_baseline else DASHES[curve.place // len(CYCLE) % len(DASHES)]
-    axis.step(
-        x,
-        y,
-        where="post",
-        color=CYCLE[curve.place % len(CYCLE)],
-        linestyle=dashes,
-        label=plain_text(f"{curve.label}: {figure}"),
-    )
+    label = plain_text(f"{curve.label}: {figure}")
+    axis.step(x, y, where="post", color=CYCLE[curve.place % len(CYCLE)], linestyle=dashes, label=label)
 
 
-def _legend(axis: Axes, is_wide: bool) -> None:
-    """Below the axes: curves may run anywhere inside."""
-    axis.legend(loc="upper left", bbox_to_anchor=(0, -0.19), borderaxespad=0, ncols=2 if is_wide else 1)
+def _label(axis: Axes, rates: _Rates, ylabel: str) -> None:
+    """Title, axes, and a legend below them: inside, curves may be anywhere."""
+    axis.set_title(plain_text(rates.title))
+    axis.set_xlabel("false accept rate (different pairs accepted)")
+    axis.set_ylabel(ylabel)
+    axis.legend(loc="upper left", bbox_to_anchor=(0, -0.19), borderaxespad=0, ncols=2 if rates.is_wide else 1)

@@ -6,7 +6,6 @@ python -m common report RUN RUN [RUN ...]         their reports, and a page that
 
 import argparse
 import os
-import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,59 +14,58 @@ from common.config import from_json
 from common.datasets.pair_sets import open_pair_set
 from common.evaluation.evaluate import Evaluation
 from common.evaluation.results import SavedEvaluation
-from common.io.text import NOTHING, fixed, percent, text_table
+from common.io.text import fixed, percent, text_table
 from common.reports.angle_plot import angle_figure
-from common.reports.comparison_page import write_comparison
+from common.reports.comparison import write_comparison
 from common.reports.hardest_pairs import hardest_pairs, pair_picture
 from common.reports.page import Block, Cards, Figure, Gallery, Heading, Paragraph, Picture, Table, write_page
 from common.reports.plots import histogram_figure, training_figure
 from common.reports.rate_plots import Curve, det_figure, roc_figure
-from common.reports.runs import RunFolder, accuracy_series, flat_settings, is_number, metric_series, read_run_folder
+from common.reports.runs import NEGATIVE_LOSS, Run, accuracy_series, flat_settings, is_number, metric_series, read_run
+from common.reports.verification_table import verification_table
 
 HARDEST = 6
 """Pairs of each kind that a report shows of a set."""
 
 
-def write_report(run: Path) -> Path:
-    """Write run/report.html and run/report.md from config.json, environment.json, log.jsonl and evaluation/.
+def write_report(folder: Path) -> Path:
+    """Write report.html and report.md into a run folder, from config.json, environment.json, log.jsonl and evaluation/.
 
     Args:
-        run: the run folder. What it does not hold yet is said in the report; an evaluation that cannot be read is
-            named in it with the reason. Pictures of the hardest pairs are taken from the evaluation sets, where these
-            still are where config.json says.
+        folder: the run folder. The report says what is missing, and names an evaluation that cannot be read with the
+            reason. Pictures of the hardest pairs come from the evaluation sets, if these are where config.json says.
 
     Returns:
         The path of the HTML file.
 
     Raises:
         FileNotFoundError: no such folder.
-        ValueError: config.json, environment.json or log.jsonl is damaged (a last line cut short by a kill is not).
+        ValueError: config.json, environment.json or log.jsonl is damaged. A last line cut short by a kill is left out.
     """
-    folder = read_run_folder(run)
+    run = read_run(folder)
     blocks: list[Block] = [
-        Heading(1, folder.name),
-        Paragraph(folder.path.resolve().name),
-        *_cards(folder),
+        Heading(1, run.name),
+        Paragraph(run.path.resolve().name),
+        *_cards(run),
         Heading(2, "Verification"),
-        *(Paragraph(problem, "warning") for problem in folder.problems),
-        *_headline(folder.saved),
+        *(Paragraph(problem, "warning") for problem in run.problems),
+        *_verification(run.saved),
         Heading(2, "Training"),
         _figure(
             "training",
             "Training curves over optimiser steps",
-            training_figure(metric_series(folder.train), accuracy_series(folder.records)),
+            training_figure(metric_series(run.train), accuracy_series(run.records)),
             "The log holds no training steps yet.",
         ),
+        *([Paragraph(NEGATIVE_LOSS)] if run.is_sface and run.train else []),
+        *_angles(run),
+        *(_curves(run.saved) if run.saved else []),
     ]
-    blocks += _angles(folder)
-    if folder.saved:
-        blocks += _curves(folder.saved)
-    for saved in folder.saved:
-        if saved.method is None:
-            blocks += _hardest(folder, saved.evaluation)
-    blocks += [Heading(2, "Configuration"), _settings(folder.config)]
-    blocks += [Heading(2, "Environment"), _settings(folder.environment)]
-    return write_page(folder.path / "report.html", f"{folder.name}: report", blocks)
+    for saved in run.own.values():
+        blocks += _hardest(run, saved.evaluation)
+    blocks += [Heading(2, "Configuration"), _settings(run.settings)]
+    blocks += [Heading(2, "Environment"), _settings(run.environment)]
+    return write_page(run.path / "report.html", f"{run.name}: report", blocks)
 
 
 def comparison_table(rows: Iterable[tuple[str, Evaluation]]) -> str:
@@ -80,8 +78,8 @@ def comparison_table(rows: Iterable[tuple[str, Evaluation]]) -> str:
     return text_table(("method", "accuracy ± std", "AUC", "EER"), table)
 
 
-def _cards(folder: RunFolder) -> list[Block]:
-    last = max(folder.train, key=lambda record: record["step"], default={})
+def _cards(run: Run) -> list[Block]:
+    last = max(run.train, key=lambda record: record["step"], default={})
     figures = {"optimiser steps": f"{last['step']:,}"} if last else {}
     for key, name, form in (
         ("epoch", "epochs", "{:.2f}"),
@@ -94,49 +92,18 @@ def _cards(folder: RunFolder) -> list[Block]:
     return [Cards(figures)] if figures else []
 
 
-def _headline(saved: Sequence[SavedEvaluation]) -> list[Block]:
+def _verification(saved: Sequence[SavedEvaluation]) -> list[Block]:
     if not saved:
         return [Paragraph("No evaluation yet.")]
-    fars = sorted({far for s in saved for far in s.evaluation.result.tar}, reverse=True)
-    head = ["set", "step", "pairs", "folds", "accuracy ± std", "AUC", "EER"]
-    head += [*(f"TAR @ FAR\u00a0{far:g}" for far in fars), "xnorm"]
-    rows, notes = [], []
-    for s in saved:
-        result = s.evaluation.result
-        row = [
-            _label(s),
-            NOTHING if s.method else f"{s.step:,}",
-            f"{len(result.issame):,}",
-            f"{len(result.fold_accuracies)}",
-            f"{100 * result.accuracy:.2f} ± {100 * result.std:.2f} %",
-            fixed(result.auc, 4),
-            percent(result.eer),
-            *(percent(result.tar.get(far, float("nan"))) for far in fars),
-            f"{s.evaluation.xnorm:.4g}",
-        ]
-        rows.append(row)
-        fewest = int((~result.issame).sum())
-        unsure = [far for far in result.tar if 0 < fewest * far < 1]
-        if unsure and s.method is None:
-            rates = ", ".join(f"{far:g}" for far in sorted(unsure))
-            notes.append(f"{s.evaluation.name}: {fewest:,} different pairs are too few to measure a FAR of {rates}.")
-        if result.zero_embeddings:
-            notes.append(f"{_label(s)}: {result.zero_embeddings:,} embeddings are zero vectors.")
-    baselines = frozenset(number for number, s in enumerate(saved) if s.method)
-    about = (
-        "Accuracy: mean and population standard deviation over contiguous folds; TAR: mean over the folds; AUC and "
-        "EER: over all pairs. xnorm: mean L2 norm of the raw embeddings. A rate that no pair could measure is shown as "
-        f"{NOTHING}."
-    )
-    return [Table(head, rows, baselines), *map(Paragraph, [about, *notes])]
+    return verification_table(["set"], [((_label(s),), s) for s in saved])
 
 
-def _angles(folder: RunFolder) -> list[Block]:
+def _angles(run: Run) -> list[Block]:
     try:
-        head = from_json(folder.config).head
-    except ValueError:  # no configuration yet, or one of another version: the rest of the report stands
+        head = from_json(run.settings).head
+    except ValueError:  # no configuration yet, or one of another version
         return []
-    records = [record for record in folder.records if record["kind"] == "angles"]
+    records = [record for record in run.records if record["kind"] == "angles"]
     about = (
         "The gradient for a unit embedding is r times the tangent of the sphere, whose length is sin θ. Histograms: "
         "training images in evaluation mode, at the first and the last evaluation."
@@ -174,16 +141,16 @@ def _curves(saved: Sequence[SavedEvaluation]) -> list[Block]:
     ]
 
 
-def _hardest(folder: RunFolder, evaluation: Evaluation) -> list[Block]:
+def _hardest(run: Run, evaluation: Evaluation) -> list[Block]:
     """Pictures of the hardest pairs of a set, or why there are none."""
     name, result = evaluation.name, evaluation.result
     heading = Heading(2, f"Hardest pairs of {name}")
-    if folder.data_root is None:
+    if run.data_root is None:
         return [heading, Paragraph("Not shown: config.json does not say where the evaluation sets are.")]
     try:
-        pair_set = open_pair_set(folder.data_root / f"{name}.bin")
+        pair_set = open_pair_set(run.data_root / f"{name}.bin")
         if pair_set.issame.tolist() != result.issame.tolist():
-            raise ValueError(f"{folder.data_root / name}.bin is another set than the one that was evaluated")
+            raise ValueError(f"{run.data_root / name}.bin is another set than the one that was evaluated")
         blocks: list[Block] = [heading]
         kinds = ("Most similar different people", "Least similar images of one person")
         for kind, what, pairs in zip(("different", "same"), kinds, hardest_pairs(result, HARDEST), strict=True):
@@ -218,25 +185,23 @@ def _label(saved: SavedEvaluation) -> str:
     return saved.evaluation.name + method
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Write the report of each run folder named on the command line, and a comparison of several; print the paths."""
-    arguments = sys.argv[1:] if arguments is None else arguments
+def main(arguments: Sequence[str]) -> None:
+    """`report`: write the report of each run on the command line, and a comparison of several; print the paths.
+
+    Raises:
+        OSError, ValueError: as `write_report` and `write_comparison`.
+    """
     parser = argparse.ArgumentParser(
         "python -m common report",
         description="Write RUN/report.html and .md from a run folder; of several runs also comparison.html and .md.",
     )
     parser.add_argument("runs", type=Path, metavar="RUN", nargs="+", help="run folders, as runs/pytorch/orl-seed0")
     parser.add_argument(
-        "--out", type=Path, metavar="FOLDER", help="of the comparison; none: the folder that all runs are in"
+        "--out", type=Path, metavar="FOLDER", help="for the comparison; none: the folder that all runs are in"
     )
     options = parser.parse_args(arguments)
-    try:
-        for run in options.runs:
-            print(write_report(run))
-        if len(options.runs) > 1:
-            common = Path(os.path.commonpath([run.resolve().parent for run in options.runs]))
-            print(write_comparison(options.runs, options.out or common))
-    except (OSError, ValueError) as error:
-        print(error, file=sys.stderr)
-        return 1
-    return 0
+    for run in options.runs:
+        print(write_report(run))
+    if len(options.runs) > 1:
+        common = Path(os.path.commonpath([run.resolve().parent for run in options.runs]))
+        print(write_comparison(options.runs, options.out or common))

@@ -1,4 +1,4 @@
-"""Tables and figures of made-up runs side by side, against numbers worked out by hand."""
+"""Made-up runs side by side: the table by backend and seed, its figure, and the page, against numbers by hand."""
 
 import dataclasses
 import json
@@ -11,14 +11,17 @@ import numpy as np
 import pytest
 from matplotlib.colors import to_hex
 
+from common.__main__ import main
 from common.config import to_json
 from common.evaluation.evaluate import Evaluation
 from common.evaluation.results import save_evaluation
 from common.evaluation.verification import verify_distances
 from common.recipes import lfw_small
 from common.reports import plots
-from common.reports.comparison import main
-from common.tests.reports.test_run_report import train_line, write_log
+from common.reports.comparison import write_comparison
+from common.tests.reports.test_run_report import Page, add_evaluations, leave_out_figures, train_line, write_log
+from common.tests.reports.test_run_report import evaluation as other_evaluation
+from common.tests.reports.test_run_report import make_run as make_other_run
 
 PAIRS, EPOCHS, STEPS = 100, 4, 40
 ENDING = f"lfw-small, {PAIRS} pairs of lfw"
@@ -74,7 +77,7 @@ def runs(tmp_path):
 
 def compare(capsys, *arguments):
     """Status, output and errors of the command."""
-    status = main([str(argument) for argument in arguments])
+    status = main(["compare", *map(str, arguments)])
     captured = capsys.readouterr()
     return status, captured.out, captured.err
 
@@ -129,7 +132,7 @@ def test_of_several_sets_one_is_chosen(runs, capsys):
     for run in runs:
         save_evaluation(run / "evaluation", evaluation(0, "cfp"), STEPS)
     save_evaluation(runs[0] / "evaluation", evaluation(5, "cfp"), 0, method="raw_pixels")
-    assert "expected an evaluation on one set, chosen by --set; it has cfp, lfw" in rejected(capsys, *runs)
+    assert "one evaluation set, or its name with --set; they have cfp, lfw" in rejected(capsys, *runs)
     status, out, _ = compare(capsys, *runs, "--set", "cfp")
     assert status == 0
     assert "| pytorch | 100.00 % | 100.00 % | 100.00 % | 100.00 % | 0.00 | 95.00 % |" in out
@@ -174,7 +177,7 @@ def test_other_sets(tmp_path, capsys):
     runs = [make_run(tmp_path / "one"), make_run(tmp_path / "two", "jittor")]
     (runs[1] / "evaluation" / "lfw.json").unlink()
     save_evaluation(runs[1] / "evaluation", evaluation(0, "cfp"), STEPS)
-    assert "differ in evaluation set (choose with --set)" in rejected(capsys, *runs)
+    assert "one evaluation set, or its name with --set; they have cfp, lfw" in rejected(capsys, *runs)
     assert f"{runs[1]}: expected an evaluation on lfw; it has cfp" in rejected(capsys, *runs, "--set", "lfw")
 
 
@@ -200,13 +203,14 @@ def test_a_run_without_its_last_evaluation(runs, capsys):
     save_evaluation(runs[1] / "evaluation", evaluation(1), 30)
     assert f"{runs[1]}: training ended at step 40, lfw was evaluated at step 30" in rejected(capsys, *runs)
     (runs[1] / "evaluation" / "lfw.json").unlink()  # the baseline stays, and is no evaluation of the run
-    assert f"{runs[1]}: expected an evaluation on a set; it has none" in rejected(capsys, *runs)
+    assert f"{runs[1]}: expected an evaluation on lfw; it has none" in rejected(capsys, *runs)
+    assert "or its name with --set; they have none" in rejected(capsys, runs[1])
 
 
 def test_not_a_run_folder(runs, capsys):
     nowhere = runs[0].parent / "nowhere"
-    assert f"{nowhere}: expected a run folder, found no config.json in it" in rejected(capsys, *runs, nowhere)
-    assert f"{runs[0].parent}: expected a run folder" in rejected(capsys, runs[0].parent)
+    assert f"{nowhere}: expected a run folder, found none" in rejected(capsys, *runs, nowhere)
+    assert f"{runs[0].parent}: expected a run folder, found no config.json in it" in rejected(capsys, runs[0].parent)
     assert "expected a run folder" in rejected(capsys, runs[0] / "config.json")
     (runs[0] / "log.jsonl").unlink()
     assert "log.jsonl" in rejected(capsys, *runs)
@@ -219,11 +223,19 @@ def test_not_a_run_folder(runs, capsys):
         ("config.json", "{", "expected the settings of a run"),
         ("config.json", '{"name": "a"}', "expected the settings of a run (data: missing)"),
         ("config.json", "[1]", "expected the settings of a run, a JSON object, got list"),
-        ("environment.json", '{"backend": {}}', "expected an environment with backend.name ('name')"),
-        ("environment.json", '{"backend": {"name": "a | b"}}', "expected the name of a backend, got 'a | b'"),
-        ("environment.json", '{"backend": {"name": 3}}', "expected the name of a backend, got 3"),
+        ("environment.json", '{"backend": {}}', "expected the name of a backend in backend.name, got None"),
+        ("environment.json", '{"backend": []}', "expected the name of a backend in backend.name, got None"),
+        (
+            "environment.json",
+            '{"backend": {"name": "a | b"}}',
+            "expected the name of a backend in backend.name, got 'a | b'",
+        ),
+        ("environment.json", '{"backend": {"name": 3}}', "expected the name of a backend in backend.name, got 3"),
         ("log.jsonl", '{"kind": "train", "step": 40, "epoch": 4, "loss": 1}\n', "KeyError('images_per_second')"),
         ("log.jsonl", json.dumps(train_line(40, seconds=1, loss=float("nan"))) + "\n", "expected numbers step"),
+        ("log.jsonl", json.dumps(train_line(40, seconds=1, loss=10**400)) + "\n", "OverflowError"),
+        ("log.jsonl", json.dumps(train_line(2**60, epoch=4, seconds=1)) + "\n", "expected steps from 0 to 2^53"),
+        ("log.jsonl", json.dumps(train_line(-1, seconds=1)) + "\n", "expected steps from 0 to 2^53, got -1"),
         ("evaluation/lfw.json", "{", "expected an evaluation written by save_evaluation"),
     ],
 )
@@ -312,3 +324,125 @@ def test_command_line(runs):
     result = subprocess.run(command, cwd=Path(__file__).parents[3], capture_output=True, text=True, check=True)
     assert result.stdout.startswith("| backend | seed 0 ")
     assert result.stderr == ""
+
+
+# ---- the page of runs that need not be of one recipe ----
+
+
+@pytest.fixture
+def without_figures(monkeypatch):
+    leave_out_figures(monkeypatch)
+
+
+@pytest.fixture
+def others(tmp_path):
+    """One with two sets, one with lfw only and another seed."""
+    folders = []
+    for backend in ("pytorch", "mxnet"):
+        (tmp_path / "runs" / backend).mkdir(parents=True)
+        folders.append(make_other_run(tmp_path / "runs" / backend / "orl-seed0"))
+    add_evaluations(folders[0])
+    save_evaluation(folders[1] / "evaluation", other_evaluation("lfw", 0.4, seed=4), 90)
+    config = json.loads((folders[1] / "config.json").read_text())
+    (folders[1] / "config.json").write_text(json.dumps({**config, "seed": 4, "note": "x"}))
+    write_log(folders[1], [train_line(step) for step in (5, 15)])
+    return folders
+
+
+def test_a_line_a_run_and_set(others, tmp_path, without_figures):
+    page = Page(write_comparison(others, tmp_path / "out"))
+    one, other = other_evaluation("lfw").result, other_evaluation("lfw", 0.4, seed=4).result
+    head, *rows = page.rows[:5]
+    assert head[:8] == ["run", "set", "step", "pairs", "folds", "accuracy ± std", "AUC", "EER"]
+    assert [row[:2] for row in rows] == [
+        ["pytorch/orl-seed0", "agedb_30"],
+        ["mxnet/orl-seed0", "agedb_30"],
+        ["pytorch/orl-seed0", "lfw"],
+        ["mxnet/orl-seed0", "lfw"],
+    ]
+    assert rows[1][2:] == ["–"] * 10
+    for row, step, result in ((rows[2], "100", one), (rows[3], "90", other)):
+        accuracy = f"{100 * result.accuracy:.2f} ± {100 * result.std:.2f} %"
+        expected = [step, "60", "10", accuracy, f"{result.auc:.4f}", f"{100 * result.eer:.2f} %"]
+        assert row[2:] == [*expected, f"{100 * result.tar[0.1]:.2f} %", "–", "–", "21.53"]  # 30 different pairs
+    assert "raw pixels" not in page.text
+    assert "different pairs under this name" not in page.text
+
+
+def test_figures_show_every_run(others, tmp_path):
+    roc, det, training = Page(write_comparison(others, tmp_path / "out")).figures()
+    for run, one in (("pytorch", other_evaluation("lfw")), ("mxnet", other_evaluation("lfw", 0.4, seed=4))):
+        assert f"<!-- {run}/orl-seed0: AUC {one.result.auc:.4f} -->" in roc
+        assert f"<!-- {run}/orl-seed0: EER {100 * one.result.eer:.2f} % -->" in det
+        assert f"<!-- {run}/orl-seed0 -->" in training
+    assert "<!-- Accuracy on lfw -->" in training
+
+
+def test_settings_that_differ(others, tmp_path, without_figures):
+    page = Page(write_comparison(others, tmp_path / "out"))
+    place = page.rows.index(["setting", "pytorch/orl-seed0", "mxnet/orl-seed0"])
+    assert page.rows[place + 1 :] == [["seed", "3", "4"], ["note", "–", "x"]]
+    page = Page(write_comparison([others[0], make_other_run(tmp_path / "twin")], tmp_path / "out"))
+    assert page.text.rstrip().endswith("None.")
+
+
+def test_other_pairs_under_the_same_name_are_named(others, tmp_path, without_figures):
+    save_evaluation(others[1] / "evaluation", other_evaluation("lfw", pairs=80), 90)
+    page = Page(write_comparison(others, tmp_path / "out"))
+    assert "lfw: the runs were evaluated on different pairs under this name" in page.text
+
+
+def test_runs_that_have_just_begun(tmp_path):
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+    page = Page(write_comparison([tmp_path / "a", tmp_path / "b"], tmp_path / "out"))
+    assert "No run has an evaluation yet." in page.text
+    assert page.text.count("Nothing to draw.") == 3
+
+
+def test_an_unreadable_evaluation_is_named(others, tmp_path, without_figures):
+    (others[0] / "evaluation" / "agedb_30.json").write_text("{")
+    assert "pytorch/orl-seed0: " in Page(write_comparison(others, tmp_path / "out")).text
+
+
+def test_report_of_several_runs(others, tmp_path, capsys, without_figures):
+    assert main(["report", *map(str, others)]) == 0
+    printed = capsys.readouterr().out.splitlines()
+    assert printed == [
+        *(str(run / "report.html") for run in others),
+        str((tmp_path / "runs").resolve() / "comparison.html"),
+    ]
+    assert (tmp_path / "runs" / "comparison.md").read_text().startswith("# Comparison of 2 runs")
+    assert main(["report", *map(str, others), "--out", str(tmp_path / "elsewhere")]) == 0
+    assert (tmp_path / "elsewhere" / "comparison.html").is_file()
+    assert main(["report", str(others[0]), str(others[0])]) == 2
+    assert "expected each run once, got it 2 times" in capsys.readouterr().err
+    assert main(["report", str(others[0])]) == 0
+    assert capsys.readouterr().out == f"{others[0] / 'report.html'}\n"
+
+
+def test_the_table_by_backend_and_seed_is_on_the_page(runs, tmp_path, capsys, without_figures):
+    for run in runs:
+        save_evaluation(run / "evaluation", evaluation(0, "cfp"), STEPS)
+    page = Page(write_comparison(runs, tmp_path / "out"))
+    for name in ("cfp", "lfw"):
+        *table, _, line = compare(capsys, *runs, "--set", name)[1].splitlines()
+        assert line in page.text
+        for row in [table[0], *table[2:]]:
+            assert [cell.strip() for cell in row[2:-1].split("| ")] in page.rows
+
+
+def test_why_there_is_no_table_by_backend_and_seed(runs, tmp_path, without_figures):
+    write_log(runs[1], lines(39))
+    assert f"No table: {runs[1]}: expected a finished run" in Page(write_comparison(runs, tmp_path / "out")).text
+    runs[1] = make_run(tmp_path / "fp64", seed=1, precision="fp64")
+    assert "differ in precision: 'fp32' -> 'fp64'." in Page(write_comparison(runs, tmp_path / "out")).text
+    (runs[0] / "evaluation" / "lfw.json").unlink()
+    assert "No table: no set was evaluated at the end" in Page(write_comparison(runs, tmp_path / "out")).text
+
+
+def test_a_negative_loss_is_explained(runs, others, tmp_path, without_figures):
+    assert "a negative loss is normal" in Page(write_comparison(others, tmp_path / "out")).text
+    for run in others:
+        (run / "config.json").write_text(json.dumps({"head": {"name": "arcface"}}))
+    assert "a negative loss is normal" not in Page(write_comparison(others, tmp_path / "out")).text

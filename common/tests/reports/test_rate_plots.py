@@ -6,7 +6,7 @@ from matplotlib.colors import to_hex
 from scipy.stats import norm
 
 from common.evaluation.verification import verify_distances
-from common.reports import rate_plots
+from common.reports import plots
 from common.reports.plots import CYCLE
 from common.reports.rate_plots import Curve, det_figure, deviate, roc_figure
 
@@ -20,7 +20,7 @@ def result(pairs=400, gap=0.8, seed=0):
 def drawn(monkeypatch):
     """Axes of a figure."""
     figures = []
-    monkeypatch.setattr(rate_plots, "svg", lambda figure: figures.append(figure) or b"")
+    monkeypatch.setattr(plots, "svg", lambda figure: figures.append(figure) or b"")
 
     def draw(make, panels):
         assert make(panels) == b""
