@@ -1,4 +1,4 @@
-"""What SFace does, as a figure: its two weights over the angle, and where the training samples lie."""
+"""The figure of SFace's two weights over the angle, and of the angles of training samples."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -23,8 +23,8 @@ def angle_figure(head: HeadConfig, records: Sequence[Mapping[str, Any]]) -> byte
     """r_intra and r_inter, the effective gradient, and the angles that were logged first and last.
 
     Args:
-        head: the loss; the two weights are drawn for sface only.
-        records: of kind "angles" in log.jsonl, oldest first; damaged ones are passed over.
+        head: the loss; only sface has the two weights.
+        records: of kind "angles" in log.jsonl, oldest first; damaged ones are skipped.
 
     Returns:
         An SVG, or None when there is nothing to draw.
@@ -49,7 +49,7 @@ def angle_figure(head: HeadConfig, records: Sequence[Mapping[str, Any]]) -> byte
 
 
 def _draw_weights(weights: Axes, gradients: Axes, head: HeadConfig) -> None:
-    """The gradient for a unit embedding is r times the tangent of the sphere, whose length is sin theta."""
+    """r over theta, and r sin(theta), the length of the gradient for a unit embedding."""
     theta = np.linspace(0, np.pi, 721)
     for panel, factor in ((weights, np.ones_like(theta)), (gradients, np.sin(theta))):
         panel.plot(np.degrees(theta), factor * intra_weight(theta, head), color=BLUE, label="pull, r intra")

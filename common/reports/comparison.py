@@ -133,12 +133,13 @@ def main(arguments: Sequence[str]) -> None:
     table, line = seed_table(groups, name)
     print(markdown_table(table.head, table.rows), line, sep="\n\n")
     if options.figure is not None:
-        columns = {backend: [one.run.log for one in of_seed.values()] for backend, of_seed in groups.items()}
-        losses = {backend: [(log["step"], log["loss"]) for log in logs] for backend, logs in columns.items()}
-        accuracies = {backend: [one.result.accuracy for one in of_seed.values()] for backend, of_seed in groups.items()}
+        drawn = {
+            backend: [((run.log["step"], run.log["loss"]), result.accuracy) for run, result, _ in of_seed.values()]
+            for backend, of_seed in groups.items()
+        }
         raw = [one.raw_pixels for of_seed in groups.values() for one in of_seed.values() if one.raw_pixels is not None]
         with atomic_write(options.figure) as file:
-            file.write(comparison_figure(losses, accuracies, float(np.mean(raw)) if raw else None, form))
+            file.write(comparison_figure(drawn, float(np.mean(raw)) if raw else None, form))
 
 
 def write_comparison(folders: Sequence[Path], out: Path) -> Path:

@@ -1,4 +1,4 @@
-"""The hardest pairs of an evaluation as pictures: what the network takes for one person, and what it does not."""
+"""The hardest pairs of an evaluation, as pictures."""
 
 import cv2
 import numpy as np
@@ -12,7 +12,7 @@ GAP = 4
 
 
 def hardest_pairs(result: VerificationResult, most: int) -> tuple[np.ndarray, np.ndarray]:
-    """Numbers of the nearest different pairs and of the farthest same pairs, hardest first; at most `most` of each."""
+    """Indices of the nearest different pairs and of the farthest same pairs, hardest first; at most `most` of each."""
     order = np.argsort(result.distances, kind="stable")
     impostors = order[~result.issame[order]][:most]
     genuine = order[result.issame[order]][::-1][:most]
@@ -20,10 +20,10 @@ def hardest_pairs(result: VerificationResult, most: int) -> tuple[np.ndarray, np
 
 
 def pair_picture(pair_set: PairSet, pair: int) -> bytes:
-    """Both images of a pair side by side, as a JPEG of 4 kB or so.
+    """Both images of a pair side by side, as a JPEG of about 4 kB.
 
     Raises:
-        BadImage: one does not decode; named.
+        BadImage: an image does not decode; named.
     """
     faces = [
         decode_image(pair_set.encoded(image), f"{pair_set.name} image {image}", SIDE, "resize")

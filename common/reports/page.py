@@ -1,4 +1,4 @@
-"""A page of headings, tables, figures and pictures, written twice: as one HTML file without scripts or links, and as
+"""Pages of headings, tables, figures and pictures. Each is written as one HTML file without scripts or links, and as
 Markdown with its figures beside it."""
 
 import base64
@@ -73,14 +73,14 @@ class Paragraph:
 
 @dataclass(frozen=True)
 class Cards:
-    """A few figures in large type, by what they are."""
+    """A few figures in large type, by their names."""
 
     figures: Mapping[str, str]
 
 
 @dataclass(frozen=True)
 class Table:
-    """Rows of the width of `head`; faint ones step back. Settings have monospaced cells that may be long."""
+    """Rows as wide as `head`; faint ones are grey. Settings have monospaced cells, which may be long."""
 
     head: Sequence[str]
     rows: Sequence[Sequence[str]]
@@ -90,7 +90,7 @@ class Table:
 
 @dataclass(frozen=True)
 class Figure:
-    """An SVG; `name` becomes a file name beside the Markdown."""
+    """An SVG; `name` becomes the name of a file beside the Markdown."""
 
     name: str
     description: str
@@ -117,12 +117,12 @@ Block = Heading | Paragraph | Cards | Table | Figure | Gallery
 
 
 def write_page(path: Path, title: str, blocks: Sequence[Block]) -> Path:
-    """Write path (.html), the same as .md, and the figures of the latter in a folder NAME_figures.
+    """Write path (.html), the same page as .md, and the figures of the .md in a folder NAME_figures.
 
     Args:
         path: ends in .html.
         title: of the HTML document.
-        blocks: from top to bottom. Their texts may come from outside: all are escaped.
+        blocks: from top to bottom. All texts are escaped, since they may come from outside.
 
     Returns:
         `path`.
@@ -214,11 +214,11 @@ def _escape(text: str) -> str:
 
 
 def _plain(text: str) -> str:
-    """Text that Markdown shows as it is: no markup of it or of HTML, no end of a line or of a cell."""
+    """Text escaped for Markdown: no markup, no HTML, no end of a line or of a cell."""
     printable = "".join(character if character.isprintable() else " " for character in text)
     return re.sub(r"([\\`*_\[\]|~$#!])", r"\\\1", html.escape(printable, quote=False))
 
 
 def _safe(name: str) -> str:
-    """A name from outside as part of a file name and of a link."""
+    """A name from outside, as part of a file name and of a link."""
     return re.sub(r"[^A-Za-z0-9_.-]", "-", name)

@@ -117,29 +117,26 @@ def histogram_figure(saved: Sequence[SavedEvaluation], labels: Sequence[str]) ->
     return draw_panels(panels, 2.7, _draw_distances)
 
 
-def comparison_figure(
-    losses: Mapping[str, Sequence[Series]], accuracies: Mapping[str, Sequence[float]], raw: float | None, form: str
-) -> bytes:
+def comparison_figure(backends: Mapping[str, Sequence[tuple[Series, float]]], raw: float | None, form: str) -> bytes:
     """Backends side by side: training loss over optimiser steps, and the final accuracy of each run.
 
     Args:
-        losses: by backend, (steps, values) of each seed. A seed is a thin line, the mean over seeds a thick one.
-        accuracies: by backend, a fraction for each seed. Backends and seeds have the order of `losses`.
+        backends: (steps, losses) and accuracy, a fraction, of each seed. A thin line is a seed, a thick one their mean.
         raw: accuracy of raw pixels, a fraction; None: not measured.
         form: "png" or "svg".
     """
     with mpl.rc_context(STYLE):
         figure, (left, right) = axes_grid(1, 2, 3.4)
-        for place, (backend, runs) in enumerate(losses.items()):
+        for place, (backend, runs) in enumerate(backends.items()):
             colour, label = CYCLE[place % len(CYCLE)], plain_text(backend)
-            smooth = [(steps, _running_mean(values)) for steps, values in runs]
+            smooth = [(steps, _running_mean(values)) for (steps, values), _ in runs]
             for series in smooth:
                 left.plot(*thinned(series), color=colour, linewidth=0.6, alpha=0.6)
             steps = smooth[0][0]
             mean = np.mean([np.interp(steps, *series) for series in smooth], axis=0)  # log_every may differ
             left.plot(*thinned((steps, mean)), color=colour, linewidth=2, label=label, zorder=3)
 
-            found = np.asarray(accuracies[backend], np.float64)
+            found = np.array([accuracy for _, accuracy in runs], np.float64)
             beside = 0.08 * (np.arange(len(found)) - (len(found) - 1) / 2)  # equal accuracies stay apart
             right.plot(place + beside, found, "o", color=colour, markersize=4, alpha=0.7, zorder=3)
             right.hlines(found.mean(), place - 0.25, place + 0.25, color=colour, linewidth=2)
@@ -151,8 +148,8 @@ def comparison_figure(
         right.set_title(VERIFICATION)
         right.set_xlabel("a dot: one seed; a line: their mean")
         right.set_ylabel(ACCURACY)
-        right.set_xticks(range(len(losses)), [plain_text(backend) for backend in losses])
-        right.set_xlim(-0.6, len(losses) - 0.4)
+        right.set_xticks(range(len(backends)), [plain_text(backend) for backend in backends])
+        right.set_xlim(-0.6, len(backends) - 0.4)
         right.grid(axis="x", visible=False)
         right.margins(y=0.12)  # room for the figures
         right.yaxis.set_major_formatter(PercentFormatter(1))

@@ -25,7 +25,7 @@ from common.reports.runs import NEGATIVE_LOSS, Run, accuracy_series, flat_settin
 from common.reports.verification_table import verification_table
 
 HARDEST = 6
-"""Pairs of each kind that a report shows of a set."""
+"""Pairs of each kind that a report shows for each set."""
 
 
 def write_report(folder: Path) -> Path:
@@ -105,8 +105,8 @@ def _angles(run: Run) -> list[Block]:
         return []
     records = [record for record in run.records if record["kind"] == "angles"]
     about = (
-        "The gradient for a unit embedding is r times the tangent of the sphere, whose length is sin θ. Histograms: "
-        "training images in evaluation mode, at the first and the last evaluation."
+        "Effective gradient: r sin θ, the length of the gradient for a unit embedding. Histograms: training images in "
+        "evaluation mode, at the first and the last evaluation."
     )
     figure = _figure(
         "angles", "The two sigmoids of SFace, and angles of training samples", angle_figure(head, records), ""
@@ -127,10 +127,10 @@ def _curves(saved: Sequence[SavedEvaluation]) -> list[Block]:
     return [
         Heading(2, "ROC"),
         _figure("roc", "ROC of each set, FAR logarithmic", roc_figure(panels), missing),
-        Paragraph("Over all pairs at once. Dashed: baselines. The axis ends at one false accept."),
+        Paragraph("Over all pairs. Dashed: baselines. The axis ends at one false accept."),
         Heading(2, "DET"),
         _figure("det", "DET of each set, both rates on the scale of the normal deviate", det_figure(panels), missing),
-        Paragraph("The same curves by their errors; the axes end at one error. Grey: equal rates."),
+        Paragraph("The same curves as error rates. The axes end at one error. Grey: equal rates."),
         Heading(2, "Distances"),
         _figure(
             "distances", "Histograms of distances of same and different pairs", histogram_figure(saved, labels), missing
@@ -167,7 +167,7 @@ def _hardest(run: Run, evaluation: Evaluation) -> list[Block]:
                 blocks += [Heading(3, what), Gallery(pictures)]
     except (OSError, ValueError) as error:
         return [heading, Paragraph(f"Not shown: {error}")]
-    about = f"Pairs are counted from 0; right and wrong: by the mean threshold of the folds, {result.threshold:.2f}."
+    about = f"Pairs are counted from 0. Right and wrong: by the mean threshold of the folds, {result.threshold:.2f}."
     return [*blocks, Paragraph(about)]
 
 
