@@ -1,6 +1,6 @@
 """What is published of SFace, as data with its source: the rows, their data sets, and the figures that are known.
 
-None of the figures is from the paper. A figure without a source is not here: its cell in a table stays empty.
+None of the figures is taken from the paper itself. A figure without a source is not here: its cell stays empty.
 """
 
 from collections.abc import Callable

@@ -21,6 +21,7 @@ from common.reports.published import (
     ACCURACY,
     MEGAFACE,
     RESULTS,
+    ROWS,
     WITHOUT_ROW,
     Result,
     protocol_of,
@@ -36,8 +37,8 @@ LEGEND = (
     "were changed, see below."
 )
 PUBLISHED = (
-    "None of these figures is from the paper, and the READMEs of the three published codes state no result. Published "
-    "figures that belong to no row, so that no run is held against them:"
+    "No published figure here is taken from the paper itself, and the READMEs of the three published codes state no "
+    "result. The following figures belong to no row, so no run is held against them:"
 )
 
 
@@ -196,7 +197,8 @@ def _cells(tables: Tables) -> tuple[list[str], list[list[str]], list[str]]:
             cells += [_difference(percents, row.published) for percents in ours]
         body.append(cells + [""] * (len(head) - len(cells)))
     numbered = [f"[{i}] {source}." for i, source in enumerate(sources, 1)]
-    return head, body, [LEGEND, *numbered, *tables.notes, PUBLISHED, *WITHOUT_ROW]
+    others = [PUBLISHED, *WITHOUT_ROW] if any(row.key.recipe in ROWS for row in tables.rows) else []
+    return head, body, [LEGEND, *numbered, *tables.notes, *others]
 
 
 def _mean_and_spread(percents: Sequence[float]) -> str:

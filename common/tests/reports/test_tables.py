@@ -79,8 +79,8 @@ def test_one_row(tmp_path, capsys):
         "points, ours - published. An empty cell: not known. –: the pairs are too few to measure the rate. *: settings "
         "were changed, see below.",
         f"- {runs[2]}: not evaluated on CALFW.",
-        "- None of these figures is from the paper, and the READMEs of the three published codes state no result. "
-        "Published figures that belong to no row, so that no run is held against them:",
+        "- No published figure here is taken from the paper itself, and the READMEs of the three published codes state "
+        "no result. The following figures belong to no row, so no run is held against them:",
         *(f"- {note}" for note in WITHOUT_ROW),
     ]
     for figure in (
@@ -113,6 +113,8 @@ def test_several_recipes_and_a_published_figure(tmp_path, capsys):
     assert "- [1] hyper.ai's copy of Papers with Code, for MLFW (arXiv:2109.05804)." in out
     assert f"- {other}: not evaluated on CFP-FP, AgeDB-30, CALFW, CPLFW, SLLFW, TALFW, MLFW." in out
     assert f"- {demo}: " not in "\n".join(out)
+    assert "wizwand" in "\n".join(out)
+    assert "wizwand" not in "\n".join(tables(capsys, demo)[1]), "it reproduces no row"
 
 
 def test_an_evaluation_before_the_end_does_not_count(tmp_path, capsys):
