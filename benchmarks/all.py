@@ -1,4 +1,4 @@
-"""python -m benchmarks all: every benchmark in turn, one JSON file and one page with bar charts."""
+"""python -m benchmarks all: every benchmark in turn, and one page of bar charts."""
 
 import json
 import subprocess
@@ -9,33 +9,16 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
-import tyro
 from matplotlib.figure import Figure as Drawing
 
 from benchmarks import results
+from benchmarks.commands import COMMANDS
 from benchmarks.results import Chart
 from common.io.files import write_json
 from common.reports.page import Block, Figure, Heading, Paragraph, Table, write_page
 from common.reports.plots import BLUE, INK, STYLE, VERMILION, plain_text, svg
 
-
-@dataclass(frozen=True)
-class Command:
-    """A benchmark: its name, what it shows, and its options when little time is to be spent."""
-
-    name: str
-    title: str
-    quick: tuple[str, ...] = ()
-
-
-COMMANDS = (
-    Command("head", "The loss head", ("--turns", "3")),
-    Command("step", "A training step", ("--turns", "3", "--starts", "1", "--cases", "lfw-small")),
-    Command("loader", "The loader", ("--turns", "3", "--images", "2048", "--large", "50000")),
-    Command("verify", "Verification", ("--turns", "3", "--pairs", "600")),
-    Command("scale", "Several ranks", ("--turns", "2", "--classes", "20000")),
-    Command("speed", "The backends side by side", ("--turns", "3", "--cases", "lfw-small")),
-)
+TITLES = {name: command.title for name, command in COMMANDS.items() if command.title}
 
 
 @dataclass(frozen=True)
@@ -43,48 +26,45 @@ class Options:
     """Run every benchmark, each in a process of its own, one after the other."""
 
     out: Path
-    """Folder of all.json, all.html, and a JSON and a Markdown file of each."""
+    """Folder for all.html, all.json and the files of each benchmark."""
     quick: bool = False
-    """Few turns of small cases: to see that all of it works, not to be quoted."""
+    """Few turns of small cases: shows that everything works; the figures mean little."""
     only: tuple[str, ...] = ()
-    """Names of some; none: all."""
+    """Run only these benchmarks; by default all."""
 
 
-def run(command: Command, options: Options) -> dict[str, Any]:
-    """What its JSON file says, or {"error": ...}: one that fails does not keep the others from running."""
-    path = options.out / f"{command.name}.json"
+def measured(name: str, options: Options) -> dict[str, Any]:
+    """Run a benchmark and read its JSON file; with a failed one, {"error": ...}, and the others still run."""
+    path = options.out / f"{name}.json"
     path.unlink(missing_ok=True)  # of an earlier run
-    extra = command.quick if options.quick else ()
-    arguments = [sys.executable, "-m", "benchmarks", command.name, "--out", str(options.out), *extra]
-    print(f"{command.name}: {' '.join(arguments[1:])}", flush=True)
+    extra = COMMANDS[name].quick if options.quick else ()
+    arguments = [sys.executable, "-m", "benchmarks", name, "--out", str(options.out), *extra]
+    print(f"{name}: {' '.join(arguments[1:])}", flush=True)
     status = subprocess.run(arguments, check=False).returncode
     try:
         found: dict[str, Any] = json.loads(path.read_text("utf-8"))
         results.read_charts(found.get("charts", []))
     except (OSError, ValueError) as error:
-        return {"error": f"ended with status {status} and left no figures ({error})"}
+        return {"error": f"ended with status {status} and wrote no figures ({error})"}
     return found if status == 0 else {**found, "error": f"ended with status {status}"}
 
 
 def blocks(found: dict[str, dict[str, Any]], machine: dict[str, Any], quick: bool) -> list[Block]:
-    """The page."""
+    """The page's content."""
     page: list[Block] = [Heading(1, "Benchmarks")]
     if quick:
-        page.append(Paragraph("A quick run: few turns of small cases. Not figures to quote.", "warning"))
-    page.append(Paragraph("Bars are medians of the turns, lines reach from the lowest to the highest turn."))
+        page.append(Paragraph("A quick run: few turns of small cases. Do not quote its figures.", "warning"))
+    page.append(Paragraph("A bar is the median of the turns; its line reaches from the lowest to the highest turn."))
     page += [Heading(2, "Machine"), Table((), [[name, str(value)] for name, value in machine.items()], kind="settings")]
-    for command in COMMANDS:
-        if command.name not in found:
-            continue
-        result = found[command.name]
-        page.append(Heading(2, command.title))
+    for name, result in found.items():
+        page.append(Heading(2, TITLES[name]))
         if "error" in result:
-            page.append(Paragraph(f"python -m benchmarks {command.name}: {result['error']}", "warning"))
+            page.append(Paragraph(f"python -m benchmarks {name}: {result['error']}", "warning"))
         if "method" in result:
             page.append(Paragraph(str(result["method"])))
         for number, chart in enumerate(results.read_charts(result.get("charts", []))):
             page.append(Heading(3, chart.title))
-            page.append(Figure(f"{command.name}-{number}", chart.title, draw(chart)))
+            page.append(Figure(f"{name}-{number}", chart.title, draw(chart)))
             page.append(table(chart))
     return page
 
@@ -104,7 +84,7 @@ def table(chart: Chart) -> Table:
 
 
 def draw(chart: Chart) -> bytes:
-    """Horizontal bars, vermilion where a target is missed; the SVG."""
+    """SVG of horizontal bars, vermilion where a target is missed."""
     with mpl.rc_context(STYLE):
         drawing = Drawing(figsize=(7.5, 0.7 + 0.3 * len(chart.bars)), layout="constrained")
         axis = drawing.subplots()
@@ -123,26 +103,29 @@ def draw(chart: Chart) -> bytes:
         return svg(drawing)
 
 
-def chosen(only: Sequence[str]) -> list[Command]:
-    """Commands by name, in their own order; a ValueError names one that there is not."""
-    unknown = sorted(set(only) - {command.name for command in COMMANDS})
+def chosen(only: Sequence[str]) -> list[str]:
+    """The benchmarks in the order of the table, all of them or those in `only`.
+
+    Raises:
+        ValueError: there is no such benchmark.
+    """
+    unknown = sorted(set(only) - set(TITLES))
     if unknown:
-        names = ", ".join(command.name for command in COMMANDS)
-        raise ValueError(f"only: expected some of {names}, got {unknown[0]!r}")
-    return [command for command in COMMANDS if not only or command.name in only]
+        raise ValueError(f"only: expected some of {', '.join(TITLES)}, got {unknown[0]!r}")
+    return [name for name in TITLES if not only or name in only]
 
 
-def main(arguments: list[str]) -> int:
-    options = tyro.cli(Options, prog="python -m benchmarks all", args=arguments)
+def run(options: Options) -> int:
+    """Run the benchmarks and write the page; the exit status is 1 if one failed."""
+    names = chosen(options.only)
     options.out.mkdir(parents=True, exist_ok=True)
-    commands = chosen(options.only)
     machine = results.machine()
-    found = {command.name: run(command, options) for command in commands}
+    found = {name: measured(name, options) for name in names}
     write_json(options.out / "all.json", {"machine": machine, "quick": options.quick, "benchmarks": found})
     print(f"wrote {write_page(options.out / 'all.html', 'Benchmarks', blocks(found, machine, options.quick))}")
-    failed = [name for name, result in found.items() if "error" in result]
-    for name in failed:
-        print(f"{name}: {found[name]['error']}", file=sys.stderr)
+    failed = {name: result["error"] for name, result in found.items() if "error" in result}
+    for name, error in failed.items():
+        print(f"{name}: {error}", file=sys.stderr)
     return 1 if failed else 0
 
 

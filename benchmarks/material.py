@@ -1,4 +1,4 @@
-"""Generated images that decode as slowly as photographs of faces do, and files of them."""
+"""Generated images that take as long to decode as photographs of faces, and data sets of them."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,7 +10,7 @@ from common.datasets.images import encode_image
 from common.datasets.pair_sets import write_pair_set
 from common.datasets.training_sets import write_records
 
-DISTINCT = 512  # different images; a file repeats them
+DISTINCT = 512  # different images; a larger set repeats them
 
 
 def jpegs(count: int, size: int, seed: int = 0) -> list[bytes]:
@@ -20,7 +20,7 @@ def jpegs(count: int, size: int, seed: int = 0) -> list[bytes]:
 
 
 def write_training_set(root: Path, count: int, num_classes: int, size: int) -> None:
-    """train.rec, train.idx and property with `count` images, as many of each class."""
+    """Write train.rec, train.idx and property with `count` images of pixels (`size`, `size`), as many of each class."""
     images = jpegs(min(count, DISTINCT), size)
 
     def samples() -> Iterator[tuple[bytes, int]]:
@@ -30,9 +30,9 @@ def write_training_set(root: Path, count: int, num_classes: int, size: int) -> N
 
 
 def write_pairs(path: Path, pairs: int, size: int) -> None:
-    """A set of pairs, half of them "same", whose 2 * pairs images are all different files."""
+    """Write a set of pairs, half of them "same", whose 2 * pairs image files all differ."""
     images = jpegs(min(2 * pairs, DISTINCT), size)
-    # bytes after the end of a JPEG are ignored, and make its copies different files
+    # bytes after the end of a JPEG are ignored; they make the copies different files
     encoded = (images[i % len(images)] + i.to_bytes(4, "little") for i in range(2 * pairs))
     write_pair_set(path, encoded, (i % 2 == 0 for i in range(pairs)))
 

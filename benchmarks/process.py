@@ -1,4 +1,4 @@
-"""Processes that measure, one framework each: started, and told in turns how much to do."""
+"""Processes that measure. Each loads one framework, and is told in turns how much work to do."""
 
 import json
 import os
@@ -6,48 +6,81 @@ import statistics
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
 
 from common.backend import BACKENDS
 
 
-class Spent(NamedTuple):
-    """What a turn took. CPU seconds are those of all threads: a machine that others use changes them little."""
+@dataclass(frozen=True)
+class Options:
+    """Options of all benchmarks."""
+
+    turns: int = 7
+    """Measurements of each; the figure is their median."""
+    out: Path | None = None
+    """Also write the table (NAME.md) and every measurement (NAME.json) to this folder."""
+
+
+@dataclass(frozen=True)
+class BackendOptions(Options):
+    """Options of benchmarks that compare backends."""
+
+    backends: str = ",".join(BACKENDS)
+    """Names, separated by commas."""
+    device: str = "auto"
+    """auto, cpu, cuda or cuda:N."""
+
+
+@dataclass(frozen=True)
+class Spent:
+    """What a turn took. CPU seconds are those of all threads; other work on the machine changes them little."""
 
     seconds: float
     cpu_seconds: float
 
 
 class Worker:
-    """A process that does one kind of work in one backend whenever it is told to (`benchmarks.worker`).
+    """A process that does one kind of work in one backend (`benchmarks.worker`); leaving its `with` block ends it.
 
     Args:
-        backend: of `BACKENDS`; SFACE_PYTHON_BACKEND names its interpreter, if it is another.
-        kind: of work, of `benchmarks.worker.KINDS`.
-        settings: of that kind; JSON values.
+        backend: its name; SFACE_PYTHON_<BACKEND> may name another interpreter.
+        kind: of work, from `benchmarks.worker.KINDS`.
+        settings: JSON values that this kind expects.
+
+    `facts` is what the kind says of itself, `seconds` the time until its first unit of work was done.
 
     Raises:
         ValueError: the process ended.
     """
 
     def __init__(self, backend: str, kind: str, settings: Mapping[str, Any]) -> None:
-        python = os.environ.get(f"SFACE_PYTHON_{backend.upper()}", sys.executable)
-        self.backend, self.kind = backend, kind
+        self.backend = backend
         self._process = subprocess.Popen(
-            [python, "-m", "benchmarks.worker", backend, kind, json.dumps(settings)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
+            worker_command(backend, kind, settings), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
-        self.facts = self._answer()
+        try:
+            first = self._answer()
+        except BaseException:
+            self.close()
+            raise
+        self.facts: dict[str, Any] = first["facts"]
+        self.seconds: float = first["seconds"]
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     def work(self, amount: int) -> Spent:
-        """Do `amount` units, and wait for the device."""
+        """Do `amount` units of work and wait for the device."""
         answer = self.ask(amount)
-        return Spent(float(answer["seconds"]), float(answer["cpu_seconds"]))
+        return Spent(answer["seconds"], answer["cpu_seconds"])
 
     def ask(self, amount: int) -> dict[str, Any]:
-        """As `work`, for everything that the kind of work has to say."""
+        """As `work`, but with everything that the kind answers."""
         assert self._process.stdin is not None
         self._process.stdin.write(f"{amount}\n")
         self._process.stdin.flush()
@@ -61,13 +94,23 @@ class Worker:
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
         if not line:
-            raise ValueError(f"{self.backend}: its process ended with {self._process.wait()}; it says why above")
+            raise ValueError(f"{self.backend}: its process ended with {self._process.wait()}; see its messages above")
         answer: dict[str, Any] = json.loads(line)
         return answer
 
 
+def worker_command(backend: str, kind: str, settings: Mapping[str, Any]) -> list[str]:
+    """The command line of a worker."""
+    python = os.environ.get(f"SFACE_PYTHON_{backend.upper()}", sys.executable)
+    return [python, "-m", "benchmarks.worker", backend, kind, json.dumps(settings)]
+
+
 def named_backends(text: str) -> list[str]:
-    """Names separated by commas; a ValueError says which there are."""
+    """Backends from names separated by commas.
+
+    Raises:
+        ValueError: no name, or an unknown one.
+    """
     backends = [name.strip() for name in text.split(",") if name.strip()]
     if not backends or set(backends) - set(BACKENDS):
         raise ValueError(f"backends: expected some of {', '.join(BACKENDS)}, got {text!r}")
@@ -75,10 +118,10 @@ def named_backends(text: str) -> list[str]:
 
 
 def ratios(turns: Sequence[Spent], base: Sequence[Spent]) -> list[float]:
-    """Seconds of each turn of `base` over those of the same turn of `turns`: above 1 where `turns` are faster."""
+    """Speed over `base`, turn by turn: above 1 where `turns` are faster."""
     return [other.seconds / one.seconds for one, other in zip(turns, base, strict=True)]
 
 
 def cpu_ratio(turns: Sequence[Spent], base: Sequence[Spent]) -> float:
-    """The same of CPU seconds, of the medians."""
+    """The same ratio of the median CPU seconds."""
     return statistics.median(t.cpu_seconds for t in base) / statistics.median(t.cpu_seconds for t in turns)

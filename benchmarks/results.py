@@ -1,6 +1,6 @@
-"""What the benchmarks have in common: on what machine they ran, how figures of turns are summed up, and their files.
+"""What benchmarks report: the machine, figures of repeated measurements, tables, charts and result files.
 
-A benchmark's JSON file has `machine`, `method` (in words), `charts` (what a page draws) and its own details.
+The JSON file of a benchmark has `machine`, `method` (in words), `charts` (what the page of `all` draws) and `details`.
 """
 
 import dataclasses
@@ -8,8 +8,8 @@ import os
 import platform
 import re
 import statistics
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,7 +22,7 @@ from common.training.run_log import git_revision
 
 
 class Figure(NamedTuple):
-    """Of several turns."""
+    """Median, lowest and highest of repeated measurements."""
 
     median: float
     lowest: float
@@ -34,7 +34,7 @@ class Figure(NamedTuple):
 
 @dataclass(frozen=True)
 class Bar:
-    """A bar of a chart; `target` is None or what it should reach."""
+    """A bar of a chart. `target`: the value that it should reach, if there is one."""
 
     label: str
     figure: Figure
@@ -43,7 +43,7 @@ class Bar:
 
 @dataclass(frozen=True)
 class Chart:
-    """Bars of one unit. `more_is_better` says on which side of its target a bar should be."""
+    """Bars of one unit. With `more_is_better`, a bar should be above its target, else below."""
 
     title: str
     unit: str
@@ -51,19 +51,31 @@ class Chart:
     more_is_better: bool = True
 
 
-def figure(values: Sequence[float]) -> Figure:
+@dataclass(frozen=True)
+class Report:
+    """What a command measured."""
+
+    text: str  # Markdown
+    charts: Sequence[Chart]
+    details: Any  # every measurement; JSON values
+    files: Mapping[str, bytes] = field(default_factory=dict)  # further files by name
+
+
+def figure(values: Sequence[float], factor: float = 1.0) -> Figure:
+    """The figure of `values`, each times `factor` (1000 for milliseconds of seconds)."""
+    values = [factor * value for value in values]
     return Figure(statistics.median(values), min(values), max(values))
 
 
 def number(value: float) -> str:
-    """Three digits that matter, without an exponent."""
+    """Three significant digits, without an exponent."""
     if value == 0 or abs(value) >= 1000:
         return f"{value:,.0f}"
     return f"{value:.{max(0, 2 - int(np.floor(np.log10(abs(value)))))}f}"
 
 
 def machine() -> dict[str, Any]:
-    """Processor, cores, memory, what else the machine does, and versions: JSON values."""
+    """Processor, cores, memory, load and versions: JSON values."""
     available = memory.host_available()
     return {
         "processor": _processor(),
@@ -81,35 +93,34 @@ def machine() -> dict[str, Any]:
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Markdown."""
+    """A Markdown table."""
     return "\n".join("| " + " | ".join(row) + " |" for row in (head, ["---"] * len(head), *rows))
 
 
-def write(
-    out: Path, name: str, *, text: str, method: str, charts: Sequence[Chart], ran_on: dict[str, Any], details: Any
-) -> None:
-    """Write out/NAME.json and out/NAME.md.
+def write(out: Path, name: str, report: Report, method: str, ran_on: dict[str, Any]) -> None:
+    """Write out/NAME.json, out/NAME.md and the report's further files.
 
     Args:
         out: folder; made when missing.
         name: of the benchmark.
-        text: Markdown, as printed.
+        report: what was measured.
         method: how it was measured, in words.
-        charts: what a page draws.
         ran_on: `machine()`, taken before the measurements.
-        details: every turn; JSON values.
     """
-    with atomic_write(out / f"{name}.md", "w") as file:
-        file.write(text + "\n")
-    drawn = [_chart_json(chart) for chart in charts]
-    write_json(out / f"{name}.json", {"machine": ran_on, "method": method, "charts": drawn, "details": details})
+    texts = {f"{name}.md": (report.text + "\n").encode(), **report.files}
+    for file_name, content in texts.items():
+        with atomic_write(out / file_name) as file:
+            file.write(content)
+    charts = [dataclasses.asdict(chart) | {"bars": [_bar_json(bar) for bar in chart.bars]} for chart in report.charts]
+    record = {"machine": ran_on, "method": method, "charts": charts, "details": report.details}
+    write_json(out / f"{name}.json", record)
 
 
 def read_charts(value: Any) -> list[Chart]:
-    """`charts` of a benchmark's file, which may be of another version.
+    """The charts of a benchmark's JSON file.
 
     Raises:
-        ValueError: it is something else.
+        ValueError: these are no charts, or those of another version.
     """
     try:
         return [
@@ -129,12 +140,11 @@ def read_charts(value: Any) -> list[Chart]:
             for chart in value
         ]
     except (KeyError, TypeError) as error:
-        raise ValueError(f"charts: expected those of a benchmark, got something else ({error!r})") from None
+        raise ValueError(f"charts: expected those of a benchmark, got {str(value)[:100]!r} ({error!r})") from None
 
 
-def _chart_json(chart: Chart) -> dict[str, Any]:
-    bars = [{"label": bar.label, **bar.figure._asdict(), "target": bar.target} for bar in chart.bars]
-    return {**dataclasses.asdict(chart), "bars": bars}
+def _bar_json(bar: Bar) -> dict[str, Any]:
+    return {"label": bar.label, **bar.figure._asdict(), "target": bar.target}
 
 
 def _processor() -> str:

@@ -1,35 +1,36 @@
-"""python -m benchmarks scale: a step of the head on several ranks, over C, and what it would be on many GPUs."""
+"""python -m benchmarks scale: a step of the head on several ranks, as classes grow, and a projection to many GPUs."""
 
+import importlib
 import json
+import re
 import subprocess
-import sys
-import tempfile
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import tyro
 from tqdm import tqdm
 
-from benchmarks import results
-from benchmarks.results import Bar, Chart
-from common.io.files import read_json, write_json
+from benchmarks import process, results
+from benchmarks.process import worker_command
+from benchmarks.results import Bar, Chart, Report
+from common.io.memory import host_peak
 
 FORMS = ("data parallel", "sharded softmax", "sharded sface")
-EXCHANGE = "exchange"  # all that ranks of sharded sface wait for, without a head
+EXCHANGE = "exchange"  # the communication of sharded sface, without a head
 Record = dict[str, Any]
 METHOD = (
     "PyTorch, Gloo over loopback, one thread a rank. A step is forward, backward to the embeddings and update of the "
-    "prototypes; the slowest of the ranks counts. Bytes are those that the loopback device carried, divided by the "
-    "ranks; so nothing else should use it. Memory is the peak of a rank beyond what it had before the head was made."
+    "prototypes; the slowest rank counts. Bytes are those that the loopback device carried, divided by the number of "
+    "ranks, so nothing else should use it. Memory is the peak of a rank beyond what it had before the head was made."
 )
 
 
 @dataclass(frozen=True)
-class Options:
-    """Measure SFace data parallel and in shards of classes, and a softmax in shards; fit a model; print it for GPUs."""
+class Options(process.Options):
+    """Measure SFace data parallel and in shards of classes, and a softmax in shards; fit a model; project to GPUs."""
 
     classes: tuple[int, ...] = (100_000, 300_000, 1_000_000, 4_000_000)
     """Numbers of identities C."""
@@ -38,48 +39,81 @@ class Options:
     batch: int = 64
     """Samples of a rank."""
     dim: int = 64
-    """Embedding size D: at 4 million identities, 12 C D bytes of a data-parallel rank are 3 GB."""
+    """Embedding size D. At 4 million identities, the 12 C D bytes of a data-parallel rank are 3 GB."""
     turns: int = 3
-    """Measurements of each."""
+    """Measurements of each; the figure is their median."""
     gpu_batch: int = 128
-    """Samples of a GPU, for the projection."""
+    """Projection: samples of a GPU."""
     gpu_dim: int = 512
-    """Embedding size, for the projection."""
+    """Projection: embedding size."""
     sface_tflops: float = 33.9
-    """6 N C D operations over the seconds of a step of SFace's head on a GPU; the default was measured on an H100."""
+    """Projection: 6 N C D operations over the seconds of a step of SFace's head on a GPU; an H100's by default."""
     softmax_tflops: float = 27.8
-    """The same of a normalised softmax."""
+    """Projection: the same of a normalised softmax."""
     bandwidth: float = 50.0
-    """Of the network, GB/s each way and GPU; the default is 400 Gbit/s."""
-    out: Path | None = None
-    """Also write scale.json and scale.md to this folder."""
+    """Projection: network bandwidth of a GPU, GB/s each way; 400 Gbit/s by default."""
 
 
 def measure(options: Options) -> list[Record]:
-    """A record a case; a ValueError says that one could not run."""
+    """A record a case.
+
+    Raises:
+        ValueError: a case could not run.
+    """
     cases = [
         {"form": form, "classes": classes, "batch": options.batch, "dim": options.dim, "turns": options.turns}
         for classes in options.classes
         for form in (FORMS if classes > min(options.classes) else (*FORMS, EXCHANGE))
     ]
     records = []
-    with tempfile.TemporaryDirectory(prefix="sface-scale-") as name:
-        given, found = Path(name) / "case.json", Path(name) / "found.json"
-        for case in tqdm([(case, ranks) for ranks in options.ranks for case in cases], unit="case", leave=False):
-            write_json(given, case[0])
-            torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(case[1])]
-            command = [*torchrun, "-m", "benchmarks.scale_worker", str(given), str(found)]
-            done = subprocess.run(command, capture_output=True, text=True, check=False)
-            if done.returncode:
-                raise ValueError(f"{json.dumps(case[0])} on {case[1]} ranks failed: {done.stderr[-2000:]}")
-            records.append(read_json(found, "what was measured"))
+    for ranks, case in tqdm([(ranks, case) for ranks in options.ranks for case in cases], unit="case", leave=False):
+        python, *worker = worker_command("pytorch", "rank", case)
+        torchrun = [python, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)]
+        done = subprocess.run(torchrun + worker, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise ValueError(f"{json.dumps(case)} on {ranks} ranks failed: {done.stderr[-2000:]}")
+        answers = [json.loads(line)["facts"] for line in done.stdout.splitlines()]
+        records += [{**case, **facts} for facts in answers if facts]
     return records
 
 
-def bytes_sent(form: str, ranks: int, batch: int, classes: int, dim: int) -> float:
-    """What a rank must send in a step, float32 and int64 labels, collectives in rings.
+def measure_rank(_backend: str, case: Record) -> Record:
+    """One rank of a torchrun job measures steps of a head; rank 0 returns the record, the others nothing.
 
-    An all-reduce of M bytes sends 2 M (K - 1) / K, an all-gather to M bytes and a reduce-scatter of M half of that.
+    The record has the number of ranks, the seconds of each turn, the bytes that loopback carried for a rank in it, and
+    the peak memory of the rank with the most.
+    """
+    forms = importlib.import_module("benchmarks.backends.pytorch.sharded_forms")
+    ranks = forms.group()
+    before = host_peak()
+    step = forms.sharded_forms(case["form"], case["classes"], case["batch"], case["dim"])
+    step()
+    seconds, sent = [], []
+    for _ in range(case["turns"]):
+        ranks.total(0)
+        carried, start = loopback_bytes(), time.perf_counter()
+        step()
+        ranks.total(0)
+        seconds.append(time.perf_counter() - start)
+        sent.append((loopback_bytes() - carried) / ranks.count)
+    used = [ranks.total(host_peak() - before if rank == ranks.rank else 0) for rank in range(ranks.count)]
+    if ranks.rank:
+        return {}
+    return {"ranks": ranks.count, "seconds": seconds, "sent": sent, "memory": max(used)}
+
+
+def loopback_bytes() -> int:
+    """Bytes that the loopback device has carried since it came up, whoever sent them (Linux)."""
+    found = re.search(r"^\s*lo:\s*(\d+)", Path("/proc/net/dev").read_text("ascii"), re.MULTILINE)
+    if found is None:
+        raise OSError("/proc/net/dev: expected a line of the device lo, found none")
+    return int(found[1])
+
+
+def bytes_sent(form: str, ranks: int, batch: int, classes: int, dim: int) -> float:
+    """Bytes that a rank must send in a step, with float32 values, int64 labels and ring collectives.
+
+    An all-reduce of M bytes sends 2 M (K - 1) / K; an all-gather to M bytes, or a reduce-scatter of M, half of that.
     """
     share, samples = (ranks - 1) / ranks, ranks * batch
     if form == "data parallel":
@@ -90,13 +124,17 @@ def bytes_sent(form: str, ranks: int, batch: int, classes: int, dim: int) -> flo
 
 
 def fit(records: Sequence[Record]) -> dict[str, tuple[float, float, float]]:
-    """By form: seconds a step, seconds an entry of the rank's class_weight, and the largest relative error of both."""
+    """For each form, a step's time as constant + slope * entries of the rank's class_weight.
+
+    Returns:
+        By form: the constant (seconds), the slope (seconds an entry), and the largest relative error of the model.
+    """
     found = {}
     for form in FORMS:
         of_form = [record for record in records if record["form"] == form]
         held = np.array([_held(r) for r in of_form])
         seconds = np.array([np.median(r["seconds"]) for r in of_form])
-        # relative errors count: else the largest case would decide alone
+        # least squares of relative errors: with absolute ones the largest case would decide alone
         design = np.stack([np.ones_like(held), held], 1) / seconds[:, None]
         constant, slope = np.linalg.lstsq(design, np.ones_like(seconds), rcond=None)[0]
         error = np.abs((constant + slope * held) / seconds - 1).max()
@@ -123,7 +161,7 @@ def measured_table(records: Sequence[Record]) -> str:
                 f"{r['classes']:,}",
                 str(r["ranks"]),
                 r["form"],
-                str(results.figure([1000 * s for s in r["seconds"]])),
+                str(results.figure(r["seconds"], 1000)),
                 f"{np.median(r['sent']):,.0f}",
                 f"{needed:,.0f}",
                 f"{r['memory'] / 2**20:,.0f}",
@@ -143,7 +181,7 @@ def fit_table(records: Sequence[Record]) -> str:
 
 
 def projection(options: Options) -> str:
-    """Milliseconds, gigabytes sent and gigabytes held of a GPU."""
+    """The table of a GPU's compute and network time, bytes sent and memory, by the model."""
     head = ["identities", "GPUs", "head", "ms compute", "ms network", "MB sent", "GB held"]
     rows = []
     for classes in (10**7, 10**8):
@@ -168,38 +206,26 @@ def projection(options: Options) -> str:
     return results.table(head, rows)
 
 
-def main(arguments: list[str]) -> int:
-    options = tyro.cli(Options, prog="python -m benchmarks scale", args=arguments)
+def run(options: Options) -> Report:
     if min(options.turns, options.batch, options.dim, *options.ranks) < 1 or min(options.classes) < max(options.ranks):
         raise ValueError(f"expected at least 1 turn, sample, dimension and rank, and a class a rank, got {options}")
-    ran_on = results.machine()
     records = measure(options)
-    page = "\n\n".join(
-        [
-            measured_table(records),
-            fit_table(records),
-            f"{options.gpu_batch} samples a GPU, D {options.gpu_dim}, SFace {options.sface_tflops:g} and softmax "
-            f"{options.softmax_tflops:g} TFLOP/s, {options.bandwidth:g} GB/s. Not measured:",
-            projection(options),
+    page = [
+        measured_table(records),
+        fit_table(records),
+        f"{options.gpu_batch} samples a GPU, D {options.gpu_dim}, SFace {options.sface_tflops:g} and softmax "
+        f"{options.softmax_tflops:g} TFLOP/s, {options.bandwidth:g} GB/s. Not measured:",
+        projection(options),
+    ]
+    charts = []
+    for classes in options.classes:
+        bars = [
+            Bar(f"{r['form']}, {r['ranks']} ranks", results.figure(r["seconds"], 1000))
+            for r in records
+            if r["classes"] == classes
         ]
-    )
-    print(page)
-    if options.out is not None:
-        charts = [
-            Chart(
-                f"A step of the head, {classes:,} identities",
-                "ms",
-                [
-                    Bar(f"{r['form']}, {r['ranks']} ranks", results.figure([1000 * s for s in r["seconds"]]))
-                    for r in records
-                    if r["classes"] == classes
-                ],
-                more_is_better=False,
-            )
-            for classes in options.classes
-        ]
-        results.write(options.out, "scale", text=page, method=METHOD, charts=charts, ran_on=ran_on, details=records)
-    return 0
+        charts.append(Chart(f"A step of the head, {classes:,} identities", "ms", bars, more_is_better=False))
+    return Report("\n\n".join(page), charts, records)
 
 
 def _held(record: Record) -> float:

@@ -1,7 +1,9 @@
 """python -m benchmarks.worker BACKEND KIND SETTINGS: measures one kind of work in one framework.
 
-Reads a number a line, does so much work, waits for the device, and writes a JSON line: {"seconds", "cpu_seconds", and
-what else the kind of work has to say}. The first line, unasked, is on what it runs.
+SETTINGS is JSON; `KINDS` lists the kinds. The worker prepares the work, does one unit of it, and prints a JSON line
+{"facts", "seconds"}: what the kind says of itself, and the time this took. Then it reads numbers, one a line. For each
+it does this much work, waits for the device, and prints a JSON line with "seconds", "cpu_seconds" and whatever else
+the kind measured.
 """
 
 import importlib
@@ -16,6 +18,8 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks import scale
+from benchmarks.head import work as head
 from common import config as configuration
 from common.backend import Backend, Trainer
 from common.config import RunConfig
@@ -23,9 +27,16 @@ from common.datasets.loader import Loader
 from common.datasets.pair_sets import open_pair_set
 from common.datasets.training_sets import open_dataset
 from common.evaluation.evaluate import evaluate
+from common.training.loop import Stopped, fit
 
+Settings = dict[str, Any]
 Work = Callable[[int], dict[str, Any]]
 RATE = 1e-6  # a batch that is learned by heart has gradients so small that processors slow down on them
+INSTALL = {  # what a loader may lack
+    "torch": "pip install -r requirements/pytorch.txt",
+    "mxnet": "pip install -r requirements/mxnet.txt",
+    "PIL": "pip install pillow",
+}
 
 
 def main(arguments: list[str]) -> int:
@@ -35,9 +46,7 @@ def main(arguments: list[str]) -> int:
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
 
     start = time.perf_counter()
-    settings = json.loads(text)
-    config = configuration.from_json(settings["config"])
-    work, facts = KINDS[kind](backend, config, settings)
+    work, facts = KINDS[kind](backend, json.loads(text))
     work(1)
     answers.write(json.dumps({"facts": facts, "seconds": time.perf_counter() - start}) + "\n")
     for line in sys.stdin:
@@ -48,23 +57,12 @@ def main(arguments: list[str]) -> int:
     return 0
 
 
-def random_batch(backend: str, config: RunConfig, settings: dict[str, Any]) -> tuple[Work, dict[str, Any]]:
-    """Training steps of the trainer on one random batch."""
-    trainer = _trainer(backend, config, settings)
-    images, labels = _batch(config, settings)
+def training(backend: str, settings: Settings) -> tuple[Work, Settings]:
+    """Steps as `common.training.loop.fit` makes them between two evaluations: loader, step, metrics of logged steps.
 
-    def work(steps: int) -> dict[str, Any]:
-        for _ in range(steps):
-            trainer.train_step(images, labels, RATE)
-        trainer.metrics()  # waits for the device
-        return {}
-
-    return work, trainer.describe()
-
-
-def training(backend: str, config: RunConfig, settings: dict[str, Any]) -> tuple[Work, dict[str, Any]]:
-    """The work of `common.training.loop.fit` between two evaluations: loader, step, metrics of logged steps."""
-    trainer = _trainer(backend, config, settings)
+    A negative number asks for the waits: that many steps, none of them logged, and what made the host wait in them.
+    """
+    config, trainer = _trainer(backend, settings)
     dataset = open_dataset(config.data.root, config.data.kind)
     loader = Loader(
         dataset,
@@ -80,32 +78,31 @@ def training(backend: str, config: RunConfig, settings: dict[str, Any]) -> tuple
     steps_done = itertools.count(1)
     waits = importlib.import_module(f"benchmarks.backends.{backend}.bare").waits
 
-    def steps_of(number: int) -> None:
-        for _ in range(number):
-            batch = next(batches)
-            trainer.train_step(batch.images, batch.labels, RATE)
-            if next(steps_done) % config.log_every == 0:
-                trainer.first_bad_step()
-                trainer.metrics()
+    def step() -> None:
+        batch = next(batches)
+        trainer.train_step(batch.images, batch.labels, RATE)
 
     def work(steps: int) -> dict[str, Any]:
-        if steps < 0:  # count what makes the host wait in as many steps, none of them logged
+        if steps < 0:
             seen: list[str] = []
             with waits(seen):
                 for _ in range(-steps):
-                    batch = next(batches)
-                    trainer.train_step(batch.images, batch.labels, RATE)
+                    step()
             return {"waits": seen}
-        steps_of(steps)
-        trainer.metrics()
+        for _ in range(steps):
+            step()
+            if next(steps_done) % config.log_every == 0:
+                trainer.first_bad_step()
+                trainer.metrics()
+        trainer.metrics()  # waits for the device
         return {}
 
     return work, trainer.describe()
 
 
-def bare(backend: str, config: RunConfig, settings: dict[str, Any]) -> tuple[Work, dict[str, Any]]:
-    """The framework's own training loop: the same network and loss on a batch that lies on the device."""
-    loop = _bare(backend, config, settings)
+def bare(backend: str, settings: Settings) -> tuple[Work, Settings]:
+    """Steps of the framework's own training loop: the same network and loss on one batch on the device."""
+    loop = _bare(backend, settings)
 
     def work(steps: int) -> dict[str, Any]:
         for _ in range(steps):
@@ -116,9 +113,9 @@ def bare(backend: str, config: RunConfig, settings: dict[str, Any]) -> tuple[Wor
     return work, {}
 
 
-def evaluation(backend: str, config: RunConfig, settings: dict[str, Any]) -> tuple[Work, dict[str, Any]]:
+def evaluation(backend: str, settings: Settings) -> tuple[Work, Settings]:
     """Evaluations of a set of pairs, from its file to its figures."""
-    trainer = _trainer(backend, config, settings)
+    config, trainer = _trainer(backend, settings)
     path = Path(settings["pairs"])
 
     def work(times: int) -> dict[str, Any]:
@@ -135,9 +132,9 @@ def evaluation(backend: str, config: RunConfig, settings: dict[str, Any]) -> tup
     return work, trainer.describe()
 
 
-def forward(backend: str, config: RunConfig, settings: dict[str, Any]) -> tuple[Work, dict[str, Any]]:
-    """The framework's own forward passes of a batch that lies on the device, in evaluation mode."""
-    loop = _bare(backend, config, settings)
+def forward(backend: str, settings: Settings) -> tuple[Work, Settings]:
+    """The framework's own forward passes of one batch on the device, in evaluation mode."""
+    loop = _bare(backend, settings)
 
     def work(batches: int) -> dict[str, Any]:
         for _ in range(batches):
@@ -148,31 +145,69 @@ def forward(backend: str, config: RunConfig, settings: dict[str, Any]) -> tuple[
     return work, {}
 
 
+def loader(backend: str, settings: Settings) -> tuple[Work, Settings]:
+    """Epochs of a record file through a loader; where a package is missing, the facts say how to install it."""
+    try:
+        module = importlib.import_module(f"benchmarks.backends.{backend}.loaders")
+        epoch = module.open_loader(
+            settings["name"], Path(settings["root"]), settings["size"], settings["batch_size"], settings["workers"]
+        )
+    except ModuleNotFoundError as error:
+        if error.name not in INSTALL:
+            raise
+        return _nothing, {"missing": f"{error.name} is not installed; install with {INSTALL[error.name]}"}
+    return lambda epochs: {"images": sum(epoch() for _ in range(epochs))}, {}
+
+
+def run(backend: str, settings: Settings) -> Settings:
+    """Train or resume the run of a configuration; ends the process with 130 if it was interrupted."""
+    config = configuration.from_json(settings["config"])
+    assert config.out is not None
+    dataset = open_dataset(config.data.root, config.data.kind)
+    trainer = Backend(backend).create_trainer(config, dataset.num_classes)
+    try:
+        fit(trainer, dataset, config, config.out)
+    except Stopped as stopped:
+        print(stopped, file=sys.stderr)
+        raise SystemExit(130) from None
+    return {}
+
+
+def once(measure: Callable[[str, Settings], Settings]) -> Callable[[str, Settings], tuple[Work, Settings]]:
+    """A kind of work that is done when the process starts; its results are the facts."""
+    return lambda backend, settings: (_nothing, measure(backend, settings))
+
+
 KINDS = {
-    "random_batch": random_batch,
     "training": training,
     "bare": bare,
     "evaluation": evaluation,
     "forward": forward,
+    "loader": loader,
+    "head": once(head.times),
+    "head memory": once(head.memory),
+    "rank": once(scale.measure_rank),
+    "run": once(run),
 }
 
 
-def _trainer(backend: str, config: RunConfig, settings: dict[str, Any]) -> Trainer:
-    return Backend(backend).create_trainer(config, settings["classes"])
+def _nothing(_amount: int) -> dict[str, Any]:
+    return {}
 
 
-def _bare(backend: str, config: RunConfig, settings: dict[str, Any]) -> Any:
-    images, labels = _batch(config, settings)
-    module = importlib.import_module(f"benchmarks.backends.{backend}.bare")
-    return module.Bare(config, settings["classes"], images, labels, RATE)
+def _trainer(backend: str, settings: Settings) -> tuple[RunConfig, Trainer]:
+    config = configuration.from_json(settings["config"])
+    return config, Backend(backend).create_trainer(config, settings["classes"])
 
 
-def _batch(config: RunConfig, settings: dict[str, Any]) -> tuple[np.ndarray, np.ndarray]:
+def _bare(backend: str, settings: Settings) -> Any:
+    config = configuration.from_json(settings["config"])
     random = np.random.default_rng(0)
     size, batch_size = config.data.image_size, settings.get("batch_size", config.optimiser.batch_size)
-    return random.integers(0, 256, (batch_size, 3, size, size), np.uint8), random.integers(
-        0, settings["classes"], batch_size
-    )
+    images = random.integers(0, 256, (batch_size, 3, size, size), np.uint8)
+    labels = random.integers(0, settings["classes"], batch_size)
+    module = importlib.import_module(f"benchmarks.backends.{backend}.bare")
+    return module.Bare(config, settings["classes"], images, labels, RATE)
 
 
 if __name__ == "__main__":

@@ -1,40 +1,35 @@
-"""python -m benchmarks head: the SFace head beside its plain form, a softmax head, and one product of matrices."""
+"""python -m benchmarks head: the SFace head beside its plain form, a softmax head and one matrix product."""
 
 import itertools
-import json
-import os
-import subprocess
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import tyro
 from tqdm import tqdm
 
-from benchmarks import results
+from benchmarks import process, results
 from benchmarks.head import figures
+from benchmarks.head.figures import extra_mib
 from benchmarks.head.inputs import INPUTS, active_share
-from benchmarks.results import Bar, Chart
+from benchmarks.process import Worker
+from benchmarks.results import Bar, Chart, Report
 from common.config import HeadConfig
-from common.io.files import atomic_write
 
 Form = Literal["product", "softmax", "plain", "streamed", "update", "dense", "compiled", "partial-fc"]
 PYTORCHS = ("dense", "compiled", "partial-fc")
 Record = dict[str, Any]
-"""A case, the seconds of its turns by form, the errors of gradients, and the memory that each form took."""
+"""A case with, for each form, the seconds of its turns, the error of its gradients, and its memory."""
 
 METHOD = (
-    "Forward and backward to the gradients of embeddings and class_weight, float32; the forms of a case in turns in "
-    "one process, two runs a turn, of which the second counts; memory in a process of its own, beyond what the inputs "
-    "and the gradients take."
+    "Forward and backward to the gradients of embeddings and class_weight, float32. The forms of a case take turns in "
+    "one process; in a turn a form runs twice, and the second run counts. Memory is measured in another process, and "
+    "is what a form takes beyond its inputs and gradients."
 )
 
 
 @dataclass(frozen=True)
-class Options:
+class Options(process.Options):
     """Forward and backward to both gradients, each form in turns, in one process; medians, and ratios to one another.
 
     product: embeddings class_weight' alone; softmax: normalised softmax and cross-entropy; plain: SFace as it is
@@ -55,13 +50,9 @@ class Options:
     inputs: tuple[Literal["random", "clustered"], ...] = ("random", "clustered")
     """random: as at the first step; clustered: as when trained."""
     forms: tuple[Form, ...] = ("product", "softmax", "plain", "streamed")
-    """What to measure; without the plain form there is no check of the gradients either."""
-    turns: int = 7
-    """Measurements of each form."""
+    """What to measure. Gradients are checked against the plain form, if that is measured."""
     device: str = "cpu"
-    """cpu or cuda:N; memory is measured on the CPU."""
-    out: Path | None = None
-    """Also write head.json, head.md and head.svg to this folder."""
+    """cpu or cuda:N; memory is measured on the CPU only."""
 
 
 def measure(options: Options) -> list[Record]:
@@ -84,11 +75,18 @@ def measure(options: Options) -> list[Record]:
             "inputs": inputs,
             "device": options.device,
         }
-        measured = _ask({**case, "forms": options.forms, "turns": options.turns})
-        memory = {form: _ask({**case, "memory": form}) for form in options.forms} if options.device == "cpu" else {}
+        measured = ask("head", {**case, "forms": options.forms, "turns": options.turns})
+        on_cpu = options.forms if options.device == "cpu" else ()
+        memory = {form: ask("head memory", {**case, "form": form}) for form in on_cpu}
         share = active_share(INPUTS[inputs](classes, batch, dim), HeadConfig(), float(np.finfo(np.float32).eps))
         records.append({**case, "active_share": share, **measured, "memory": memory})
     return records
+
+
+def ask(kind: str, case: Record) -> Record:
+    """What a worker measures of a case."""
+    with Worker(case["backend"], kind, case) as worker:
+        return worker.facts
 
 
 def markdown(records: Sequence[Record]) -> str:
@@ -96,7 +94,7 @@ def markdown(records: Sequence[Record]) -> str:
     head = ["C", "N", "D", "inputs", "active", "form", "ms", "of plain", "of softmax", "of product", "MiB", "error"]
     rows = []
     for record in records:
-        figures = {form: results.figure([1000 * s for s in turns]) for form, turns in record["seconds"].items()}
+        figures = {form: results.figure(turns, 1000) for form, turns in record["seconds"].items()}
         case = [f"{record['classes']:,}", str(record["batch"]), str(record["dim"]), record["inputs"]]
         for form, figure in figures.items():
             ratios = [
@@ -109,49 +107,23 @@ def markdown(records: Sequence[Record]) -> str:
     return results.table(head, rows)
 
 
-def extra_mib(record: Record, form: str) -> float:
-    """Memory that a form took beyond inputs and gradients, MiB."""
-    memory = record["memory"][form]
-    return max(0.0, (memory["bytes"] - memory["gradients"]) / 2**20)
-
-
 def charts(records: Sequence[Record]) -> list[Chart]:
     """A chart a case."""
     return [
         Chart(
             f"{r['backend']}, {r['classes']:,} identities, {r['batch']} x {r['dim']}, {r['inputs']}",
             "ms",
-            [Bar(form, results.figure([1000 * s for s in turns])) for form, turns in r["seconds"].items()],
+            [Bar(form, results.figure(turns, 1000)) for form, turns in r["seconds"].items()],
             more_is_better=False,
         )
         for r in records
     ]
 
 
-def main(arguments: list[str]) -> int:
-    options = tyro.cli(Options, prog="python -m benchmarks head", args=arguments)
+def run(options: Options) -> Report:
     if min(options.turns, *options.batch, *options.dim) < 1 or min(options.classes) < 2:
         raise ValueError(f"expected at least 1 turn, sample and dimension, and 2 classes, got {options}")
     if options.backend != "pytorch" and set(PYTORCHS) & set(options.forms):
         raise ValueError(f"forms: {', '.join(PYTORCHS)} are PyTorch's alone, not {options.backend}'s")
-    ran_on = results.machine()
     records = measure(options)
-    page = markdown(records)
-    print(page)
-    if options.out is not None:
-        results.write(
-            options.out, "head", text=page, method=METHOD, charts=charts(records), ran_on=ran_on, details=records
-        )
-        with atomic_write(options.out / "head.svg") as file:
-            file.write(figures.growth(records))
-    return 0
-
-
-def _ask(case: dict[str, Any]) -> dict[str, Any]:
-    python = os.environ.get(f"SFACE_PYTHON_{case['backend'].upper()}", sys.executable)
-    command = [python, "-m", "benchmarks.head.worker", json.dumps(case)]
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
-    if done.returncode:
-        raise ValueError(f"{case['backend']}: its process ended with {done.returncode}; it says why above")
-    answer: dict[str, Any] = json.loads(done.stdout)
-    return answer
+    return Report(markdown(records), charts(records), records, {"head.svg": figures.growth(records)})

@@ -1,4 +1,4 @@
-"""How the cost of a head grows with classes, samples and dimensions, beside the work that one product is."""
+"""The figure of a head's cost as classes, samples and dimensions grow, beside the work of one matrix product."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -14,7 +14,7 @@ AXES = {"classes": "identities C", "batch": "samples N", "dim": "embedding size 
 
 
 class Model(NamedTuple):
-    """What a head cannot do without, and the form whose time says how long a unit of it takes."""
+    """Work that every head must do, and the form whose time gives the time of a unit of it."""
 
     label: str
     style: str
@@ -36,11 +36,11 @@ MODELS = (
 
 
 def growth(records: Sequence[Record]) -> bytes:
-    """SVG: milliseconds over each of C, N and D that varies, and memory over C.
+    """SVG: milliseconds over each of C, N and D that varies, and memory over C. Other sizes are the first case's.
 
-    Dashed: 2 N C D operations at the rate of the first case's product. Dotted, where the update was measured: 8 C D
-    bytes, class_weight read and its gradient written once, at the rate at which the first case's update moves its
-    20 C D. Other dimensions are those of the first case.
+    The dashed line is 2 N C D operations at the rate of the first case's product. The dotted line, where the update was
+    measured, is 8 C D bytes (class_weight read and its gradient written once) at the rate of the first case's update,
+    which moves 20 C D bytes.
     """
     varied = [name for name in AXES if len({r[name] for r in records}) > 1] or ["classes"]
     with mpl.rc_context(STYLE):
@@ -49,12 +49,19 @@ def growth(records: Sequence[Record]) -> bytes:
             _times(axis, _line(records, name), name)
         memory = [r for r in _line(records, "classes") if r["memory"]]
         for form in COLOURS:
-            points = [(r["classes"], _extra(r, form)) for r in memory if form in r["memory"]]
+            # a logarithmic axis has no 0
+            points = [(r["classes"], max(1.0, extra_mib(r, form))) for r in memory if form in r["memory"]]
             if points:
                 axes[-1].loglog(*zip(*points, strict=True), "o-", color=COLOURS[form], label=form, markersize=4)
         axes[-1].set(xlabel=AXES["classes"], title="MiB beyond inputs and gradients")
         axes[0].legend()
         return svg(figure)
+
+
+def extra_mib(record: Record, form: str) -> float:
+    """Memory that a form took beyond its inputs and gradients, MiB."""
+    memory = record["memory"][form]
+    return max(0.0, (memory["bytes"] - memory["gradients"]) / 2**20)
 
 
 def _line(records: Sequence[Record], name: str) -> list[Record]:
@@ -65,10 +72,9 @@ def _line(records: Sequence[Record], name: str) -> list[Record]:
 
 def _times(axis: Any, records: Sequence[Record], name: str) -> None:
     for form, colour in COLOURS.items():
-        points = [(r[name], results.figure(r["seconds"][form]).median) for r in records if form in r["seconds"]]
+        points = [(r[name], results.figure(r["seconds"][form], 1000).median) for r in records if form in r["seconds"]]
         if points:
-            values = [1000 * seconds for _, seconds in points]
-            axis.loglog([value for value, _ in points], values, "o-", color=colour, label=form, markersize=4)
+            axis.loglog(*zip(*points, strict=True), "o-", color=colour, label=form, markersize=4)
     for model in MODELS:
         if model.form in records[0]["seconds"]:
             unit = results.figure(records[0]["seconds"][model.form]).median / model.in_form(records[0])
@@ -78,10 +84,5 @@ def _times(axis: Any, records: Sequence[Record], name: str) -> None:
 
 
 def _entries(record: Record) -> float:
-    """Of class_weight."""
+    """Entries of class_weight."""
     return float(record["classes"] * record["dim"])
-
-
-def _extra(record: Record, form: str) -> float:
-    memory = record["memory"][form]
-    return max(1.0, (memory["bytes"] - memory["gradients"]) / 2**20)

@@ -1,4 +1,4 @@
-"""The table and the three figures of the label noise study."""
+"""Tables and figures of the label noise study."""
 
 import json
 import statistics
@@ -11,44 +11,43 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
+from benchmarks.results import table as markdown_table
 from common.io.files import atomic_write
 from common.reports.plots import BLUE, CYCLE, GREEN, INK, STYLE, VERMILION
 from common.training.angles import BINS
 
 Result = dict[str, Any]
-"""What `benchmarks.noise.study.result` makes."""
+"""A result file: see `benchmarks.noise.study.result`."""
 
 TEST, VALIDATION = "lfw_view2_folds01", "lfw_validation"
 
 
 def table(results: Sequence[Result]) -> str:
-    """Markdown: a row a backend and method, a column a share of wrong labels: mean accuracy (lowest, highest; runs)."""
+    """Markdown table: a row a backend and method, a column a share of wrong labels.
+
+    A cell is the mean accuracy in percent, with (lowest, highest; number of runs).
+    """
     tests = [r for r in results if r["tested_on"] == TEST]
     shares = sorted({r["share"] for r in tests})
-    lines = [
-        "| backend | head | " + " | ".join(f"{share} % wrong" for share in shares) + " |",
-        "|---" * (2 + len(shares)) + "|",
-    ]
+    rows = []
     for backend, method in dict.fromkeys((r["backend"], r["method"]) for r in tests):
-        cells = []
+        rows.append([backend, method])
         for share in shares:
             found = [100 * r["accuracy"] for r in _chosen(tests, backend, method, share)]
             spread = f" ({min(found):.2f}, {max(found):.2f}; {len(found)})" if len(found) > 1 else ""
-            cells.append(f"{statistics.mean(found):.2f}{spread}" if found else "")
-        lines.append(f"| {backend} | {method} | " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+            rows[-1].append(f"{statistics.mean(found):.2f}{spread}" if found else "")
+    return markdown_table(["backend", "head", *(f"{share} % wrong" for share in shares)], rows)
 
 
 def scan_table(results: Sequence[Result]) -> str:
-    """Markdown: a row a setting of a head, a column a share of wrong labels: accuracy on the validation set."""
+    """Markdown table of accuracies on the validation set: a row a setting, a column a share of wrong labels."""
     scan = [r for r in results if r["tested_on"] == VALIDATION]
     shares = sorted({r["share"] for r in scan})
-    header = ["setting", *(f"{share} % wrong" for share in shares)]
-    lines = [f"| {' | '.join(header)} |", "|---" * len(header) + "|"]
+    rows = []
     for method in dict.fromkeys(r["method"] for r in scan):
         accuracy = {r["share"]: f"{100 * r['accuracy']:.2f}" for r in scan if r["method"] == method}
-        lines.append(f"| {' | '.join([method, *(accuracy.get(share, '') for share in shares)])} |")
-    return "\n".join(lines)
+        rows.append([method, *(accuracy.get(share, "") for share in shares)])
+    return markdown_table(["setting", *(f"{share} % wrong" for share in shares)], rows)
 
 
 def write_all(results: Sequence[Result], out: Path) -> list[Path]:
@@ -70,9 +69,11 @@ def write_all(results: Sequence[Result], out: Path) -> list[Path]:
 
 
 def accuracy_figure(results: Sequence[Result]) -> Figure | None:
-    """Accuracy over the share of wrong labels, a panel a backend: mean, lowest and highest."""
+    """Mean, lowest and highest accuracy over the share of wrong labels; a panel a backend."""
     tests = [r for r in results if r["tested_on"] == TEST]
-    backends = sorted({r["backend"] for r in tests}, key=lambda name: (name != "pytorch", name))  # all heads first
+    backends = sorted(
+        {r["backend"] for r in tests}, key=lambda name: (name != "pytorch", name)
+    )  # PyTorch has all heads
     if not tests:
         return None
     with mpl.rc_context(STYLE):
@@ -88,7 +89,7 @@ def accuracy_figure(results: Sequence[Result]) -> Figure | None:
                 points = [(share, min(a), statistics.mean(a), max(a)) for share, a in by_share.items() if a]
                 if points:
                     share, low, mean, high = np.array(points).T
-                    beside = 0.5 * (place - (len(methods) - 1) / 2)  # bars of one share stay apart
+                    beside = 0.5 * (place - (len(methods) - 1) / 2)  # so that the bars of a share do not overlap
                     panel.errorbar(
                         share + beside,
                         mean,
@@ -111,7 +112,7 @@ def accuracy_figure(results: Sequence[Result]) -> Figure | None:
 
 
 def settings_figure(results: Sequence[Result]) -> Figure | None:
-    """Heat maps over a and b of SFace, accuracy on the validation set, one for each share of wrong labels."""
+    """Heat maps of the accuracy on the validation set over SFace's a and b, one for each share of wrong labels."""
     scan = [r for r in results if r["tested_on"] == VALIDATION and r["head"]["name"] == "sface"]
     centers = {(r["head"]["intra_center"], r["head"]["inter_center"]) for r in scan}
     shares = sorted({r["share"] for r in scan})
@@ -143,7 +144,7 @@ def settings_figure(results: Sequence[Result]) -> Figure | None:
 
 
 def angles_figure(results: Sequence[Result]) -> Figure | None:
-    """Angles of training samples to the prototype of their label, after training with the most wrong labels."""
+    """Angles between training samples and the prototypes of their labels, at the largest share of wrong labels."""
     most = max((r["share"] for r in results), default=0)
     chosen = [
         r

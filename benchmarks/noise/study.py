@@ -1,12 +1,11 @@
 """python -m benchmarks noise: does SFace resist wrong labels? lfw-small with a share of its labels wrong, head by head.
 
-A case is a run folder that is resumed as `train` resumes one, and a file in OUT/results when it is done. Stop the
-command, or kill it, and start it again: finished cases are not run again, the others go on where they were.
+Each case has a run folder, which is resumed as `train` resumes one, and a file in OUT/results once it is done. The
+command may be stopped or killed: started again, it skips the finished cases and resumes the others.
 """
 
 import dataclasses
 import fcntl
-import json
 import os
 import subprocess
 import sys
@@ -18,11 +17,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Literal
 
-import tyro
 from tqdm import tqdm
 
 from benchmarks.noise import figures
 from benchmarks.noise.figures import TEST, VALIDATION
+from benchmarks.process import worker_command
 from common import config as configuration
 from common.config import HeadConfig, RunConfig
 from common.evaluation.results import evaluation_record, load_evaluation
@@ -33,8 +32,8 @@ from data.noise import make_noise
 
 SHARES = (0, 20, 40)  # percent of wrong labels
 
-# The scales of the other heads, and a and b of SFace, are those that the validation set prefers on clean labels (the
-# part "scan"); "sface-casia" has the published a and b of CASIA-WebFace.
+# The scales, and SFace's a and b, are the best on the validation set with clean labels (the part "scan");
+# "sface-casia" has the published a and b of CASIA-WebFace.
 METHODS: dict[str, HeadConfig] = {
     "sface": lfw_small().head,
     "sface-casia": HeadConfig(intra_center=0.87, inter_center=1.20),
@@ -49,30 +48,33 @@ SCALES = (8, 16, 32, 64)
 
 @dataclass(frozen=True)
 class Options:
-    """Train every case that has no result yet, then draw the figures and the table of all results in OUT."""
+    """Train every case that has no result yet; then write tables and figures of all results in OUT."""
 
     part: Literal["heads", "scan", "all", "none"] = "heads"
     """heads: every head at 0, 20 and 40 % (PyTorch), SFace and ArcFace at 0 and 20 % (MXNet, Jittor); scan: a, b
-    and scales at 0 and 40 % on the validation set (PyTorch); none: draw only."""
+    and scales at 0 and 40 %, on the validation set (PyTorch); all: both; none: train nothing."""
     backend: Literal["pytorch", "mxnet", "jittor"] = "pytorch"
-    """Train in this one."""
+    """Framework that trains."""
     data: Path = Path("datasets/lfw-small")
-    """What `python -m data lfw` wrote."""
+    """Folder that `python -m data lfw` wrote."""
     out: Path = Path("runs/noise-study")
     """Run folders, results and figures."""
     jobs: int = 1
-    """Runs at a time, in processes that share the cores and the device."""
+    """Runs at the same time; they share the cores and the device."""
     seeds: tuple[int, ...] = (0, 1)
-    """Of the part "heads": of weights, order, flips and wrong labels."""
+    """Seeds of weights, order, flips and wrong labels; for the part "heads"."""
     device: str = "auto"
     """auto, cpu, cuda or cuda:N."""
     max_steps: int | None = None
-    """Stop each run after so many steps; for trials."""
+    """Stop each run after this many steps; for trials."""
 
 
 @dataclass(frozen=True)
 class Case:
-    """One training run. `method` names it in tables; `share` is in percent; `tested_on` is an evaluation set."""
+    """One training run.
+
+    `method` names it in tables, `share` is the share of wrong labels in percent, `tested_on` is an evaluation set.
+    """
 
     backend: str
     method: str
@@ -87,7 +89,7 @@ class Case:
 
 
 def cases(part: str, backend: str, seeds: Sequence[int]) -> list[Case]:
-    """The runs of a part, those that are needed first at the front."""
+    """The runs of a part, in the order in which they are trained."""
     found: list[Case] = []
     if part in ("heads", "all"):
         methods = METHODS if backend == "pytorch" else {name: METHODS[name] for name in ("sface", "arcface")}
@@ -134,32 +136,31 @@ def train(case: Case, options: Options, lock: IO[str]) -> None:
     """Run or resume a case in a process of its own, and write its result.
 
     Raises:
-        ValueError: it failed; the message ends with what it said last.
+        ValueError: it failed; the message ends with the last line of its log.
     """
     config = run_config(case, options)
     assert config.out is not None
-    text = json.dumps(configuration.to_json(config))
     log = options.out / "logs" / f"{case.key}.txt"
     log.parent.mkdir(parents=True, exist_ok=True)
-    python = os.environ.get(f"SFACE_PYTHON_{case.backend.upper()}", sys.executable)
     threads = {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // options.jobs))} if options.jobs > 1 else {}
     with log.open("a", encoding="utf-8") as file:
         status = subprocess.run(
-            [python, "-m", "benchmarks.noise.worker", case.backend, text],
+            worker_command(case.backend, "run", {"config": configuration.to_json(config)}),
+            stdin=subprocess.DEVNULL,
             stdout=file,
             stderr=subprocess.STDOUT,
             env={**threads, **os.environ},
-            pass_fds=[lock.fileno()],  # while a run lives, the study is locked
+            pass_fds=[lock.fileno()],  # the study stays locked as long as one of its runs lives
             check=False,
         ).returncode
     if status:
         said = log.read_text("utf-8").strip().rpartition("\n")[2]
-        raise ValueError(f"{case.key}: training ended with {status}; {log} says: {said[-500:]}")
+        raise ValueError(f"{case.key}: training ended with {status}; the last line of {log}: {said[-500:]}")
     write_json(options.out / "results" / f"{case.key}.json", result(case, config.out))
 
 
 def result(case: Case, folder: Path) -> dict[str, Any]:
-    """What is kept of a finished run: the case, the figures of its set, its angles, and on what it ran."""
+    """The result of a finished run: the case, its figures, its angles, the backend and the commit."""
     saved = load_evaluation(folder / "evaluation" / f"{case.tested_on}.json")
     records = read_log(folder / LOG)
     environment = read_json(folder / "environment.json", "the environment of a run")
@@ -176,7 +177,7 @@ def result(case: Case, folder: Path) -> dict[str, Any]:
 
 
 def prepare(needed: list[Case], options: Options) -> None:
-    """The training sets of the cases, each made once."""
+    """Make the training sets of the cases, each once."""
     for share, seed in sorted({(case.share, case.seed) for case in needed}):
         out = options.out / "data" / f"wrong-{share}-seed{seed}"
         if not out.exists():
@@ -194,7 +195,7 @@ def read_results(out: Path) -> list[dict[str, Any]]:
         try:
             found.append(read_json(path, "the result of a case"))
         except ValueError as error:
-            raise ValueError(f"{error}; delete it, and its case is run again") from None
+            raise ValueError(f"{error}; delete it, and its case will run again") from None
     return found
 
 
@@ -203,7 +204,7 @@ def locked(out: Path) -> Iterator[IO[str]]:
     """A lock that this process and its runs hold; released when the last of them has ended.
 
     Raises:
-        ValueError: another study, or a run of one that was killed, is at work in `out`.
+        ValueError: another study works in `out`, or a run of a study that was killed.
     """
     out.mkdir(parents=True, exist_ok=True)
     with (out / "lock").open("w") as file:
@@ -215,7 +216,7 @@ def locked(out: Path) -> Iterator[IO[str]]:
 
 
 def run_all(waiting: list[Case], options: Options) -> None:
-    """Train cases, `options.jobs` at a time; the first failure ends the study when the runs at work have ended."""
+    """Train cases, `options.jobs` at a time. After a failure no further case starts, and those at work end first."""
     stop = threading.Event()
 
     def one(case: Case) -> None:
@@ -235,8 +236,8 @@ def run_all(waiting: list[Case], options: Options) -> None:
                 stop.set()
 
 
-def main(arguments: list[str]) -> int:
-    options = tyro.cli(Options, prog="python -m benchmarks noise", args=arguments)
+def run(options: Options) -> int:
+    """Train what is left; the exit status."""
     if options.jobs < 1:
         raise ValueError(f"jobs: expected at least 1, got {options.jobs}")
     wanted = cases(options.part, options.backend, options.seeds)

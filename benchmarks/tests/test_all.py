@@ -1,4 +1,4 @@
-"""All benchmarks on one page: what ran, what failed and why, bars with their targets."""
+"""All benchmarks on one page: what ran, what failed and why, bars with their targets. And the list of commands."""
 
 import json
 
@@ -6,23 +6,23 @@ import pytest
 
 from benchmarks import all as everything
 from benchmarks import results
-from benchmarks.__main__ import COMMANDS, main
-from benchmarks.all import Command
-from benchmarks.results import Bar, Chart, Figure
+from benchmarks.commands import COMMANDS, main
+from benchmarks.results import Bar, Chart, Figure, Report
 
 CHART = Chart(
     "A <title>", "ratio", [Bar("reached", Figure(1, 0.9, 1.1), 0.95), Bar("missed", Figure(0.5, 0.4, 2), 0.95)]
 )
 
 
-def write(out, name, **changes):
-    settings = {"text": "a table", "method": "by measuring", "charts": [CHART], "ran_on": {"cpus": 2}, "details": []}
-    results.write(out, name, **(settings | changes))
+def write(out, name):
+    report = Report("a table", [CHART], [], {f"{name}.svg": b"<svg/>"})
+    results.write(out, name, report, "by measuring", {"cpus": 2})
 
 
 def test_charts_come_back_as_they_were(tmp_path):
     write(tmp_path, "step")
     assert (tmp_path / "step.md").read_text() == "a table\n"
+    assert (tmp_path / "step.svg").read_bytes() == b"<svg/>"
     assert results.read_charts(json.loads((tmp_path / "step.json").read_text())["charts"]) == [CHART]
 
 
@@ -76,9 +76,24 @@ def test_one_that_fails_keeps_no_other_from_running(monkeypatch, tmp_path, capsy
         assert {"processor", "cpus"} <= found["machine"].keys()
 
 
-def test_every_command_is_one_of_the_benchmarks():
-    names = [command.name for command in everything.COMMANDS]
-    assert len(names) == len(set(names))
-    assert {"step", "loader", "verify", "speed"} <= set(names) <= {*COMMANDS, "head"}
-    assert everything.chosen(["verify", "step"]) == [c for c in everything.COMMANDS if c.name in ("step", "verify")]
-    assert all(isinstance(command, Command) for command in everything.COMMANDS)
+def test_the_page_has_every_benchmark_but_the_study():
+    assert set(everything.TITLES) == set(COMMANDS) - {"noise", "all"}
+    assert everything.chosen([]) == list(everything.TITLES)
+    assert everything.chosen(["verify", "step"]) == ["step", "verify"]
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_has_help_and_one_line_in_the_list(name, capsys):
+    with pytest.raises(SystemExit) as ended:
+        main([name, "--help"])
+    assert ended.value.code == 0
+    assert f"python -m benchmarks {name}" in capsys.readouterr().out
+    assert main(["--help"]) == 0
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if line.split()[:1] == [name]]
+    assert COMMANDS[name].help in line
+
+
+@pytest.mark.parametrize("arguments", [["sped"], []])
+def test_an_unknown_command_lists_the_commands(arguments, capsys):
+    assert main(arguments) == 2
+    assert "usage: python -m benchmarks" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""The head's benchmark runs, says what it measured and on what; how fast anything is is no test's business."""
+"""The benchmark of the head runs and reports what it measured, and on which machine. No test depends on speed."""
 
 import json
 
@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from benchmarks import results
-from benchmarks.__main__ import main
-from benchmarks.head import benchmark, figures, worker
+from benchmarks.commands import main
+from benchmarks.head import benchmark, figures, work
 from benchmarks.head.inputs import INPUTS, active_share
 from common.config import HeadConfig
 
@@ -33,12 +33,12 @@ def test_updates_are_measured_where_there_are_any(tmp_path):
     (record,) = json.loads((tmp_path / "head.json").read_text())["details"]
     assert min(record["seconds"]["update"]) > 0
     with pytest.raises(ValueError, match="partial-fc are PyTorch's alone, not jittor's"):
-        benchmark.main([*SMALL[1:], "--backend", "jittor", "--forms", "dense"])
+        benchmark.run(benchmark.Options(backend="jittor", forms=("dense",)))
 
 
 def test_one_size_varies_at_a_time(monkeypatch):
     asked = []
-    monkeypatch.setattr(benchmark, "_ask", lambda case: asked.append(case) or {"seconds": {}, "errors": {}})
+    monkeypatch.setattr(benchmark, "ask", lambda _kind, case: asked.append(case) or {"seconds": {}, "errors": {}})
     options = benchmark.Options(classes=(40, 50), batch=(8, 9), dim=(4, 5), inputs=("random",), forms=(), turns=1)
     benchmark.measure(options)
     assert [(case["classes"], case["batch"], case["dim"]) for case in asked] == [
@@ -90,9 +90,9 @@ def test_clustered_inputs_look_trained():
     assert between[near & (between > 1)].mean() == pytest.approx(69, abs=2)
 
 
-def test_an_error_is_of_the_largest_value():
+def test_an_error_is_relative_to_the_largest_value():
     truth = [np.array([1.0, -4.0]), np.array([10.0])]
-    assert worker._error([np.array([1.0, -3.0]), np.array([10.5])], truth) == 0.25
+    assert work.gradient_error([np.array([1.0, -3.0]), np.array([10.5])], truth) == 0.25
 
 
 def test_a_backend_that_cannot_run_is_named(monkeypatch, capsys):

@@ -1,18 +1,17 @@
 """The noise study: which runs it makes, that it goes on where it was, and what its table says."""
 
 import dataclasses
-import json
 import subprocess
-import sys
 import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from benchmarks.__main__ import main
+from benchmarks.commands import main
 from benchmarks.noise import figures, study
 from benchmarks.noise.study import METHODS, TEST, VALIDATION, Case, cases, locked, run_config
+from benchmarks.process import worker_command
 from common import config as configuration
 from common.recipes import lfw_small
 from data.synthetic import make_synthetic
@@ -86,8 +85,8 @@ def test_a_killed_run_goes_on_and_finished_ones_stay(small_study, tmp_path, caps
     options = study.Options(data=Path(small_study[2]), out=out, device="cpu")
     case = study.cases()[0]
     study.prepare([case], options)
-    text = json.dumps(configuration.to_json(study.run_config(case, options)))
-    process = subprocess.Popen([sys.executable, "-m", "benchmarks.noise.worker", "pytorch", text])
+    settings = {"config": configuration.to_json(study.run_config(case, options))}
+    process = subprocess.Popen(worker_command("pytorch", "run", settings))
     folder = out / "runs" / case.key / "checkpoints"
     while not list(folder.glob("step-*")):
         assert process.poll() is None

@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from benchmarks import scale
-from benchmarks.__main__ import main
+from benchmarks.commands import main
 from common.io.files import read_json
 
 

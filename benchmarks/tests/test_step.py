@@ -1,20 +1,30 @@
-"""The benchmarks of a step, of the loader and of verification run, and say what they measured."""
+"""The benchmarks of a step, of the loader and of verification run and report what they measured."""
 
 import dataclasses
+import importlib
 import json
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from benchmarks import loader, material, results, step
-from benchmarks.__main__ import main
+from benchmarks import loader, material, results, step, worker
+from benchmarks.commands import main
 from benchmarks.process import Spent, Worker, cpu_ratio, ratios
-from benchmarks.tests.test_speed import tiny
 from common import config as configuration
-from common.config import HeadConfig
+from common.config import DataConfig, HeadConfig, ModelConfig, OptimiserConfig, RunConfig
 from common.datasets.images import decode_image
 from common.datasets.pair_sets import open_pair_set
 from common.datasets.training_sets import open_dataset
+from common.recipes import lfw_small
+
+
+def tiny(case: str, device: str) -> tuple[RunConfig, int]:
+    model = ModelConfig(backbone=case, embedding_size=8)
+    data = DataConfig(root=Path("unused"), image_size=16)
+    return RunConfig("tiny", data, model, optimiser=OptimiserConfig(batch_size=4), device=device), 5
 
 
 def test_ratios_are_of_turns_that_follow_each_other():
@@ -30,12 +40,28 @@ def test_numbers_keep_three_digits():
     ]  # fmt: skip
 
 
+def loop(kind, seconds, backend="pytorch", **facts):
+    turns = [Spent(s, 2 * s) for s in seconds]
+    return step.Loop("lfw-small", backend, kind, facts.pop("variant", ""), 60, turns, **facts)
+
+
 def test_the_table_of_a_step():
-    turns, base = [Spent(1.0, 2.0)] * 2, [Spent(0.9, 1.9)] * 2
-    measured = step.Measured("lfw-small", "pytorch", "bf16", 64, turns, base, ["item", "item", "numpy"])
-    assert step.markdown([measured]).splitlines()[2] == (
-        "| lfw-small | pytorch bf16 | 64.0 (64.0, 64.0) | 0.900 (0.900, 0.900) | 0.950 | 0.6 (item, numpy) |"
-    )
+    """Ratios to the bare loop are of turns in a row, ratios to the first trainer are of medians."""
+    loops = [
+        loop("bare", [0.9, 0.9, 0.9]),
+        loop("training", [1.0, 2.0, 3.0], first_steps=[2.5], waits=["item", "item", "numpy"]),
+        loop("training", [1.0, 1.0, 1.0], variant="bf16", first_steps=[2.0, 9.0, 4.0]),
+        loop("bare", [0.5, 0.5, 0.5], backend="jittor"),
+        loop("training", [0.5, 0.5, 1.0], backend="jittor", first_steps=[3.5]),
+    ]
+    lines = step.markdown(loops).splitlines()
+    assert "| over pytorch | over the bare loop |" in lines[0]
+    assert lines[2:] == [
+        "| lfw-small | pytorch | 30.0 (20.0, 60.0) | 1.00 | 0.450 (0.300, 0.900) | 0.450 | 0.6 (item, numpy) | 2.5 s |",
+        "| lfw-small | pytorch bf16 | 60.0 (60.0, 60.0) | 2.00 | 0.900 (0.900, 0.900) | 0.900 | 0 | 4.0 s |",
+        "| lfw-small | jittor | 120 (60.0, 120) | 4.00 | 1.00 (0.500, 1.00) | 1.00 | 0 | 3.5 s |",
+    ]
+    assert [bar.label for bar in step.charts(loops)[1].bars] == ["pytorch", "pytorch bf16", "jittor"]
 
 
 def test_variants_change_the_configuration():
@@ -53,14 +79,31 @@ def test_a_step_is_measured(monkeypatch, tmp_path, capsys):
     assert main(["step", *arguments, "--device", "cpu", "--out", str(tmp_path)]) == 0
     assert capsys.readouterr().out == (tmp_path / "step.md").read_text()
     written = json.loads((tmp_path / "step.json").read_text())
-    (row,) = written["details"]
-    assert len(row["trainer"]) == len(row["bare"]) == 3
-    assert min(turn["seconds"] for turn in row["trainer"]) > 0
-    (chart,) = results.read_charts(written["charts"])
-    (bar,) = chart.bars
+    bare, trainer = written["details"]
+    assert (bare["kind"], trainer["kind"]) == ("bare", "training")
+    assert len(trainer["turns"]) == len(bare["turns"]) == 3
+    assert min(turn["seconds"] for turn in trainer["turns"]) > 0
+    assert len(trainer["first_steps"]) == 2
+    assert min(trainer["first_steps"]) > 0
+    ratio, speed = results.read_charts(written["charts"])
+    assert speed.bars[0].label == "pytorch"
+    (bar,) = ratio.bars
     assert bar.target == step.TARGET
     assert bar.figure.lowest <= bar.figure.median <= bar.figure.highest
     assert {"processor", "cpus", "git"} <= written["machine"].keys()
+
+
+def test_a_backend_that_cannot_run_is_named(monkeypatch, tmp_path):
+    monkeypatch.setattr(step, "case_config", tiny)
+    monkeypatch.setenv("SFACE_PYTHON_MXNET", "/bin/false")
+    with pytest.raises(ValueError, match="mxnet: its process ended with 1"):
+        step.measure("iresnet_small", ["mxnet"], step.Options(device="cpu"), tmp_path)
+
+
+def test_the_recipe_is_measured_as_it_is():
+    recipe, people = step.case_config("lfw-small", "cpu")
+    assert recipe == dataclasses.replace(lfw_small(), device="cpu")
+    assert people == 336
 
 
 def test_waits_of_the_training_path_are_counted(tmp_path):
@@ -69,11 +112,9 @@ def test_waits_of_the_training_path_are_counted(tmp_path):
     material.write_training_set(tmp_path, 16, classes, config.data.image_size)
     data = dataclasses.replace(config.data, root=tmp_path)
     config = dataclasses.replace(config, data=data, head=HeadConfig(name="softmax"))
-    worker = Worker("pytorch", "training", {"config": configuration.to_json(config), "classes": classes})
-    try:
-        assert worker.ask(-3)["waits"] == ["nonzero"] * 3
-    finally:
-        worker.close()
+    settings = {"config": configuration.to_json(config), "classes": classes}
+    with Worker("pytorch", "training", settings) as training:
+        assert training.ask(-3)["waits"] == ["nonzero"] * 3
 
 
 def test_verification_is_measured(tmp_path, capsys):
@@ -84,17 +125,58 @@ def test_verification_is_measured(tmp_path, capsys):
     assert len(row["evaluation"]) == len(row["forward"]) == 2
 
 
-def test_the_loader_is_measured(tmp_path, capsys, monkeypatch):
+def test_the_loader_is_measured_beside_those_of_pytorch_and_mxnet(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(loader.memory, "keep_freed_memory", lambda: True)  # it would last for the other tests
     arguments = ["--images", "64", "--batch-size", "16", "--turns", "2", "--large", "1000"]
     assert main(["loader", *arguments, "--out", str(tmp_path)]) == 0
     assert capsys.readouterr().out == (tmp_path / "loader.md").read_text()
     details = json.loads((tmp_path / "loader.json").read_text())["details"]
-    assert {len(turns) for turns in details["turns"].values()} == {2}
-    assert details["turns"].keys() == {"loader", "decode", "decode_to_batch"}
+    assert {(one["backend"], one["name"]) for one in details["loaders"] if len(one["rates"]) == 2} == {
+        *(("opencv", name) for name in ("loader", "decode")),
+        *(("pytorch", name) for name in ("opencv", "arcface_torch")),
+        ("mxnet", "ImageRecordIter"),
+    }
     assert len(details["large"]["resident"]) == len(loader.MARKS)
     assert min(details["large"]["resident"]) > 10 * 2**20
     assert len(details["large"]["first_batch"]) == 2
+
+
+def test_a_loader_that_is_not_installed_is_named(monkeypatch):
+    def missing(module):
+        raise ModuleNotFoundError(name=module)
+
+    for package, requirement in worker.INSTALL.items():
+        monkeypatch.setattr(importlib, "import_module", lambda _, package=package: missing(package))
+        _, facts = worker.loader("pytorch", {})
+        assert facts["missing"].startswith(f"{package} is not installed; install with pip install")
+        assert requirement in facts["missing"]
+    monkeypatch.setattr(importlib, "import_module", lambda _: missing("benchmarks.backends.pytorch.loaders"))
+    with pytest.raises(ModuleNotFoundError):
+        worker.loader("pytorch", {})
+    ours, absent = loader.Measured("ours", "", "", rates=[8.0]), loader.Measured("theirs", "", "", missing="not there")
+    table = loader.markdown([ours, absent], None, loader.Options())
+    assert "not measured: theirs: not there" in table
+    assert "| theirs" not in table
+    assert loader.charts([ours, absent], None)[0].bars == []
+
+
+def test_a_dataloader_drops_an_incomplete_batch(tmp_path):
+    material.write_training_set(tmp_path, 20, 5, 16)
+    settings = {"name": "arcface_torch", "root": str(tmp_path), "size": 16, "batch_size": 8, "workers": 1}
+    with Worker("pytorch", "loader", settings) as dataloader:
+        assert dataloader.ask(2)["images"] == 2 * 16
+
+
+def test_a_dataloader_prepares_rgb_planes_in_the_usual_range():
+    code = """
+import numpy as np
+from benchmarks.backends.pytorch.loaders import _floats, _planes
+red = np.zeros((4, 4, 3), np.uint8)
+red[..., 2] = 255  # OpenCV's order is BGR
+for planes, low, high in ((_planes(red), 0, 255), (_floats(red), -1, 1)):
+    assert planes.amin((1, 2)).tolist() == planes.amax((1, 2)).tolist() == [high, low, low], planes
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_generated_sets_are_what_they_say(tmp_path):

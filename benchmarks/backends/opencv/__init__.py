@@ -1,0 +1,1 @@
+"""Loops without a framework."""
