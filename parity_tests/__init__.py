@@ -1,1 +1,1 @@
-"""Proof that the backends compute the same: the float64 oracle, the golden results, and the tests against them."""
+"""Shows that the backends compute the same: the float64 truth, the golden results, and comparisons with them."""

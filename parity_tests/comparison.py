@@ -1,4 +1,4 @@
-"""What the suite hands to a backend, what it holds the answers against, and what comes out."""
+"""Cases for a backend, checks of its answers, and rows of the table."""
 
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -9,10 +9,11 @@ from parity_tests.tolerances import TOLERANCES
 
 DTYPES = ("float64", "float32")
 FLOAT32_ROUNDING = 2.0**-24
+Arrays = dict[str, np.ndarray]
 
 
 class Check(NamedTuple):
-    """One output of a case against its truth: largest |found - truth| beyond `slack`, divided by `scale`."""
+    """Compares one output of a case with its truth: the largest |found - truth| beyond `slack`, over `scale`."""
 
     quantity: str
     tolerance: str  # key of TOLERANCES
@@ -22,7 +23,7 @@ class Check(NamedTuple):
     slack: np.ndarray | float = 0.0
 
     def error(self, found: np.ndarray) -> float:
-        """Infinite where shapes differ or a value is not finite."""
+        """The error; infinite if the shapes differ or a value is not finite."""
         if found.shape != self.truth.shape or not np.isfinite(found).all():
             return float("inf")
         if self.tolerance in EXACT_QUANTITIES:
@@ -35,16 +36,16 @@ EXACT_QUANTITIES = frozenset(name for name, tolerance in TOLERANCES.items() if t
 
 
 class Case(NamedTuple):
-    """What a worker is handed, and what its answer is held against."""
+    """Inputs for a worker, and the checks of its answer."""
 
     name: str
     dtype: str
-    inputs: dict[str, np.ndarray]
+    inputs: Arrays
     checks: list[Check]
 
 
 class Row(NamedTuple):
-    """The worst error of a backend in a quantity."""
+    """The largest error of a backend in a quantity."""
 
     level: int
     quantity: str
@@ -60,13 +61,14 @@ class Row(NamedTuple):
 
 
 def relative(quantity: str, tolerance: str, output: str, truth: np.ndarray) -> Check:
+    """A check relative to the largest value of the truth."""
     return Check(quantity, tolerance, output, truth, np.abs(truth).max())
 
 
 def held_by_float32(array: np.ndarray) -> np.ndarray:
-    """Values that float32 holds exactly, so that both dtypes have the same truth."""
+    """The values rounded to float32, as float64: both dtypes then have the same truth."""
     return array.astype(np.float32).astype(np.float64)
 
 
-def as_arrays(values: Mapping[str, object]) -> dict[str, np.ndarray]:
+def as_arrays(values: Mapping[str, object]) -> Arrays:
     return {name: np.asarray(value) for name, value in values.items()}

@@ -1,5 +1,4 @@
-"""Which backends a test run covers: all of them, or those that SFACE_PARITY_BACKENDS names. One that is named or not
-left out and cannot run fails."""
+"""The backends that a test run covers: all, or those named in SFACE_PARITY_BACKENDS. One that cannot run fails."""
 
 import os
 

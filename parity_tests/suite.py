@@ -1,12 +1,14 @@
-"""The suite: cases to the backends, their answers, and the rows of the table; levels 7 and 8."""
+"""The suite: it hands cases to the backends and compares their answers with the truth. Levels 7 and 8 are here."""
 
 import functools
+import json
 import os
 import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -22,7 +24,7 @@ from parity_tests.cases.trajectories import (
     trajectory_cases,
     true_trajectory,
 )
-from parity_tests.comparison import DTYPES, Case, Check, Row, as_arrays
+from parity_tests.comparison import DTYPES, Arrays, Case, Check, Row, as_arrays, relative
 from parity_tests.tolerances import TOLERANCES
 
 ROOT = Path(__file__).parents[1]
@@ -36,7 +38,7 @@ BACKBONES = (
 
 
 class BackendFailed(RuntimeError):
-    """A backend that was to be covered gave no answer; the message ends with what its process printed last."""
+    """A backend gave no answer. The message ends with what its process printed last."""
 
 
 def run(
@@ -47,8 +49,14 @@ def run(
     quick: bool = False,
     root: Path = ROOT,
 ) -> list[Row]:
-    """All rows of the table; `quick` keeps one case of each kind and short runs, for the tests of the suite itself;
-    `root` is where the backends' packages lie.
+    """All rows of the table.
+
+    Args:
+        backends: names, or dotted names of adapters.
+        levels: of `LEVELS`.
+        backbones: those of level 4.
+        quick: one case of each kind, and short runs; for the tests of the suite itself.
+        root: folder of the backends' packages.
 
     Raises:
         BackendFailed: a backend cannot run.
@@ -66,8 +74,23 @@ def run(
     )
 
 
-def ask(backend: str, cases: dict[str, dict[str, np.ndarray]], root: Path = ROOT) -> dict[str, dict[str, np.ndarray]]:
-    """The answers of one backend, from a process of its own: frameworks clash within one."""
+def describe(backend: str) -> dict[str, Any]:
+    """Version, device and threads of a backend.
+
+    Raises:
+        BackendFailed: it cannot run.
+    """
+    answer = ask(backend, {"it": {"kind": np.array("describe")}})["it"]
+    described: dict[str, Any] = json.loads(str(answer["json"]))
+    return described
+
+
+def ask(backend: str, cases: dict[str, Arrays], root: Path = ROOT) -> dict[str, Arrays]:
+    """One backend's answers to cases, both by name. It runs in a process of its own: frameworks clash within one.
+
+    Raises:
+        BackendFailed: it cannot run, or cannot answer a case.
+    """
     with tempfile.TemporaryDirectory() as folder:
         source, target = Path(folder) / "in", Path(folder) / "out"
         source.mkdir()
@@ -84,27 +107,27 @@ def ask(backend: str, cases: dict[str, dict[str, np.ndarray]], root: Path = ROOT
 
 
 def in_new_process(backend: str, source: Path, target: Path, root: Path) -> tuple[int, str]:
-    """Run `parity_tests.worker` and return its exit status and what it printed as errors.
+    """Run `parity_tests.worker` in `root`.
 
-    The interpreter is `SFACE_PYTHON_<BACKEND>` where that is set, else this one.
+    Args:
+        backend: name or dotted name; SFACE_PYTHON_<BACKEND> (dots as underscores) may name another interpreter.
+        source: folder of cases.
+        target: folder of answers; made.
+        root: folder of the backends' packages.
+
+    Returns:
+        Its exit status and its error output.
     """
-    done = subprocess.run(
-        [
-            os.environ.get(f"SFACE_PYTHON_{backend.upper().replace('.', '_')}", sys.executable),
-            *("-m", "parity_tests.worker", backend, str(source), str(target)),
-        ],
-        cwd=root,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(root), str(ROOT)])},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    variable = f"SFACE_PYTHON_{backend.upper().replace('.', '_')}"
+    python = os.environ.get(variable, sys.executable)
+    command = [python, "-m", "parity_tests.worker", backend, str(source), str(target)]
+    import_paths = os.pathsep.join([str(root), str(ROOT)])  # the backend from `root`, all else from here
+    environment = {**os.environ, "PYTHONPATH": import_paths}
+    done = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, check=False)
     return done.returncode, done.stderr
 
 
-def _compare(
-    backend: str, cases: list[Case], answers: dict[str, dict[str, np.ndarray]], levels: frozenset[int]
-) -> list[Row]:
+def _compare(backend: str, cases: list[Case], answers: dict[str, Arrays], levels: frozenset[int]) -> list[Row]:
     rows = []
     for case in cases:
         for check in case.checks:
@@ -118,7 +141,7 @@ def _compare(
 
 
 def _groups(levels: frozenset[int], backbones: Sequence[str], quick: bool) -> Iterable[list[Case]]:
-    """Cases that one process of a backend answers; each backbone is a group, as the deep ones fill the memory."""
+    """Cases by the process that answers them. Each backbone has its own process, as deep ones fill the memory."""
     groups: list[Callable[[], list[Case]]] = []
     if levels & {1, 2, 3}:
         groups.append(lambda: head_cases(quick))
@@ -135,45 +158,50 @@ def _groups(levels: frozenset[int], backbones: Sequence[str], quick: bool) -> It
 
 
 def _checkpoints(backends: Sequence[str], root: Path, dtypes: Sequence[str]) -> list[Row]:
-    """Each backend trains and saves, the next goes on from that file, then the one after it; and all that loads and
-    saves again gives the same bits."""
+    """Level 7. From each backend on, three train in turn, each from the checkpoint of the one before."""
     rows = []
     for dtype in dtypes:
         inputs = train_inputs(train_config(dtype), 9, 5, RATE)
         truth = true_trajectory(inputs)[0] if dtype == "float64" else None
         for number, first in enumerate(backends):
             order = [backends[(number + i) % len(backends)] for i in range(3)]
-            with tempfile.TemporaryDirectory() as folder:
-                losses: list[np.ndarray] = []
-                states: list[dict[str, np.ndarray]] = []
-                again: dict[str, np.ndarray] = {}
-                for turn, backend in enumerate(order):
-                    steps = slice(3 * turn, 3 * turn + 3)
-                    part = {name: inputs[name][steps] for name in ("images", "labels", "learning_rates")}  # type: ignore[index]
-                    given = inputs | part | {"save": str(Path(folder) / str(turn))}
-                    asked = {"train": given}
-                    if turn:
-                        resume = {"resume": str(Path(folder) / str(turn - 1) / f"step-{3 * turn:08d}")}
-                        nothing = {name: array[:0] for name, array in part.items()}
-                        asked = {"train": given | resume, "again": inputs | nothing | resume}
-                    answers = ask(backend, {name: as_arrays(case) for name, case in asked.items()}, root)
-                    if turn:
-                        again = answers["again"]
-                        rows.append(_same_bits(backend, dtype, order[turn - 1], states[-1], again))
-                    losses.append(answers["train"]["losses"])
-                    states.append(answers["train"])
+            losses, bits = _relay(order, inputs, dtype, root)
+            rows += bits
             if truth is not None:
-                check = Check("", "trajectory", "losses", truth, np.abs(truth).max())
-                error = check.error(np.concatenate(losses))
-                name = "checkpoint: " + " -> ".join(("A", "B", "C"))
+                error = relative("", "trajectory", "losses", truth).error(losses)
                 tolerance = TOLERANCES["trajectory"].float64
-                rows.append(Row(7, f"{name} losses", dtype, first, error, tolerance, " -> ".join(order)))
+                name = "checkpoint: A -> B -> C losses"
+                rows.append(Row(7, name, dtype, first, error, tolerance, " -> ".join(order)))
     return _worst(rows)
 
 
-def _same_bits(
-    backend: str, dtype: str, writer: str, saved: dict[str, np.ndarray], loaded: dict[str, np.ndarray]
-) -> Row:
+def _relay(order: Sequence[str], inputs: dict[str, Any], dtype: str, root: Path) -> tuple[np.ndarray, list[Row]]:
+    """Each backend of `order` trains three steps, from the checkpoint of the one before, and saves one.
+
+    Returns:
+        The losses of all steps, and for each checkpoint a row: loaded and saved again, it has the same bits.
+    """
+    losses: list[np.ndarray] = []
+    rows = []
+    saved: Arrays = {}
+    with tempfile.TemporaryDirectory() as folder:
+        for turn, backend in enumerate(order):
+            steps = slice(3 * turn, 3 * turn + 3)
+            part = {name: inputs[name][steps] for name in ("images", "labels", "learning_rates")}
+            asked = {"train": inputs | part | {"save": str(Path(folder) / str(turn))}}
+            if turn:
+                resume = {"resume": str(Path(folder) / str(turn - 1) / f"step-{3 * turn:08d}")}
+                no_steps = {name: array[:0] for name, array in part.items()}
+                asked = {"train": asked["train"] | resume, "again": inputs | no_steps | resume}
+            answers = ask(backend, {name: as_arrays(case) for name, case in asked.items()}, root)
+            if turn:
+                rows.append(_same_bits(backend, dtype, order[turn - 1], saved, answers["again"]))
+            saved = answers["train"]
+            losses.append(saved["losses"])
+    return np.concatenate(losses), rows
+
+
+def _same_bits(backend: str, dtype: str, writer: str, saved: Arrays, loaded: Arrays) -> Row:
     names = [n for n in saved if n.startswith(("state.backbone.", "state.head.", "state.momentum."))]
     same = all(n in loaded and np.array_equal(saved[n], loaded[n]) for n in names)
     error = 0.0 if same and names else float("inf")
@@ -181,6 +209,7 @@ def _same_bits(
 
 
 def _worst(rows: list[Row]) -> list[Row]:
+    """Of the rows of one quantity, dtype and backend, the one with the largest error; NaN is the largest."""
     worst: dict[tuple[str, str, str], Row] = {}
     for row in rows:
         key = row.quantity, row.dtype, row.backend
@@ -191,7 +220,7 @@ def _worst(rows: list[Row]) -> list[Row]:
 
 @functools.cache
 def _data_cases() -> list[Case]:
-    """Batches of a generated set and the figures of given embeddings, against those computed here."""
+    """Level 8: batches of a generated set, and figures of given embeddings; the truth is computed in this process."""
     from data.synthetic import make_synthetic
     from parity_tests import worker
 

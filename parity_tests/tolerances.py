@@ -1,6 +1,6 @@
-"""How far a backend may be from the truth: each number with its reason and the largest error that was measured.
+"""The largest permitted errors, each with its reason and the largest error measured so far.
 
-The numbers are relative; docs/parity.md says to what.
+Errors are relative; docs/parity.md says to what.
 """
 
 from typing import Literal, NamedTuple
@@ -15,7 +15,7 @@ class Tolerance(NamedTuple):
     float64: float
     float32: float
     reason: str
-    measured: tuple[float, float]  # float64, float32; largest error seen in any backend
+    measured: tuple[float, float]  # float64, float32: largest error of any backend
 
     def of(self, dtype: str) -> float:
         return self.float64 if dtype == "float64" else self.float32
@@ -28,11 +28,15 @@ TOLERANCES = {
         1,
         1e-11,
         1e-5,
-        "float32: one ulp of a cosine is 6e-8, k / 4 = 20 times that in r; the mean averages it out",
+        "float32: one ulp of a cosine is 6e-8, in r k / 4 = 20 times as much; the mean averages it out",
         (1.9e-14, 1.2e-06),
     ),
     "weights": Tolerance(
-        2, 1e-10, 5e-5, "of s; k / 4 = 20 times the error of an angle, 1e-6 where cos is near 1", (2.4e-16, 6.1e-06)
+        2,
+        1e-10,
+        5e-5,
+        "relative to s; 20 times (k / 4) the error of an angle, 1e-6 for cos near 1",
+        (2.4e-16, 6.1e-06),
     ),
     "head gradients": Tolerance(
         3, 1e-10, 2e-5, "sums of r over classes or samples; the error is that of r", (2.1e-14, 1.1e-05)
@@ -48,16 +52,16 @@ TOLERANCES = {
         4,
         1e-9,
         2e-1,
-        "float32: where a PReLU's input is within rounding of 0, its slope is another: a jump, no ulp",
+        "float32: where the input of a PReLU is within rounding of 0, its slope jumps to the other value",
         (2.8e-13, 8.0e-02),
     ),
-    "one step": Tolerance(5, 1e-9, 1e-5, "of the step, beyond half a float32 ulp of the value", (1.5e-14, 5.4e-06)),
+    "one step": Tolerance(5, 1e-9, 1e-5, "relative to the step, beyond half a float32 ulp", (1.5e-14, 5.4e-06)),
     "initial state": Tolerance(6, EXACT, EXACT, "drawn by NumPy from the seed and the name", (0.0, 0.0)),
     "trajectory": Tolerance(
         6,
         1e-6,
         1.0,
-        "float32: of ten times the spread of float64 runs with one float32 rounding an operation",
+        "float32: relative to ten times the spread of float64 runs with a float32 rounding in each operation",
         (3.2e-13, 5.2e-01),
     ),
     "checkpoint": Tolerance(7, EXACT, EXACT, "the same bits on disk, whoever wrote them", (0.0, 0.0)),

@@ -1,8 +1,8 @@
 """python -m parity_tests.worker BACKEND IN OUT: one backend answers one case, or every case of a folder.
 
-IN and OUT are .npz files without pickles, or folders: then each IN/NAME.npz is answered by OUT/NAME.npz. BACKEND is
-pytorch, mxnet, jittor, or the dotted name of a module with the functions of `parity_tests.backends.pytorch`: that is
-all that another implementation needs to be checked. docs/parity.md describes the kinds of cases and their arrays.
+IN and OUT are .npz files without pickles, or folders of them: OUT/NAME.npz answers IN/NAME.npz. BACKEND is pytorch,
+mxnet, jittor, or the dotted name of a module with the functions of `parity_tests.backends.pytorch`, for another
+implementation. docs/parity.md describes the kinds of cases and their arrays.
 """
 
 import importlib
@@ -20,25 +20,21 @@ from common.datasets.loader import Loader
 from common.datasets.training_sets import open_dataset
 from common.evaluation.verification import verify
 from common.weights.checkpoint import load_checkpoint, save_checkpoint
+from parity_tests.comparison import Arrays
 
-Arrays = dict[str, np.ndarray]
 STATE = "state."
 
 
 def answer(adapter: Any, case: Arrays) -> Arrays:
-    """Outputs of one case; raises what the backend raises."""
-    kinds: dict[str, Callable[[Any, Arrays], Arrays]] = {
-        "sface": _sface,
-        "margin": _margin,
-        "backbone": _backbone,
-        "train": _train,
-        "data": _data,
-        "describe": _describe,
-    }
+    """The outputs for one case.
+
+    Raises:
+        ValueError: there is no such kind of case; besides, whatever the backend raises.
+    """
     kind = str(case["kind"])
-    if kind not in kinds:
-        raise ValueError(f"kind: expected one of {', '.join(kinds)}, got {kind!r}")
-    return kinds[kind](adapter, case)
+    if kind not in KINDS:
+        raise ValueError(f"kind: expected one of {', '.join(KINDS)}, got {kind!r}")
+    return KINDS[kind](adapter, case)
 
 
 def _sface(adapter: Any, case: Arrays) -> Arrays:
@@ -82,7 +78,10 @@ def _backbone(adapter: Any, case: Arrays) -> Arrays:
 
 
 def _train(adapter: Any, case: Arrays) -> Arrays:
-    """Steps from the initial weights, from `state.*`, or from the checkpoint folder `resume`; `save` writes one."""
+    """Train from the initial weights, from `state.*`, or from the checkpoint folder `resume`.
+
+    `save` is a folder for a checkpoint at the end, `embed` images to embed then.
+    """
     config = configuration.from_json(json.loads(str(case["config"])))
     trainer = adapter.create_trainer(config, int(case["num_classes"]))
     start = 0
@@ -107,7 +106,7 @@ def _train(adapter: Any, case: Arrays) -> Arrays:
 
 
 def _data(_adapter: Any, case: Arrays) -> Arrays:
-    """An epoch of batches of a data set, and verification figures, in a process that has the framework loaded."""
+    """Batches of a data set, and verification figures, in a process with the framework loaded."""
     loader = Loader(
         open_dataset(Path(str(case["root"]))),
         int(case["batch_size"]),
@@ -127,12 +126,22 @@ def _describe(adapter: Any, _case: Arrays) -> Arrays:
     return {"json": np.array(json.dumps(adapter.describe()))}
 
 
+KINDS: dict[str, Callable[[Any, Arrays], Arrays]] = {
+    "sface": _sface,
+    "margin": _margin,
+    "backbone": _backbone,
+    "train": _train,
+    "data": _data,
+    "describe": _describe,
+}
+
+
 def _state(case: Arrays) -> Arrays:
     return {name.removeprefix(STATE): array for name, array in case.items() if name.startswith(STATE)}
 
 
 def load_adapter(backend: str) -> Any:
-    """The module that speaks for a backend."""
+    """The adapter of a backend: a module."""
     return importlib.import_module(backend if "." in backend else f"parity_tests.backends.{backend}")
 
 

@@ -1,1 +1,1 @@
-"""The questions that a backend is asked."""
+"""The cases that a backend must answer."""

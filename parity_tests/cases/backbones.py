@@ -10,7 +10,7 @@ from parity_tests.truth.networks import Tape, Value, copy_arrays, forward
 
 @functools.lru_cache(maxsize=1)
 def backbone_cases(backbone: str, embedding_size: int = 16) -> list[Case]:
-    """At the smallest size that a network takes, where each layer still has more than one value a channel."""
+    """Cases at the smallest image size at which each layer of the network has more than one value a channel."""
     size, batch_size = (32 if backbone == "mobilefacenet" else 16), 8
     random = np.random.default_rng(0)
     images = held_by_float32(random.standard_normal((batch_size, 3, size, size)))
@@ -39,7 +39,7 @@ def backbone_cases(backbone: str, embedding_size: int = 16) -> list[Case]:
         if ".running_" in name
     ]
     checks += [relative(f"{backbone}: input gradient", "backbone gradients", "grad.input", x.grad)]
-    # a bias before a BatchNorm has no gradient but rounding: no scale below a thousandth of the network's largest
+    # the true gradient of a bias before a BatchNorm is 0: the scale is at least a thousandth of the largest gradient
     floor = 1e-3 * max(np.abs(value.grad).max() for value in trained.parameters.values())
     for name, value in trained.parameters.items():
         if not (backbone.startswith("iresnet") and name == "features.weight"):
@@ -57,7 +57,7 @@ def backbone_cases(backbone: str, embedding_size: int = 16) -> list[Case]:
 
 
 def disturbed(name: str, array: np.ndarray, random: np.random.Generator) -> np.ndarray:
-    """Away from the constants of the start, under which a lost bias or a swapped statistic would not show."""
+    """Moves an array away from its initial constant, with which a lost bias or swapped statistics would not show."""
     if name.endswith("running_var"):
         return random.uniform(0.5, 2, array.shape)
     if array.ndim == 1 and name != "features.weight":

@@ -1,4 +1,4 @@
-"""Levels 1 to 3: losses, r and gradients of all heads."""
+"""Levels 1 to 3: losses, weights r and gradients of all heads."""
 
 import functools
 from collections.abc import Iterable
@@ -48,7 +48,7 @@ def _sface_cases(quick: bool) -> Iterable[Case]:
 
 
 def assert_on_knees(truth: oracle.SFaceTruth, scale: float) -> None:
-    """At least a fifth of the weights of each kind must be neither 0 nor s: elsewhere a case tests no sigmoid."""
+    """Raise unless a fifth of the weights of each kind are between 0 and s: else a case does not test the sigmoids."""
     inter = truth.inter_weight[truth.inter_weight > 0]
     for name, weights in (("r_intra", truth.intra_weight), ("r_inter", inter)):
         share = np.mean((weights > 0.05 * scale) & (weights < 0.95 * scale))
@@ -89,7 +89,7 @@ def _margin_cases(quick: bool) -> Iterable[Case]:
     for head, margin, step in heads:
         for name, arrays in (("near", planted()), ("far", planted(intra_center=2.9, inter_center=1.5))):
             rounded = Inputs(held_by_float32(arrays.embeddings), held_by_float32(arrays.class_weight), arrays.labels)
-            # a small loss is the difference of two large logits: no scale below 1
+            # a small loss is the difference of two large logits: the scale is at least 1
             truth = margin_loss(head, *rounded, margin=margin or 0.0, step=step)._asdict()
             checks = [Check(f"{head}: loss", "loss", "loss", np.asarray(truth["loss"]), np.maximum(truth["loss"], 1))]
             checks += _gradient_checks(head, truth)

@@ -1,4 +1,4 @@
-"""Inputs that test something. With random embeddings every sigmoid is saturated: r_intra is s and r_inter is 0."""
+"""Inputs of heads. With random embeddings both sigmoids are saturated (r_intra is s, r_inter is 0) and go untested."""
 
 from typing import NamedTuple
 
@@ -23,7 +23,7 @@ def planted(
     spread: float = 0.03,
     seed: int = 0,
 ) -> Case:
-    """Embeddings whose angles lie on both knees.
+    """Embeddings with angles on the knees of both sigmoids.
 
     Each embedding lies at an angle near `intra_center` (radians, normal with standard deviation `spread`) from its own
     prototype, and near `inter_center` from one other. Norms vary by a factor of 16.
@@ -57,11 +57,11 @@ def on_both_knees(
     inter_center: float = 1.2,
     seed: int = 0,
 ) -> Case:
-    """Embeddings whose own prototype lies on the knee of r_intra, and nearly all others on that of r_inter.
+    """Embeddings at the angle a (`intra_center`) from their own prototype, and b from nearly all others.
 
-    The prototypes lie on a cone about an axis, each embedding in the plane of the axis and its own prototype. With
-    opening c of the cone the angle to the own prototype is a where the embedding is tilted by c - a, and the cosine of
-    the others is cos(c - a) cos(c) = cos(b), which gives c.
+    The prototypes lie on a cone with opening c around an axis. Each embedding lies in the plane of the axis and its own
+    prototype, tilted by c - a from the axis, so its angle to the own prototype is a. The cosine to another prototype
+    is about cos(c - a) cos(c); c is chosen so that this is cos(b).
     """
     random = np.random.default_rng(seed)
     opening = (intra_center + np.arccos(2 * np.cos(inter_center) - np.cos(intra_center))) / 2
@@ -81,11 +81,11 @@ def on_both_knees(
 def _at_angles(
     own: np.ndarray, other: np.ndarray, own_angle: float, other_angle: float, random: np.random.Generator
 ) -> np.ndarray:
-    """A unit vector at two given angles from two vectors; the rest of it points anywhere."""
+    """A unit vector at given angles from two vectors, random otherwise."""
     basis = np.linalg.qr(np.stack([own, other, random.standard_normal(len(own))], 1))[0]
     in_plane = np.stack([own / np.linalg.norm(own), other / np.linalg.norm(other)])
     part = basis[:, :2] @ np.linalg.solve(in_plane @ basis[:, :2], [np.cos(own_angle), np.cos(other_angle)])
     rest = 1 - part @ part
-    if rest < 0:  # the two angles exclude each other for these two prototypes: keep the own one
+    if rest < 0:  # no vector has these angles from these two prototypes: keep the angle from the own one
         return _at_angles(own, random.standard_normal(len(own)), own_angle, np.pi / 2, random)
     return part + np.sqrt(rest) * basis[:, 2]

@@ -1,4 +1,4 @@
-"""Levels 5 and 6: one step, and fifty across a drop of the learning rate."""
+"""Levels 5 and 6: one step, and fifty steps with a drop of the learning rate."""
 
 import functools
 import json
@@ -16,7 +16,7 @@ PRECISION = {"float64": "fp64", "float32": "fp32"}
 
 
 def train_config(dtype: str) -> RunConfig:
-    """A small run without dropout: each backend draws its own."""
+    """A small run. It has no dropout, since each backend draws its own."""
     return RunConfig(
         name="parity",
         data=DataConfig(root=Path("unused"), image_size=16),
@@ -35,7 +35,7 @@ def train_inputs(config: RunConfig, steps: int, drop_at: int, rate: float) -> di
     random = np.random.default_rng(1)
     size = config.data.image_size
     labels = random.integers(0, NUM_CLASSES, (steps, config.optimiser.batch_size))
-    # something to learn: on pure noise the run is chaotic, and a rounding error grows past any use
+    # patterns that can be learned: on pure noise the run is chaotic, and rounding errors grow without bound
     patterns = random.integers(0, 256, (NUM_CLASSES, 3, size, size))
     noise = random.normal(0, 20, (*labels.shape, 3, size, size))
     return {
@@ -50,7 +50,7 @@ def train_inputs(config: RunConfig, steps: int, drop_at: int, rate: float) -> di
 
 @functools.cache
 def step_cases() -> list[Case]:
-    """One step from weights, statistics and momentum that are all away from their start."""
+    """One step from weights, statistics and momentum that all differ from their initial values."""
     random = np.random.default_rng(5)
     trainer = TrueTrainer(train_config("float64"), NUM_CLASSES)
     start = {}
@@ -66,7 +66,7 @@ def step_cases() -> list[Case]:
         checks = [Check("one step: loss", "one step", "losses", np.array([loss]), trainer.config.head.scale)]
         for name, array in after.items():
             group = _group(name)
-            # the step is the learning rate times the new momentum
+            # a weight moves by the learning rate times the new momentum
             step = np.abs(array if group == "momentum" else array - start[name]).max()
             slack = np.abs(array) * FLOAT32_ROUNDING if dtype == "float32" else 0.0
             scale = np.maximum(step, 1e-30)  # the weight of iresnet's last BatchNorm does not move
@@ -84,13 +84,17 @@ def _group(name: str) -> str:
     return "momentum" if name.startswith("momentum.") else "statistics" if ".running_" in name else "weights"
 
 
-STEPS, QUICK_STEPS, RATE = (50, 25), (12, 6), 1e-4  # steps, and the one before which the rate drops
+STEPS, QUICK_STEPS, RATE = (50, 25), (12, 6), 1e-4  # number of steps, and the step at which the rate drops
 ENVELOPE_RUNS, ENVELOPE_FACTOR = 4, 10.0
 
 
 @functools.cache
 def trajectory_cases(steps: int, drop_at: int) -> list[Case]:
-    """From the initial bits, across a drop of the learning rate."""
+    """Runs from the initial weights, with a drop of the learning rate.
+
+    In float64 the errors are relative to the values. In float32 they are relative to ten times the spread of float64
+    runs with a random float32 rounding in each operation.
+    """
     inputs = train_inputs(train_config("float64"), steps, drop_at, RATE)
     losses, final, initial = true_trajectory(inputs)
     noisy = [true_trajectory(inputs, FLOAT32_ROUNDING, seed) for seed in range(ENVELOPE_RUNS)]
@@ -101,7 +105,7 @@ def trajectory_cases(steps: int, drop_at: int) -> list[Case]:
         checks = []
         exact = dtype == "float64"
         for name, array in final.items():
-            # a bias before a BatchNorm has no gradient but rounding: no scale below a thousandth of its group's largest
+            # a bias before a BatchNorm only collects rounding: scale by at least a thousandth of its group's largest
             size = np.maximum(np.abs(array).max(), 1e-3 * largest[_group(name)])
             spread = np.max([np.abs(n[1][name] - array).max() for n in noisy])
             scale = size if exact else ENVELOPE_FACTOR * np.maximum(spread, FLOAT32_ROUNDING * largest[_group(name)])
@@ -125,7 +129,7 @@ def trajectory_cases(steps: int, drop_at: int) -> list[Case]:
 def true_trajectory(
     inputs: dict[str, object], noise: float = 0.0, seed: int = 0
 ) -> tuple[np.ndarray, dict[str, np.ndarray], dict[str, np.ndarray]]:
-    """Loss of each step, final and initial state."""
+    """The truth: loss of each step, final state, initial state."""
     trainer = TrueTrainer(train_config("float64"), NUM_CLASSES, noise=noise, noise_seed=seed)
     initial = trainer.state()
     batches = zip(inputs["images"], inputs["labels"], inputs["learning_rates"], strict=True)  # type: ignore[call-overload]

@@ -1,7 +1,7 @@
 """python -m parity_tests.tests.forks BACKEND: the worker, in forks of a process that has the framework loaded.
 
-A planted mistake needs a fresh copy of a package, not a fresh framework, whose start takes longer than most cases. Each
-line of the input is a request, [root, IN, OUT, file for what is printed]; the answer to it is an exit status.
+A planted mistake needs a fresh copy of a package but no fresh framework, whose start takes longer than most cases. Each
+line of the input is a request, [root, IN, OUT, file for the error output]; the answer is an exit status.
 """
 
 import importlib
@@ -18,7 +18,7 @@ from parity_tests import suite, worker
 
 
 class Forks:
-    """Takes the place of `suite.in_new_process`; a process for each backend, started when it is asked for."""
+    """Replaces `suite.in_new_process`. Each backend has one process, started at its first request."""
 
     def __init__(self) -> None:
         self._processes: dict[str, subprocess.Popen[str]] = {}
@@ -42,7 +42,7 @@ class Forks:
 def main(backend: str) -> None:
     package = backend.partition(".")[0] if "." in backend else Backend(backend).package
     answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # Jittor tells there what it compiles
+    os.dup2(2, 1)  # Jittor prints what it compiles
     importlib.import_module(f"{package}.runtime")  # it loads the framework
     for name in [name for name in sys.modules if name.partition(".")[0] == package]:
         del sys.modules[name]

@@ -1,4 +1,4 @@
-"""The truth, held against things that are truer still: 50 digits, and central differences."""
+"""The truth itself is tested: SFace in 50 digits, all gradients by central differences."""
 
 import mpmath
 import numpy as np
@@ -11,7 +11,7 @@ from parity_tests.truth import sface as oracle
 from parity_tests.truth.margin_heads import margin_loss
 from parity_tests.truth.networks import Tape, Value, copy_arrays, forward
 
-STEP = 1e-6  # central differences: the error is STEP^2 by theory, 1e-16 / STEP by rounding
+STEP = 1e-6  # of central differences, whose error is about STEP^2 plus, from rounding, 1e-16 / STEP
 HEADS = ("softmax", "normalised-softmax", "cosface", "arcface", "sphereface")
 
 
@@ -32,7 +32,7 @@ def error(found: np.ndarray, expected: np.ndarray) -> float:
 
 
 def in_50_digits(case, scale=64, slope=80, a=0.87, b=1.2):
-    """Loss and gradient for the embeddings, straight from the definition."""
+    """Loss and gradient with respect to the embeddings, from the definition."""
     with mpmath.workdps(50):
         x, w = (mpmath.matrix(array.tolist()) for array in case[:2])
 
@@ -68,7 +68,7 @@ def test_sface_in_50_digits(case):
 
 
 def test_the_gradient_is_that_of_frozen_weights():
-    """Central differences match where r is frozen, and do not where it moves: that is the method, not a mistake."""
+    """Central differences match with frozen r and not with moving r: SFace's gradient is defined so."""
     case = on_both_knees(4, 6, 8)
     truth = oracle.sface(*case)
 
@@ -101,7 +101,7 @@ def test_margin_heads_match_central_differences(head):
 @pytest.mark.parametrize(("backbone", "size"), [("iresnet_small", 16), ("ir_se50", 16), ("mobilefacenet", 17)])
 @pytest.mark.parametrize("training", [True, False])
 def test_backbones_match_central_differences(backbone, size, training):
-    """Along one random direction of all parameters and the input at once; an odd size finds wrong edges."""
+    """Differences along one random direction of all parameters and the input; an odd size finds wrong padding."""
     random = np.random.default_rng(0)
     images, grad_output = random.standard_normal((4, 3, size, size)), random.standard_normal((4, 5))
     arrays: dict[str, np.ndarray] = {}

@@ -1,4 +1,4 @@
-"""kill -9 at random moments, many times: the run that survives is, to the bit, the run that was never killed."""
+"""A run killed (SIGKILL) at random moments, many times, ends with the same bits as one that was never killed."""
 
 import json
 import os
@@ -17,7 +17,7 @@ from common.weights.checkpoint import latest_checkpoint, load_checkpoint
 from data.synthetic import make_synthetic
 
 ROOT = Path(__file__).parents[2]
-KILLS = int(os.environ.get("SFACE_KILLS", "5"))  # each starts a framework; set more for a longer trial
+KILLS = int(os.environ.get("SFACE_KILLS", "5"))  # each starts a framework; more make a longer trial
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +26,7 @@ def faces(tmp_path_factory) -> Path:
 
 
 def start(backend: str, faces: Path, out: Path) -> subprocess.Popen:
-    """Training with dropout and flips; a checkpoint every second step, so that much of the time goes into saving."""
+    """Training with dropout and flips. It saves every second step, so many kills hit a checkpoint being written."""
     arguments = (
         f"train lfw-small --data.root {faces} --data.evaluate-on synthetic --data.image-size 32 --data.no-raw-pixels "
         f"--model.backbone iresnet_small --model.embedding-size 16 --optimiser.batch-size 8 --optimiser.epochs 4 "
@@ -49,7 +49,7 @@ def finish(process: subprocess.Popen) -> None:
 
 
 def logged(folder: Path) -> list[dict]:
-    """All records without what a clock says."""
+    """All records without their times."""
     clock = ("images_per_second", "seconds")
     return [{k: v for k, v in r.items() if k not in clock} for r in read_log(folder / "log.jsonl")]
 
@@ -88,7 +88,7 @@ def test_killed_many_times(backend, faces, unbroken, tmp_path):
         deadline = time.monotonic() + 120
         while process.poll() is None and steps_logged(tmp_path) <= before and time.monotonic() < deadline:
             time.sleep(0.005)
-        time.sleep(moments.uniform(0, 0.25))  # some steps, somewhere in a step, an evaluation or a checkpoint
+        time.sleep(moments.uniform(0, 0.25))  # to hit a step, an evaluation or a checkpoint
         process.send_signal(signal.SIGKILL)
         process.wait()
         process.stderr.close()

@@ -1,4 +1,4 @@
-"""The command, the worker's contract, and the comparison."""
+"""The command, the worker, and the comparison."""
 
 import json
 
@@ -67,7 +67,7 @@ def test_a_row_with_nan_has_not_passed():
 
 
 def test_the_worker_answers_one_file(backend, tmp_path):
-    """The contract as docs/parity.md gives it."""
+    """As docs/parity.md describes it."""
     case = planted(4, 5, 6)
     parameters = {"scale": 64, "intra_slope": 80, "inter_slope": 80, "intra_center": 0.87, "inter_center": 1.2}
     given = {"kind": "sface", **case._asdict(), "dtype": "float32", "form": "plain", **parameters}

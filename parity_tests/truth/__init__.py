@@ -1,1 +1,1 @@
-"""The truth in float64 NumPy: written for trust, not for speed."""
+"""The truth in float64 NumPy, written to be verified and not to be fast."""

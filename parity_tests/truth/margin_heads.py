@@ -1,4 +1,4 @@
-"""The truth for the baseline heads: loss and gradients in float64 NumPy, in closed form."""
+"""The truth for the baseline heads: loss and gradients in closed form, float64 NumPy."""
 
 import math
 from typing import NamedTuple
@@ -30,7 +30,7 @@ def margin_loss(
 ) -> MarginTruth:
     """Mean cross-entropy of a head's logits for embeddings (N, D), class_weight (C, D) and labels (N,).
 
-    The derivative of the target logit for the target cosine is written out for each head, below `_target`.
+    `_target` has, for each head, the derivative of the target logit with respect to the target cosine.
     """
     x, w = np.asarray(embeddings, np.float64), np.asarray(class_weight, np.float64)
     rows = np.arange(len(x))
@@ -58,7 +58,7 @@ def margin_loss(
 
 
 def _target(head: str, cosine: np.ndarray, margin: float, step: int) -> tuple[np.ndarray, np.ndarray]:
-    """Target logit without its factor, and its derivative for the cosine."""
+    """The target logit over its factor, and its derivative with respect to the cosine."""
     theta = np.arccos(cosine)
     if head == "normalised-softmax":
         return cosine, np.ones_like(cosine)
@@ -76,7 +76,7 @@ def _target(head: str, cosine: np.ndarray, margin: float, step: int) -> tuple[np
 
 
 def _cross_entropy(logits: np.ndarray, labels: np.ndarray) -> tuple[float, np.ndarray]:
-    """Mean over the samples, and the gradient for the logits."""
+    """The mean over the samples, and its gradient with respect to the logits."""
     rows = np.arange(len(logits))
     shifted = logits - logits.max(1, keepdims=True)
     log_sum = np.log(np.exp(shifted).sum(1, keepdims=True))

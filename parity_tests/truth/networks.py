@@ -1,8 +1,8 @@
-"""The backbones in float64 NumPy, forward and backward: the truth for every network, written for trust and not speed.
+"""The truth for the backbones: float64 NumPy, forward and backward.
 
-Each function below is a backbone as docs and papers give it, on a tape of a dozen operations whose gradients are
-checked against central differences. Parameters are asked for by canonical name, kind and shape, so this file is also
-the reference for the names, shapes and initial values of checkpoints.
+Each backbone is written as its paper gives it, with the dozen operations of `Tape`, whose gradients are checked against
+central differences. Operations name each parameter with its kind and shape, so this file is also the reference for the
+names, shapes and initial values in checkpoints.
 """
 
 from collections.abc import Callable, Mapping
@@ -38,13 +38,13 @@ class Value:
 
 @dataclass
 class Tape:
-    """Operations on values, remembered so that `backward` can go through them in reverse.
+    """Operations on values; `backward` goes through them in reverse.
 
     Args:
-        arrays: parameters and running statistics by canonical name, without "backbone."; what is asked for and not
-            there is drawn as the trainer draws it for `seed`, and added.
-        training: BatchNorm uses the batch and moves its running statistics (in `arrays`).
-        noise: relative size of a random error of every output and gradient; to see what rounding does.
+        arrays: parameters and running statistics by canonical name, without "backbone.". A missing one is drawn as the
+            trainer draws it for `seed`, and added.
+        training: whether BatchNorm uses the batch and updates its running statistics (in `arrays`).
+        noise: relative size of a random error of every output and gradient; shows the effect of rounding.
         random: draws the noise.
     """
 
@@ -102,7 +102,7 @@ class Tape:
         return self._record(out, backward)
 
     def batch_norm(self, x: Value, name: str, eps: float = EPS, fixed_weight: bool = False) -> Value:
-        """Biased variance of the batch in training; the running variance takes the unbiased one."""
+        """Training normalises by the biased variance of the batch; the running variance takes the unbiased one."""
         channels, dimensions = x.data.shape[1], x.data.ndim
         weight = self.parameter(f"{name}.weight", "bn_weight", channels)
         bias = self.parameter(f"{name}.bias", "bn_bias", channels)
@@ -308,12 +308,12 @@ def _mobilefacenet(tape: Tape, x: Value, embedding_size: int) -> Value:
 
 
 def is_decayed(spec: ParameterSpec) -> bool:
-    """Weight decay is for everything but BatchNorm parameters and biases."""
+    """Weight decay applies to all but BatchNorm's parameters and biases."""
     return spec.kind in ("conv", "linear", "prelu", "class_weight")
 
 
 def is_trained(name: str, spec: ParameterSpec, backbone: str) -> bool:
-    """Running statistics are not, nor the weight of iresnet's last BatchNorm, which stays 1."""
+    """All are but the running statistics, and the weight of iresnet's last BatchNorm, which stays 1."""
     return spec.kind not in ("bn_mean", "bn_var") and not (backbone.startswith("iresnet") and name == "features.weight")
 
 

@@ -1,4 +1,4 @@
-"""The truth: SFace in float64 NumPy, straight from the closed form, with no thought for speed or memory."""
+"""The truth for SFace: its closed form in float64 NumPy, without regard to speed or memory."""
 
 from typing import NamedTuple
 
@@ -8,7 +8,7 @@ NORM_FLOOR = 1e-12
 
 
 class SFaceTruth(NamedTuple):
-    """Everything that a backend's SFace can be held against; all float64."""
+    """Loss, weights, gradients and metrics; all float64."""
 
     loss: float
     intra_loss: float
@@ -33,7 +33,18 @@ def sface(
     intra_center: float = 0.87,
     inter_center: float = 1.2,
 ) -> SFaceTruth:
-    """Loss, weights, gradients and metrics of embeddings (N, D), class_weight (C, D) and labels (N,)."""
+    """Loss, weights, gradients and metrics.
+
+    Args:
+        embeddings: (N, D).
+        class_weight: (C, D).
+        labels: (N,), int.
+        scale: s.
+        intra_slope: k of r_intra.
+        inter_slope: k of r_inter.
+        intra_center: a, radians.
+        inter_center: b, radians.
+    """
     x, w = np.asarray(embeddings, np.float64), np.asarray(class_weight, np.float64)
     rows = np.arange(len(x))
     unit_x, unit_w = _unit(x), _unit(w)

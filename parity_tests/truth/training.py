@@ -1,4 +1,4 @@
-"""Training in float64 NumPy: the trajectory that every backend is held against."""
+"""The truth for training: whole runs in float64 NumPy."""
 
 from dataclasses import dataclass, field
 
@@ -14,13 +14,14 @@ MEAN, HALF_RANGE = 127.5, 128  # of the pixels
 
 @dataclass
 class TrueTrainer:
-    """A backbone under SFace, trained by v = m v + (g + wd w), w = w - lr v.
+    """A backbone with an SFace head, trained by v = m v + (g + wd w), w = w - lr v.
 
     Args:
         config: backbone, embedding size, SFace's parameters, momentum and weight decay; no dropout.
         num_classes: prototypes.
-        noise: relative size of a random error of every operation's output and gradient, and of every new weight
-            (float32 rounds by up to 6e-8); to see how far rounding takes a trajectory.
+        noise: relative size of a random error of every operation's output and gradient, and of every new weight;
+            shows how far rounding (in float32 up to 6e-8) moves a trajectory.
+        noise_seed: of these errors.
     """
 
     config: RunConfig
@@ -51,7 +52,7 @@ class TrueTrainer:
         return self.config.model.embedding_size
 
     def train_step(self, images: np.ndarray, labels: np.ndarray, learning_rate: float) -> float:
-        """The loss before the step."""
+        """One optimiser step; the loss before it."""
         tape = Tape(self.backbone, training=True, noise=self.noise, random=self._random)
         x = (images.astype(np.float64) - MEAN) / HALF_RANGE
         embeddings = forward(tape, self.config.model.backbone, Value(x), self._embedding_size)
