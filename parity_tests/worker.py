@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from common import config as configuration
+from common.backend import Backend
 from common.datasets.loader import Loader
 from common.datasets.training_sets import open_dataset
 from common.evaluation.verification import verify
@@ -142,7 +143,10 @@ def _state(case: Arrays) -> Arrays:
 
 def load_adapter(backend: str) -> Any:
     """The adapter of a backend: a module."""
-    return importlib.import_module(backend if "." in backend else f"parity_tests.backends.{backend}")
+    if "." in backend:
+        return importlib.import_module(backend)
+    Backend(backend).module("runtime")  # prepares the framework, which the adapter imports
+    return importlib.import_module(f"parity_tests.backends.{backend}")
 
 
 def main(arguments: list[str]) -> int:

@@ -3,9 +3,7 @@
 from collections.abc import Callable
 from pathlib import Path
 
-import mxnet_impl  # noqa: F401  before MXNet, which needs a name that NumPy dropped
-
-import mxnet as mx  # isort: skip
+import mxnet as mx
 
 from common.datasets.records import RecordWriter
 from common.datasets.training_sets import open_dataset, samples
