@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 OnWrongSize = Literal["fail", "resize"]
-HEADS = ("sface", "softmax", "normalised-softmax", "cosface", "arcface", "sphereface")
+HeadName = Literal["sface", "softmax", "normalised-softmax", "cosface", "arcface", "sphereface"]
+HEADS: tuple[str, ...] = typing.get_args(HeadName)
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,7 @@ class ModelConfig:
 class HeadConfig:
     """The loss head."""
 
-    name: Literal["sface", "softmax", "normalised-softmax", "cosface", "arcface", "sphereface"] = "sface"
+    name: HeadName = "sface"
     """The loss."""
     scale: float = 64.0
     """s. sface: the largest weight of a gradient; other heads: the factor of the cosine."""

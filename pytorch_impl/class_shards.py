@@ -16,12 +16,13 @@ import torch.distributed as dist
 from torch import Tensor
 
 from pytorch_impl.distributed import Group
-from pytorch_impl.losses.sface import SFaceHead, SFaceResult
-from pytorch_impl.losses.streamed import Shard
+from pytorch_impl.losses import SFaceHead, SFaceResult, Shard
 
 
 class ShardedSFaceHead(SFaceHead):
-    """SFace on the classes of this rank's share, for the embeddings of all ranks; the arguments are SFaceHead's.
+    """SFace on this rank's share of the classes, for the embeddings of all ranks; the options are SFaceHead's.
+
+    The form is always "streamed".
 
     `forward` takes this rank's embeddings (N / ranks, D) and labels; its result is that of the whole batch, the same
     on all ranks. As DistributedDataParallel takes the mean of gradients over ranks, those of the embeddings are
@@ -35,14 +36,14 @@ class ShardedSFaceHead(SFaceHead):
         if num_classes < group.count:
             raise ValueError(f"expected at least as many identities as devices, got {num_classes} and {group.count}")
         share = group.share(num_classes)
-        super().__init__(embedding_size, share.stop - share.start, form="streamed", **options)
+        super().__init__(embedding_size, share.stop - share.start, **{**options, "form": "streamed"})
         self.first = share.start
         self.group = group
         self.shard = Shard(num_classes, group.sum, group.maximum)
 
     def forward(self, embeddings: Tensor, labels: Tensor) -> SFaceResult:
         embeddings, labels = gathered(embeddings.to(self.class_weight.dtype), labels, self.group)
-        return self._loss(embeddings, labels - self.first, self.shard)
+        return super().forward(embeddings, labels - self.first)
 
 
 def gathered(embeddings: Tensor, labels: Tensor, group: Group) -> tuple[Tensor, Tensor]:

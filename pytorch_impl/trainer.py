@@ -1,6 +1,7 @@
 """Backbone, head and optimiser on a device (`common.backend.Trainer`); `common.training.loop.fit` drives it."""
 
 import contextlib
+import inspect
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -17,15 +18,7 @@ from pytorch_impl import checkpoint, distributed, runtime
 from pytorch_impl.backbones import create_backbone
 from pytorch_impl.class_shards import ShardedSFaceHead
 from pytorch_impl.distributed import Group
-from pytorch_impl.losses.margin_heads import (
-    ArcFaceHead,
-    CosFaceHead,
-    MarginHead,
-    NormalisedSoftmaxHead,
-    SoftmaxHead,
-    SphereFaceHead,
-)
-from pytorch_impl.losses.sface import SFaceHead
+from pytorch_impl.losses import HEADS, MarginHead, SFaceHead, SphereFaceHead
 from pytorch_impl.optimizer import create_optimizer, momentum_buffer, set_learning_rate
 
 
@@ -274,26 +267,13 @@ class Trainer:
 
 
 def create_head(config: HeadConfig, embedding_size: int, num_classes: int, *, ranks: Ranks | None = None) -> nn.Module:
-    """The loss head that a configuration names, over `num_classes` prototypes; SFace's: this rank's share of them."""
-    margin = {} if config.margin is None else {"margin": config.margin}
-    if config.name == "softmax":
-        return SoftmaxHead(embedding_size, num_classes)
-    if config.name == "normalised-softmax":
-        return NormalisedSoftmaxHead(embedding_size, num_classes, scale=config.scale)
-    if config.name == "cosface":
-        return CosFaceHead(embedding_size, num_classes, scale=config.scale, **margin)
-    if config.name == "arcface":
-        return ArcFaceHead(embedding_size, num_classes, scale=config.scale, **margin)
-    if config.name == "sphereface":
-        return SphereFaceHead(embedding_size, num_classes)
-    sface = {
-        "scale": config.scale,
-        "intra_slope": config.intra_slope,
-        "inter_slope": config.inter_slope,
-        "intra_center": config.intra_center,
-        "inter_center": config.inter_center,
-        "epsilon": config.epsilon,
-    }
-    if isinstance(ranks, Group) and config.form == "streamed":
-        return ShardedSFaceHead(ranks, embedding_size, num_classes, **sface)
-    return SFaceHead(embedding_size, num_classes, form=config.form, **sface)
+    """The loss head that a configuration names, with those of its settings that the head takes.
+
+    Among several ranks, the streamed form of SFace has this rank's share of the `num_classes` prototypes.
+    """
+    kind = HEADS[config.name]
+    taken = inspect.signature(kind.__init__).parameters
+    settings = {name: value for name, value in vars(config).items() if name in taken and value is not None}
+    if isinstance(ranks, Group) and kind is SFaceHead and config.form == "streamed":
+        return ShardedSFaceHead(ranks, embedding_size, num_classes, **settings)
+    return kind(embedding_size, num_classes, **settings)

@@ -1,8 +1,8 @@
 """The heads that SFace is compared with: softmax, normalised softmax, CosFace, ArcFace and SphereFace, in PyTorch.
 
-Each is a module `head(embeddings, labels) -> MarginResult` over `class_weight` (C, D), like `SFaceHead`, and ends in
-the mean cross-entropy of its logits. Gradients flow through the margins. Loss and angles are computed in the dtype of
-`class_weight`, whatever autocast says. This file needs PyTorch only and can be copied alone.
+Each is a module `head(embeddings, labels) -> MarginResult` over `class_weight` (C, D), like `SFaceHead`. Its loss is
+the mean cross-entropy of its logits, and gradients flow through the margins. Loss and angles are computed in the dtype
+of `class_weight`, also under autocast.
 """
 
 import math
@@ -12,28 +12,36 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-NORM_FLOOR = 1e-12  # a zero vector is divided by this instead of by zero
+from .sface import check_inputs, normalise
 
 
 class MarginResult(NamedTuple):
-    """The loss and what to log of a step; scalars, all but `loss` detached."""
+    """The loss and the metrics of a step: scalars in the dtype of class_weight, all but `loss` detached."""
 
     loss: Tensor
     target_cosine: Tensor  # mean over i of cos[i, y_i]
     other_cosine: Tensor  # mean over i and j != y_i of cos[i, j]
-    accuracy: Tensor  # share of samples to which no other prototype is nearer, by angle, than their own
+    accuracy: Tensor  # share of samples to which no other prototype is nearer than their own, by angle
 
 
 class MarginHead(nn.Module):
-    """Shared part: prototypes, cosines, cross-entropy, metrics. A head says what its logits are.
+    """What the heads share: prototypes, cosines, cross-entropy, metrics. A subclass defines `logits`.
+
+    `class_weight` (num_classes, embedding_size) starts normal with standard deviation sqrt(2 / num_classes).
 
     Args of `forward`: embeddings (N, D), raw; labels (N,) int64, 0..C-1.
 
-    `sample_rate` below 1 is Partial FC (arXiv:2203.15565): in training a step sees the classes of its batch and others
-    drawn at random, so many of all. Of a head whose logits are made of the cosines it saves nearly that much time.
+    With `sample_rate` below 1 (Partial FC, arXiv:2203.15565), a training step sees this share of the classes: those of
+    its batch and others drawn at random. A head whose logits come from the cosines alone saves nearly as much time.
 
     Raises:
         ValueError: shapes do not fit, or a label is out of range (on the CPU; a CUDA device fails in its indexing).
+
+    >>> head = CosFaceHead(embedding_size=3, num_classes=3, scale=64.0, margin=0.35)
+    >>> head.class_weight.data = torch.eye(3)
+    >>> result = head(torch.eye(3)[:1], torch.tensor([1]))  # on prototype 0, of class 1
+    >>> round(result.loss.item(), 2), result.accuracy.item()  # 64 (1 + 0.35)
+    (86.4, 0.0)
     """
 
     sample_rate = 1.0
@@ -43,14 +51,14 @@ class MarginHead(nn.Module):
         self.class_weight = nn.Parameter(torch.randn(num_classes, embedding_size) * (2 / num_classes) ** 0.5)
 
     def forward(self, embeddings: Tensor, labels: Tensor) -> MarginResult:
-        _check(embeddings, self.class_weight, labels)
+        check_inputs(embeddings, self.class_weight, labels)
         class_weight = self.class_weight
         if self.training and self.sample_rate < 1:
             class_weight, labels = sampled(class_weight, labels, self.sample_rate)
         with torch.autocast(embeddings.device.type, enabled=False):
             embeddings = embeddings.to(class_weight.dtype)
-            unit_embeddings = F.normalize(embeddings, eps=NORM_FLOOR)
-            unit_prototypes = F.normalize(class_weight, eps=NORM_FLOOR)
+            unit_embeddings, _ = normalise(embeddings)
+            unit_prototypes, _ = normalise(class_weight)
             cosines = (unit_embeddings @ unit_prototypes.T).clamp(-1, 1)
             is_target = labels[:, None] == torch.arange(len(class_weight), device=labels.device)
             loss = F.cross_entropy(self.logits(embeddings, cosines, is_target), labels)
@@ -67,7 +75,7 @@ class MarginHead(nn.Module):
 
     def logits(self, embeddings: Tensor, cosines: Tensor, is_target: Tensor) -> Tensor:
         """Logits (N, C) from embeddings (N, D), cosines (N, C) and the one-hot mask of the targets (N, C), bool."""
-        raise NotImplementedError(f"{type(self).__name__} must say what its logits are")
+        raise NotImplementedError(f"{type(self).__name__} must define its logits")
 
 
 class SoftmaxHead(MarginHead):
@@ -154,7 +162,7 @@ class SphereFaceHead(MarginHead):
 
 
 def sampled(class_weight: Tensor, labels: Tensor, rate: float) -> tuple[Tensor, Tensor]:
-    """Prototypes of the batch's classes and of others at random, `rate` of all, and the labels among these."""
+    """Rows of class_weight, `rate` of them: those of the batch's classes and others at random; and labels in these."""
     count = min(len(class_weight), max(len(labels), round(rate * len(class_weight))))
     order = torch.rand(len(class_weight), device=labels.device)
     order[labels] = 2  # before all others
@@ -165,20 +173,3 @@ def sampled(class_weight: Tensor, labels: Tensor, rate: float) -> tuple[Tensor, 
 def _targets(cosines: Tensor, is_target: Tensor) -> Tensor:
     """The value (N,) at the target of each row; `cosines[is_target]` would make the host wait for the device."""
     return cosines.masked_fill(~is_target, 0).sum(1)
-
-
-def _check(embeddings: Tensor, class_weight: Tensor, labels: Tensor) -> None:
-    num_classes = len(class_weight)
-    if embeddings.ndim != 2 or embeddings.shape[1] != class_weight.shape[1]:
-        raise ValueError(
-            f"embeddings: expected (N, {class_weight.shape[1]}) as in class_weight, got {tuple(embeddings.shape)}"
-        )
-    if len(embeddings) == 0 or num_classes < 2:
-        raise ValueError(f"expected at least 1 sample and 2 classes, got {len(embeddings)} and {num_classes}")
-    if labels.shape != embeddings.shape[:1] or labels.dtype != torch.int64:
-        raise ValueError(f"labels: expected int64 ({len(embeddings)},), got {labels.dtype} {tuple(labels.shape)}")
-    if labels.device.type == "cpu":
-        bad = ((labels < 0) | (labels >= num_classes)).nonzero()
-        if len(bad):
-            row = int(bad[0])
-            raise ValueError(f"labels: expected 0..{num_classes - 1}, got {int(labels[row])} at row {row}")

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from parity_tests.cases.inputs import planted
 from parity_tests.truth import sface as oracle
-from pytorch_impl.losses.sface import SFaceHead, SFaceResult, inter_weight, intra_weight, sface_loss
+from pytorch_impl.losses.sface import Rescaling, SFaceHead, SFaceResult, sface_loss
 
 GOLDEN = sorted((Path(__file__).parents[2] / "parity_tests" / "golden").glob("*.npz"))
 PARAMETERS = ("scale", "intra_slope", "inter_slope", "intra_center", "inter_center")
@@ -93,8 +93,9 @@ def test_weights_match_the_oracle():
     unit_x, unit_w = (v / np.linalg.norm(v, axis=1, keepdims=True) for v in case[:2])
     theta = torch.acos(torch.from_numpy(unit_x @ unit_w.T))
     targets = theta[torch.arange(len(case.labels)), torch.from_numpy(case.labels)]
-    assert_close(intra_weight(targets, 64, 80, 0.87), truth.intra_weight, 1e-10, "r_intra")
-    found = inter_weight(theta, 64, 80, 1.2).numpy()
+    rescaling = Rescaling(64, 80, 80, 0.87, 1.2)
+    assert_close(rescaling.pull(targets), truth.intra_weight, 1e-10, "r_intra")
+    found = rescaling.push(theta).numpy()
     found[np.arange(len(case.labels)), case.labels] = 0
     assert_close(found, truth.inter_weight, 1e-10, "r_inter")
 

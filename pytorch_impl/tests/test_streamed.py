@@ -9,8 +9,10 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pytorch_impl.losses import streamed
-from pytorch_impl.losses.sface import inter_weight, sface_loss
+from pytorch_impl.losses import skipping, streamed
+from pytorch_impl.losses.dense import DensePass
+from pytorch_impl.losses.sface import Rescaling, sface_loss
+from pytorch_impl.losses.skipping import SkippingPass
 
 SCALE, SLOPE, CENTER = 64, 80, 1.2
 WAYS = ("dense", "gathered", "screened", "compiled")
@@ -19,19 +21,13 @@ WAYS = ("dense", "gathered", "screened", "compiled")
 @pytest.fixture
 def way(request, monkeypatch):
     """Every block in one way, whatever its counts and this processor."""
-    monkeypatch.setattr(streamed, "_DENSE_SHARE", -1 if request.param == "dense" else 1)
-    monkeypatch.setattr(streamed, "_SCREEN_SHARE", 1)
+    monkeypatch.setattr(skipping, "_DENSE_SHARE", -1 if request.param == "dense" else 1)
+    monkeypatch.setattr(skipping, "_SCREEN_SHARE", 1)
     screens = request.param == "screened"
-    monkeypatch.setattr(streamed, "can_screen", lambda embeddings: screens and embeddings.dtype == torch.float32)
-    if request.param == "compiled":
-        monkeypatch.setattr(streamed._Pass, "_add_block", compiled_block)
+    monkeypatch.setattr(skipping, "can_screen", lambda embeddings: screens and embeddings.dtype == torch.float32)
+    if request.param == "compiled":  # as on a CUDA device: every entry counts
+        monkeypatch.setattr(streamed, "SkippingPass", lambda *arguments: DensePass(*arguments[:-1], compiled=True))
     return request.param
-
-
-def compiled_block(self, block, add=streamed._Pass._add_block):
-    """As on a CUDA device: every entry counts."""
-    self.gathers, self.screens, self.compiled = False, False, True
-    add(self, block)
 
 
 every_way = pytest.mark.parametrize("way", WAYS, indirect=True)
@@ -61,7 +57,7 @@ def test_the_error_is_within_its_bound(way, epsilon):
         run(x.double().detach().requires_grad_(), w.double().detach().requires_grad_(), labels, form="plain"),
     )
     theta = torch.acos(torch.nn.functional.cosine_similarity(x[:, None].double(), w[None].double(), dim=2).clamp(-1, 1))
-    left_out = inter_weight(theta, SCALE, SLOPE, CENTER) < SCALE * epsilon
+    left_out = Rescaling(SCALE, SLOPE, SLOPE, 0.87, CENTER).push(theta) < SCALE * epsilon
     left_out[torch.arange(len(x)), labels] = False
     assert left_out.any(0).sum() > 10
 
@@ -97,10 +93,10 @@ def test_ways_agree(seed, num_classes, embedding_size, epsilon):
     x, w, labels = problem(seed, 9, num_classes, embedding_size)
     results = []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(streamed, "_DENSE_SHARE", 1)
-        patch.setattr(streamed, "_SCREEN_SHARE", 1)
+        patch.setattr(skipping, "_DENSE_SHARE", 1)
+        patch.setattr(skipping, "_SCREEN_SHARE", 1)
         for screens in (False, True):
-            patch.setattr(streamed, "can_screen", lambda x, screens=screens: screens and x.shape[1] > 1)
+            patch.setattr(skipping, "can_screen", lambda x, screens=screens: screens and x.shape[1] > 1)
             results.append(run(x, w, labels, epsilon=epsilon))
     (gathered, *gradients), (screened, *others) = results
     for name, value in gathered._asdict().items():
@@ -112,8 +108,8 @@ def test_ways_agree(seed, num_classes, embedding_size, epsilon):
 
 def test_screening_decides_near_ties_exactly(monkeypatch):
     """Own and others' cosines closer together than screening can tell, and below the cosine that matters to a push."""
-    monkeypatch.setattr(streamed, "_SCREEN_SHARE", 1)
-    monkeypatch.setattr(streamed, "can_screen", lambda _: True)
+    monkeypatch.setattr(skipping, "_SCREEN_SHARE", 1)
+    monkeypatch.setattr(skipping, "can_screen", lambda _: True)
     own = torch.linspace(1.45, 1.55, 200)
     for closer in (-1e-4, 1e-4):
         angles = torch.cat([own, own - closer])
@@ -126,8 +122,8 @@ def test_screening_decides_near_ties_exactly(monkeypatch):
 @pytest.mark.parametrize("center", [0.3, 1.2, 1.9])
 def test_screening_finds_what_lies_on_the_cut(monkeypatch, center):
     """Prototypes just inside the cut, in directions and lengths of all roundings: each gets its push."""
-    monkeypatch.setattr(streamed, "_SCREEN_SHARE", 1)
-    monkeypatch.setattr(streamed, "can_screen", lambda _: True)
+    monkeypatch.setattr(skipping, "_SCREEN_SHARE", 1)
+    monkeypatch.setattr(skipping, "can_screen", lambda _: True)
     generator = torch.Generator().manual_seed(0)
     x = F.normalize(torch.randn(1, 32, generator=generator))
     across = torch.randn(4000, 32, generator=generator)
@@ -140,15 +136,15 @@ def test_screening_finds_what_lies_on_the_cut(monkeypatch, center):
 
 
 def test_a_block_with_many_entries_ends_screening_and_one_with_few_starts_it_again(monkeypatch):
-    monkeypatch.setattr(streamed, "can_screen", lambda _: True)
+    monkeypatch.setattr(skipping, "can_screen", lambda _: True)
     screened = []
-    original = streamed._Pass._screen
+    original = SkippingPass._screen
 
-    def watched(self, block, own, is_own):
-        screened.append(block.start)
-        return original(self, block, own, is_own)
+    def watched(self, block):
+        screened.append(block.classes.start)
+        return original(self, block)
 
-    monkeypatch.setattr(streamed._Pass, "_screen", watched)
+    monkeypatch.setattr(SkippingPass, "_screen", watched)
     x = torch.eye(64)[:4]
     near, far = torch.eye(64)[:4].repeat(25, 1), torch.eye(64)[10:].repeat(2, 1)[:100]
     w = torch.cat([far, near, near, far, far])
@@ -180,12 +176,12 @@ def test_the_gradient_is_not_copied(monkeypatch):
     x, w, labels = problem()
     made = []
 
-    def zeros_like(like):
-        zeros = torch.zeros(like.shape)
-        made.append(zeros.data_ptr())
-        return zeros
+    def empty_like(like):
+        empty = torch.empty(like.shape)
+        made.append(empty.data_ptr())
+        return empty
 
-    monkeypatch.setattr(torch, "zeros_like", zeros_like)
+    monkeypatch.setattr(torch, "empty_like", empty_like)
     sface_loss(x, w, labels).loss.backward()
     assert w.grad.data_ptr() in made
 
@@ -193,7 +189,7 @@ def test_the_gradient_is_not_copied(monkeypatch):
 @pytest.mark.parametrize("epsilon", [-1e-9, 1, math.nan])
 def test_bad_epsilon(epsilon):
     x, w, labels = problem()
-    with pytest.raises(ValueError, match="epsilon: expected 0 <= epsilon < 1, got"):
+    with pytest.raises(ValueError, match="epsilon: expected 0 <= epsilon < 1, or None, got"):
         sface_loss(x, w, labels, epsilon=epsilon)
 
 
@@ -233,12 +229,12 @@ def test_a_rival_as_near_as_can_be_does_not_win_by_rounding(way):
 
 
 def test_entries_do_not_wait_for_long(monkeypatch):
-    monkeypatch.setattr(streamed, "_DENSE_SHARE", 1)
+    monkeypatch.setattr(skipping, "_DENSE_SHARE", 1)
     x, w, labels = problem()
     expected = run(x, w, labels)
-    monkeypatch.setattr(streamed, "_WAITING", 5)
+    monkeypatch.setattr(skipping, "_WAITING", 5)
     done = []
-    original = streamed._Pass._add_waiting
-    monkeypatch.setattr(streamed._Pass, "_add_waiting", lambda self: done.append(1) or original(self))
+    original = SkippingPass._add_waiting
+    monkeypatch.setattr(SkippingPass, "_add_waiting", lambda self: done.append(1) or original(self))
     torch.testing.assert_close(run(x, w, labels), expected)
     assert len(done) > 3

@@ -233,8 +233,8 @@ def test_the_seed_decides_the_weights(backend):
 def test_heads_get_their_numbers(backend):
     create_head = backend.module("trainer").create_head
     head = create_head(HeadConfig(intra_center=0.9, inter_slope=70.0, form="plain"), 16, CLASSES)
-    assert isinstance(head, backend.module("losses.sface").SFaceHead)
-    assert (head.intra_center, head.inter_slope, head.form) == (0.9, 70.0, "plain")
+    assert isinstance(head, backend.module("losses").SFaceHead)
+    assert (head.rescaling.intra_center, head.rescaling.inter_slope, head.form) == (0.9, 70.0, "plain")
     assert create_head(HeadConfig(name="arcface", margin=0.3), 16, CLASSES).margin == 0.3
     assert create_head(HeadConfig(name="cosface"), 16, CLASSES).margin == 0.35
 
@@ -300,7 +300,7 @@ def test_a_device_that_is_not_there(backend, name, message):
 def test_a_step_does_not_wait_for_the_device(backend, head, monkeypatch):
     """Between logged lines the host must run ahead."""
     seen: list[str] = []
-    sface_loss = backend.module("losses.sface").sface_loss
+    sface_loss = backend.module("losses").sface_loss
 
     def uncounted(*arguments, **options):
         count = len(seen)
@@ -310,7 +310,7 @@ def test_a_step_does_not_wait_for_the_device(backend, head, monkeypatch):
 
     # on the CPU the heads look at the labels, and the streamed form at what matters in a block; on a device they do not
     monkeypatch.setattr(backend.module("losses.sface"), "sface_loss", uncounted)
-    monkeypatch.setattr(backend.module("losses.margin_heads"), "_check", lambda *arguments: None)
+    monkeypatch.setattr(backend.module("losses.margin_heads"), "check_inputs", lambda *arguments: None)
     trainer = backend.create_trainer(configured(head=HeadConfig(name=head, form="plain")), CLASSES)
     trainer.train_step(*batch(), 0.01)
     with bare_loop(backend).waits(seen):
