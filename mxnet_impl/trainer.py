@@ -1,6 +1,7 @@
 """Backbone, head and optimiser on a device (`common.backend.Trainer`); `common.training.loop.fit` drives it."""
 
 import hashlib
+import inspect
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,8 +16,7 @@ from common.weights.initialisation import draw_parameters
 from mxnet_impl import checkpoint, distributed, runtime
 from mxnet_impl.backbones import create_backbone
 from mxnet_impl.distributed import Devices, Group
-from mxnet_impl.losses.margin_heads import ArcFaceHead, CosFaceHead, NormalisedSoftmaxHead, SoftmaxHead, SphereFaceHead
-from mxnet_impl.losses.sface import SFaceHead
+from mxnet_impl.losses import HEADS, SphereFaceHead
 from mxnet_impl.optimizer import create_optimizer, momentum_buffer, set_learning_rate
 from mxnet_impl.running_statistics import RunningStatistics
 
@@ -231,26 +231,8 @@ def _dropout_seed(*stream: int) -> int:
 
 
 def create_head(config: HeadConfig, embedding_size: int, num_classes: int) -> gluon.Block:
-    """The loss head that a configuration names, over `num_classes` prototypes."""
-    margin = {} if config.margin is None else {"margin": config.margin}
-    if config.name == "softmax":
-        return SoftmaxHead(embedding_size, num_classes)
-    if config.name == "normalised-softmax":
-        return NormalisedSoftmaxHead(embedding_size, num_classes, scale=config.scale)
-    if config.name == "cosface":
-        return CosFaceHead(embedding_size, num_classes, scale=config.scale, **margin)
-    if config.name == "arcface":
-        return ArcFaceHead(embedding_size, num_classes, scale=config.scale, **margin)
-    if config.name == "sphereface":
-        return SphereFaceHead(embedding_size, num_classes)
-    return SFaceHead(
-        embedding_size,
-        num_classes,
-        scale=config.scale,
-        intra_slope=config.intra_slope,
-        inter_slope=config.inter_slope,
-        intra_center=config.intra_center,
-        inter_center=config.inter_center,
-        form=config.form,
-        epsilon=config.epsilon,
-    )
+    """The loss head that a configuration names, with those of its settings that the head takes."""
+    kind = HEADS[config.name]
+    taken = inspect.signature(kind.__init__).parameters
+    settings = {name: value for name, value in vars(config).items() if name in taken and value is not None}
+    return kind(embedding_size, num_classes, **settings)

@@ -1,1 +1,41 @@
-"""The loss heads in MXNet: a folder that can be copied into another package as it is."""
+"""The loss heads in MXNet: a folder that can be copied into any package as it is.
+
+>>> sorted(HEADS)
+['arcface', 'cosface', 'normalised-softmax', 'sface', 'softmax', 'sphereface']
+"""
+
+from .margin_heads import (
+    ArcFaceHead,
+    CosFaceHead,
+    MarginHead,
+    MarginResult,
+    NormalisedSoftmaxHead,
+    SoftmaxHead,
+    SphereFaceHead,
+)
+from .sface import SFaceHead, SFaceResult, sface_loss
+
+# A new head needs a class, a line here, and its name in `common/config.py`. Its keyword arguments are the settings that
+# it takes from a configuration.
+HEADS = {
+    "sface": SFaceHead,
+    "softmax": SoftmaxHead,
+    "normalised-softmax": NormalisedSoftmaxHead,
+    "cosface": CosFaceHead,
+    "arcface": ArcFaceHead,
+    "sphereface": SphereFaceHead,
+}
+
+__all__ = [
+    "HEADS",
+    "ArcFaceHead",
+    "CosFaceHead",
+    "MarginHead",
+    "MarginResult",
+    "NormalisedSoftmaxHead",
+    "SFaceHead",
+    "SFaceResult",
+    "SoftmaxHead",
+    "SphereFaceHead",
+    "sface_loss",
+]

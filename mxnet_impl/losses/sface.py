@@ -7,22 +7,23 @@ For embeddings x (N, D), prototypes w (C, D) and labels y (N,), with x^ = x / ||
     r_inter[i,j] = s / (1 + exp( k (theta[i,j]   - b)))       pushes it from the others until the angle is above b
     loss = mean_i( -r_intra[i] cos[i,y_i]  +  sum_{j != y_i} r_inter[i,j] cos[i,j] )
 
-Both r are constants for the gradient: they re-scale it, they are not differentiated. So finite differences of the loss
-do not give its gradient, and negative losses are normal.
+Both r are constants for the gradient: they re-scale it and are not differentiated. So finite differences of the loss do
+not give its gradient, and negative losses are normal.
 
-The loss has no normaliser across classes, hence two forms with the same results: "plain" (autograd, reads like the
-equations, holds (N, C) matrices) and "streamed" (blocks of classes in one pass, gradients in closed form, no (N, C)
-matrix; `streamed.py`). This file can be copied with that one and `streamed_cpu.py`; they need MXNet and SciPy.
+The loss has no normaliser over classes. So there are two forms with the same results: "plain" reads like the equations,
+uses autograd and holds (N, C) matrices; "streamed" (`streamed.py`) goes over blocks of classes and holds none.
+
+The folder of this file can be copied into any package. This file alone can be copied too, for form "plain"; it needs
+MXNet only.
 """
 
 import math
-from functools import partial
 from typing import Literal, NamedTuple
 
 from mxnet import gluon, init, nd
 from mxnet.ndarray import NDArray
 
-from mxnet_impl.losses.streamed import _accuracy, _largest_other, _normalise, streamed
+NORM_FLOOR = 1e-12  # a vector with a smaller norm is divided by this
 
 Form = Literal["plain", "streamed"]
 
@@ -30,7 +31,7 @@ _MACHINE_EPSILON = {"float16": 2.0**-10, "float32": 2.0**-23, "float64": 2.0**-5
 
 
 class SFaceResult(NamedTuple):
-    """The loss and what to log of a step; shape (1,), all but `loss` without gradient."""
+    """The loss and the metrics of a step: shape (1,), the dtype of class_weight, all but `loss` without gradient."""
 
     loss: NDArray
     intra_loss: NDArray
@@ -38,6 +39,31 @@ class SFaceResult(NamedTuple):
     target_cosine: NDArray  # mean over i of cos[i, y_i]
     other_cosine: NDArray  # mean over i and j != y_i of cos[i, j]
     accuracy: NDArray  # share of samples to which no other prototype is nearer than their own
+
+
+class Rescaling(NamedTuple):
+    """The five numbers of the paper, and the two weights r that they define."""
+
+    scale: float
+    intra_slope: float
+    inter_slope: float
+    intra_center: float
+    inter_center: float
+
+    def pull(self, theta: NDArray) -> NDArray:
+        """r_intra of angles of any shape, radians: near 0 below `intra_center`, near `scale` above it."""
+        return self.scale * nd.sigmoid(self.intra_slope * (theta - self.intra_center))
+
+    def push(self, theta: NDArray) -> NDArray:
+        """r_inter of angles of any shape, radians: near `scale` below `inter_center`, near 0 above it."""
+        return self.scale * nd.sigmoid(-self.inter_slope * (theta - self.inter_center))
+
+    def least_cosine(self, epsilon: float) -> float:
+        """The cosine below which r_inter < scale * epsilon; -1 if there is none."""
+        if epsilon == 0 or self.inter_slope <= 0:
+            return -1.0
+        angle = self.inter_center + math.log(1 / epsilon - 1) / self.inter_slope
+        return math.cos(min(max(angle, 0.0), math.pi))
 
 
 def sface_loss(
@@ -54,7 +80,7 @@ def sface_loss(
     block_size: int | None = None,
     epsilon: float | None = None,
 ) -> SFaceResult:
-    """SFace loss, differentiable once, under `autograd.record()`, with respect to embeddings and class_weight.
+    """SFace loss, under `autograd.record()` differentiable once with respect to embeddings and class_weight.
 
     Equivalent: `(-r_intra * target_cosines).mean() + (r_inter * cosines).sum(1).mean()`, r_inter 0 at the targets.
 
@@ -67,88 +93,85 @@ def sface_loss(
         inter_slope: k of r_inter, per radian.
         intra_center: a, the angle at which the pull is half of s, radians.
         inter_center: b, the angle at which the push is half of s, radians.
-        form: "plain" or "streamed"; same results.
-        block_size: classes a block of the streamed form, which needs O(N * block_size) memory beside the gradients.
+        form: "plain" or "streamed". Both give the same results, except for the pushes that epsilon leaves out.
+        block_size: classes in a block of the streamed form, which needs O(N * block_size) memory beside the gradients.
             None: 2048, so that a block stays in a processor's cache; on a CUDA device enough for 2**24 entries.
-        epsilon: on the CPU the streamed form leaves out pushes with r_inter < scale * epsilon. 0: none. None: machine
-            epsilon of the dtype (float32: 1.2e-7; float64: 2.2e-16, whose cut lies beyond 90 degrees).
+        epsilon: on the CPU the streamed form leaves out pushes with r_inter < scale * epsilon. 0: none. None: the
+            machine epsilon of the dtype, so that float32 results do not move.
 
-    What is left out moves r_inter[i,j] / N by less than s epsilon / N, so inter_loss by less than s epsilon (C - 1),
-    dL/dx_i by less than s epsilon (C - 1) / (N ||x_i||) and dL/dw_j by less than s epsilon / ||w_j||.
+    A push that is left out changes inter_loss by less than scale * epsilon / N, the gradient of its embedding x by less
+    than scale * epsilon / (N ||x||), and that of its prototype w by less than scale * epsilon / (N ||w||).
 
     Raises:
-        ValueError: shapes do not fit, epsilon is outside [0, 1), or a label is out of range (checked on the CPU only:
-            on a CUDA device the check would make the host wait at every step; there a wrong label picks the nearest
-            class).
+        ValueError: shapes do not fit, epsilon is outside [0, 1), the form is unknown, or a label is out of range.
+            Labels are checked on the CPU only; on a CUDA device the check would make the host wait at every step, and
+            a wrong label picks the nearest class.
+
+    >>> from mxnet import autograd
+    >>> prototypes = nd.eye(3)
+    >>> embeddings = nd.eye(2, 3)  # the second lies on prototype 1, but is of class 2
+    >>> embeddings.attach_grad()
+    >>> with autograd.record():
+    ...     result = sface_loss(embeddings, prototypes, nd.array([0, 2], dtype="int64"))
+    >>> result.loss.asscalar().item(), result.accuracy.asscalar().item()
+    (32.0, 0.5)
+    >>> result.loss.backward()
+    >>> embeddings.grad[1, 2].asscalar().item()  # a step against the gradient turns it to prototype 2
+    -32.0
     """
-    _check(embeddings, class_weight, labels, epsilon)
-    parameters = (scale, intra_slope, inter_slope, intra_center, inter_center)
+    check_inputs(embeddings, class_weight, labels, epsilon=epsilon)
+    rescaling = Rescaling(scale, intra_slope, inter_slope, intra_center, inter_center)
     if form == "plain":
-        return _plain(embeddings, class_weight, labels, *parameters)
+        return _plain(embeddings, class_weight, labels, rescaling)
     if form == "streamed":
-        results = streamed(
-            embeddings,
-            class_weight,
-            labels,
-            partial(intra_weight, scale=scale, slope=intra_slope, center=intra_center),
-            partial(inter_weight, scale=scale, slope=inter_slope, center=inter_center),
-            least_cosine=_least_cosine(
-                _MACHINE_EPSILON[class_weight.dtype.__name__] if epsilon is None else epsilon, inter_slope, inter_center
-            ),
-            block_size=block_size,
-        )
-        return SFaceResult(*results)
+        from .streamed import streamed  # here, so that this file works alone
+
+        if epsilon is None:
+            epsilon = _MACHINE_EPSILON[class_weight.dtype.__name__]
+        least_cosine = rescaling.least_cosine(epsilon)
+        return streamed(embeddings, class_weight, labels, rescaling, least_cosine, block_size)
     raise ValueError(f'form: expected "plain" or "streamed", got {form!r}')
 
 
-def intra_weight(theta: NDArray, scale: float, slope: float, center: float) -> NDArray:
-    """r_intra: near `scale` for angles above `center`, near 0 below it. Any shape, radians."""
-    return scale * nd.sigmoid(slope * (theta - center))
-
-
-def inter_weight(theta: NDArray, scale: float, slope: float, center: float) -> NDArray:
-    """r_inter: near `scale` for angles below `center`, near 0 above it. Any shape, radians."""
-    return scale * nd.sigmoid(-slope * (theta - center))
-
-
-def _plain(
-    embeddings: NDArray,
-    class_weight: NDArray,
-    labels: NDArray,
-    scale: float,
-    intra_slope: float,
-    inter_slope: float,
-    intra_center: float,
-    inter_center: float,
-) -> SFaceResult:
-    unit_embeddings, _ = _normalise(embeddings)
-    unit_prototypes, _ = _normalise(class_weight)
+def _plain(embeddings: NDArray, class_weight: NDArray, labels: NDArray, rescaling: Rescaling) -> SFaceResult:
+    unit_embeddings, _ = normalise(embeddings)
+    unit_prototypes, _ = normalise(class_weight)
     cosines = nd.dot(unit_embeddings, unit_prototypes, transpose_b=True).clip(-1, 1)
     theta = nd.arccos(cosines.detach())
     is_target = nd.one_hot(labels, len(class_weight), dtype=cosines.dtype)
 
     target_cosines = nd.pick(cosines, labels)
-    r_intra = intra_weight(nd.pick(theta, labels), scale, intra_slope, intra_center)
-    r_inter = inter_weight(theta, scale, inter_slope, inter_center) * (1 - is_target)
+    r_intra = rescaling.pull(nd.pick(theta, labels))
+    r_inter = rescaling.push(theta) * (1 - is_target)
 
     intra_loss = nd.mean(-r_intra * target_cosines)
     inter_loss = nd.mean(nd.sum(r_inter * cosines, axis=1))
 
-    other_sum = nd.sum(cosines.detach() * (1 - is_target))
+    cosines, target_cosines = cosines.detach(), target_cosines.detach()
+    nearest_other = nd.max(cosines - 4 * is_target, axis=1)  # no cosine is below -1
     return SFaceResult(
         loss=intra_loss + inter_loss,
         intra_loss=intra_loss.detach(),
         inter_loss=inter_loss.detach(),
-        target_cosine=nd.mean(target_cosines.detach()),
-        other_cosine=other_sum / (len(labels) * (len(class_weight) - 1)),
-        accuracy=_accuracy(target_cosines.detach(), _largest_other(cosines.detach(), is_target)),
+        target_cosine=nd.mean(target_cosines),
+        other_cosine=nd.sum(cosines * (1 - is_target)) / (len(labels) * (len(class_weight) - 1)),
+        accuracy=nd.mean(target_cosines >= nearest_other),
     )
 
 
 class SFaceHead(gluon.Block):
-    """Prototypes of all classes and the SFace loss on them; the arguments are those of `sface_loss`.
+    """Prototypes of all classes and the SFace loss on them; the options are those of `sface_loss`.
 
     `class_weight` (num_classes, embedding_size) starts normal with standard deviation sqrt(2 / num_classes).
+
+    >>> from mxnet import autograd
+    >>> head = SFaceHead(embedding_size=64, num_classes=10)
+    >>> head.initialize()
+    >>> with autograd.record():
+    ...     result = head(nd.random.normal(shape=(8, 64)), nd.arange(8, dtype="int64"))
+    >>> result.loss.backward()
+    >>> head.class_weight.grad().shape
+    (10, 64)
     """
 
     def __init__(
@@ -169,11 +192,7 @@ class SFaceHead(gluon.Block):
             self.class_weight = self.params.get(
                 "class_weight", shape=(num_classes, embedding_size), init=init.Normal((2 / num_classes) ** 0.5)
             )
-        self.scale = scale
-        self.intra_slope = intra_slope
-        self.inter_slope = inter_slope
-        self.intra_center = intra_center
-        self.inter_center = inter_center
+        self.rescaling = Rescaling(scale, intra_slope, inter_slope, intra_center, inter_center)
         self.form: Form = form
         self.epsilon = epsilon
 
@@ -182,25 +201,23 @@ class SFaceHead(gluon.Block):
             embeddings,
             self.class_weight.data(embeddings.context),
             labels,
-            scale=self.scale,
-            intra_slope=self.intra_slope,
-            inter_slope=self.inter_slope,
-            intra_center=self.intra_center,
-            inter_center=self.inter_center,
+            **self.rescaling._asdict(),
             form=self.form,
             epsilon=self.epsilon,
         )
 
 
-def _least_cosine(epsilon: float, slope: float, center: float) -> float:
-    """Cosine of the angle from which r_inter < scale * epsilon; -inf where there is none."""
-    if epsilon == 0:
-        return -math.inf
-    angle = center + math.log(1 / epsilon - 1) / slope
-    return math.cos(max(angle, 0)) if angle < math.pi else -math.inf
+def normalise(vectors: NDArray) -> tuple[NDArray, NDArray]:
+    """Unit vectors (N, D), and the norms (N, 1) that they were divided by, which are at least NORM_FLOOR."""
+    # the floor under the root, not on it: the root has no gradient at 0
+    norms = nd.sqrt(nd.maximum(nd.sum(vectors * vectors, axis=1, keepdims=True), NORM_FLOOR**2))
+    return vectors / norms, norms
 
 
-def _check(embeddings: NDArray, class_weight: NDArray, labels: NDArray, epsilon: float | None) -> None:
+def check_inputs(
+    embeddings: NDArray, class_weight: NDArray, labels: NDArray, *, epsilon: float | None = None
+) -> None:
+    """Raise a ValueError that says what was expected and what came; see `sface_loss`."""
     num_classes = len(class_weight)
     if embeddings.ndim != 2 or class_weight.ndim != 2 or embeddings.shape[1] != class_weight.shape[1]:
         raise ValueError(

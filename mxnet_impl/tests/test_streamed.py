@@ -3,25 +3,22 @@
 import gc
 import subprocess
 import sys
-from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 from mxnet import autograd, nd
 
-from mxnet_impl.losses import streamed_cpu
-from mxnet_impl.losses.sface import SFaceHead, _least_cosine, inter_weight, intra_weight, sface_loss
-from mxnet_impl.losses.streamed import _on_device
+from mxnet_impl.losses import skipping
+from mxnet_impl.losses.sface import Rescaling, SFaceHead, sface_loss
+from mxnet_impl.losses.streamed import _dense
 from parity_tests.cases.inputs import planted
 from parity_tests.truth import sface as oracle
 
 TOLERANCE = {"float64": 1e-10, "float32": 2e-5}  # as in parity_tests/tolerances.py, level 3
 NAMES = ("loss", "intra_loss", "inter_loss", "target_cosine", "other_cosine", "accuracy")
 EPSILON = 2.0**-23
-pull, push = (
-    partial(weight, scale=64, slope=80, center=c) for weight, c in ((intra_weight, 0.87), (inter_weight, 1.2))
-)
+RESCALING = Rescaling(64, 80, 80, 0.87, 1.2)
 CUT = 1.2 + np.log(1 / EPSILON - 1) / 80  # the angle from which r_inter < 64 * EPSILON
 
 
@@ -62,14 +59,14 @@ def sparse_case():
 @pytest.fixture(params=["sparse", "dense", "by count"])
 def kind(request, monkeypatch):
     if request.param != "by count":
-        monkeypatch.setattr(streamed_cpu, "DENSE_FROM", {"sparse": 2.0, "dense": 0.0}[request.param])
+        monkeypatch.setattr(skipping, "_DENSE_SHARE", {"sparse": 2.0, "dense": 0.0}[request.param])
     return request.param
 
 
-@pytest.mark.parametrize("group_size", [1, 20, 65536])
+@pytest.mark.parametrize("waiting", [1, 20, 65536])
 @pytest.mark.parametrize("dtype", TOLERANCE)
-def test_results_and_gradients_are_those_of_the_truth(dtype, kind, group_size, monkeypatch):
-    monkeypatch.setattr(streamed_cpu, "GROUP_SIZE", group_size)
+def test_results_and_gradients_are_those_of_the_truth(dtype, kind, waiting, monkeypatch):
+    monkeypatch.setattr(skipping, "_WAITING", waiting)
     case = sparse_case()
     result, *gradients = run(case, dtype, block_size=32)
     truth = oracle.sface(*case)
@@ -94,7 +91,7 @@ def test_blocks_are_sparse_or_dense_by_the_count_of_their_entries():
     embeddings, class_weight, labels = sparse_case()
     class_weight[64:96] = embeddings[0] + class_weight[64:96] / 16
     for block_size, expected in ((32, {64}), (8, {64, 72, 80, 88})):
-        one_pass = streamed_cpu._Pass(labels, pull, push, np.cos(CUT), block_size)
+        one_pass = skipping.SkippingPass(labels, RESCALING, np.cos(CUT), block_size)
         one_pass.run(embeddings, class_weight)
         assert one_pass.dense_blocks == expected
 
@@ -104,7 +101,7 @@ def test_the_device_part_gives_the_truth_too(block_size):
     case = sparse_case()
     x, w = variable(case[0]), variable(case[1])
     with autograd.record():
-        results = _on_device(x, w, labels_of(case[2]), pull, push, block_size)
+        results = _dense(x, w, labels_of(case[2]), RESCALING, block_size)
     results[0].backward()
     truth = oracle.sface(*case)
     for name, result in zip(NAMES, results, strict=True):
@@ -166,13 +163,15 @@ def test_epsilon_0_leaves_nothing_out():
     [
         (0.5, 80, 1.2, np.cos(1.2)),
         (EPSILON, 80, 1.2, np.cos(CUT)),
-        (0.0, 80, 1.2, -np.inf),
-        (EPSILON, 8, 1.2, -np.inf),  # at pi the push is above epsilon still
+        (0.0, 80, 1.2, -1.0),
+        (EPSILON, 0, 1.2, -1.0),
+        (EPSILON, 8, 1.2, -1.0),  # at pi the push is above epsilon still
         (1 - 1e-12, 8, 1.2, 1.0),  # nowhere is it above
     ],
 )
 def test_least_cosine(epsilon, slope, center, expected):
-    assert _least_cosine(epsilon, slope, center) == pytest.approx(expected, rel=1e-12)
+    found = RESCALING._replace(inter_slope=slope, inter_center=center).least_cosine(epsilon)
+    assert found == pytest.approx(expected, rel=1e-12)
 
 
 def test_the_default_epsilon_does_not_move_float32_results():
@@ -259,7 +258,7 @@ def test_what_a_step_keeps_is_gone_after_it():
             run(case)
         sface_loss(nd.array(case[0]), nd.array(case[1]), labels_of(case[2]))
         nd.waitall()
-        kept = [found for found in gc.get_objects() if isinstance(found, streamed_cpu._Pass)]
+        kept = [found for found in gc.get_objects() if isinstance(found, skipping.SkippingPass)]
     finally:
         gc.enable()
     assert kept == []

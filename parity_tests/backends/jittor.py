@@ -10,8 +10,8 @@ from jittor import Var
 from common.config import HeadConfig, RunConfig
 from jittor_impl import checkpoint, runtime
 from jittor_impl.backbones import create_backbone
-from jittor_impl.losses.margin_heads import SphereFaceHead
-from jittor_impl.losses.sface import Form, inter_weight, intra_weight, sface_loss
+from jittor_impl.losses import SphereFaceHead, sface_loss
+from jittor_impl.losses.sface import Form, Rescaling
 from jittor_impl.trainer import Trainer, create_head
 
 
@@ -41,15 +41,10 @@ def sface(
     return {name: _array(getattr(result, name)).reshape(()) for name in names} | _gradients(result.loss, x, w)
 
 
-def sface_weights(
-    theta: np.ndarray, *, scale: float, intra_slope: float, inter_slope: float, intra_center: float, inter_center: float
-) -> dict[str, np.ndarray]:
+def sface_weights(theta: np.ndarray, **parameters: float) -> dict[str, np.ndarray]:
     """r_intra and r_inter of angles of any shape, radians."""
-    angles = _variable(theta)
-    return {
-        "intra_weight": _array(intra_weight(angles, scale, intra_slope, intra_center)),
-        "inter_weight": _array(inter_weight(angles, scale, inter_slope, inter_center)),
-    }
+    angles, rescaling = _variable(theta), Rescaling(**parameters)
+    return {"intra_weight": _array(rescaling.pull(angles)), "inter_weight": _array(rescaling.push(angles))}
 
 
 def margin_head(

@@ -11,8 +11,8 @@ from mxnet.ndarray import NDArray
 from common.config import HeadConfig, RunConfig
 from mxnet_impl import checkpoint, runtime
 from mxnet_impl.backbones import create_backbone
-from mxnet_impl.losses.margin_heads import SphereFaceHead
-from mxnet_impl.losses.sface import Form, inter_weight, intra_weight, sface_loss
+from mxnet_impl.losses import SphereFaceHead, sface_loss
+from mxnet_impl.losses.sface import Form, Rescaling
 from mxnet_impl.running_statistics import RunningStatistics
 from mxnet_impl.trainer import Trainer, create_head
 
@@ -45,15 +45,10 @@ def sface(
     return {name: _scalar(getattr(result, name)) for name in names} | _gradients(x.grad, w.grad)
 
 
-def sface_weights(
-    theta: np.ndarray, *, scale: float, intra_slope: float, inter_slope: float, intra_center: float, inter_center: float
-) -> dict[str, np.ndarray]:
+def sface_weights(theta: np.ndarray, **parameters: float) -> dict[str, np.ndarray]:
     """r_intra and r_inter of angles of any shape, radians."""
-    angles = nd.array(theta, dtype=theta.dtype)
-    return {
-        "intra_weight": intra_weight(angles, scale, intra_slope, intra_center).asnumpy(),
-        "inter_weight": inter_weight(angles, scale, inter_slope, inter_center).asnumpy(),
-    }
+    angles, rescaling = nd.array(theta, dtype=theta.dtype), Rescaling(**parameters)
+    return {"intra_weight": rescaling.pull(angles).asnumpy(), "inter_weight": rescaling.push(angles).asnumpy()}
 
 
 def margin_head(

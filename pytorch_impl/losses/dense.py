@@ -35,7 +35,8 @@ class DensePass:
         class_weight: Tensor,
         labels: Tensor,
         rescaling: Rescaling,
-        shard: Shard | None,
+        *,
+        shard: Shard | None = None,
         compiled: bool = False,
     ) -> None:
         self.class_weight, self.labels, self.rescaling = class_weight, labels, rescaling
@@ -85,9 +86,8 @@ class DensePass:
 
     def gradients(self) -> tuple[Tensor, Tensor]:
         """Those of embeddings and class_weight."""
-        grad_unit, unit, norms = self.grad_unit_embeddings, self.unit_embeddings, self.embedding_norms
-        radial = (grad_unit * unit).sum(1, keepdim=True) * (norms > NORM_FLOOR)  # at the floor norms are constant
-        return (grad_unit - radial * unit) / norms, self.grad_class_weight
+        embeddings = self.unit_embeddings, self.embedding_norms
+        return through_normalisation(self.grad_unit_embeddings, *embeddings), self.grad_class_weight
 
     def add(self, block: Block) -> None:
         if self.compiled:
@@ -129,6 +129,12 @@ class DensePass:
         self.grad_unit_embeddings.addmm_(g_by_norm, block.weight)
         grad_weight = torch.mm(g_by_norm.T, self.unit_embeddings, out=self.grad_class_weight[block.classes])
         grad_weight.addcmul_(block.weight, (radial / block.norms * (block.norms > NORM_FLOOR))[:, None], value=-1)
+
+
+def through_normalisation(grad_unit: Tensor, unit: Tensor, norms: Tensor) -> Tensor:
+    """Gradient for v from that for v / max(||v||, NORM_FLOOR); at the floor that is a plain division."""
+    radial = (grad_unit * unit).sum(1, keepdim=True) * (norms > NORM_FLOOR)
+    return (grad_unit - radial * unit) / norms
 
 
 @functools.cache

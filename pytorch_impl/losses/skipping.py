@@ -28,10 +28,11 @@ class SkippingPass(DensePass):
         class_weight: Tensor,
         labels: Tensor,
         rescaling: Rescaling,
-        shard: Shard | None,
         least_cosine: float,
+        *,
+        shard: Shard | None = None,
     ) -> None:
-        super().__init__(embeddings, class_weight, labels, rescaling, shard)
+        super().__init__(embeddings, class_weight, labels, rescaling, shard=shard)
         self.grad_class_weight.zero_()  # prototypes without an entry are not written
         self.least_cosine = least_cosine
         self.screen = Screen(self.unit_embeddings) if can_screen(embeddings) else None

@@ -76,8 +76,8 @@ def _pass(
     shard: Shard | None,
 ) -> DensePass:
     if least_cosine > -1 and embeddings.device.type == "cpu":
-        done = SkippingPass(embeddings, class_weight, labels, rescaling, shard, least_cosine)
+        done = SkippingPass(embeddings, class_weight, labels, rescaling, least_cosine, shard=shard)
     else:
-        done = DensePass(embeddings, class_weight, labels, rescaling, shard, compiled)
+        done = DensePass(embeddings, class_weight, labels, rescaling, shard=shard, compiled=compiled)
     done.run(block_size)
     return done

@@ -1,7 +1,7 @@
-"""The streamed form (`streamed.py`) on the CPU: only the entries that matter, gradients as sparse products.
+"""A pass that computes only the entries whose push matters, on the CPU: part of the streamed form of SFace.
 
-Written in NumPy and SciPy, on the memory of the MXNet arrays: to sum (256, 1024) numbers, to find their maxima or to
-compare them takes MXNet 1.9.1 ten to forty times as long, together as long as the product that gave them.
+It is written in NumPy and SciPy, on the memory of the MXNet arrays. MXNet 1.9.1 takes ten to forty times as long to sum
+(256, 1024) numbers, to find their maxima or to compare them; together that is as long as the product that gave them.
 
 Each block of prototypes is read once forward and, where something in it matters, once backward:
 
@@ -12,39 +12,19 @@ Each block of prototypes is read once forward and, where something in it matters
 
 from collections.abc import Callable, Iterator
 from types import SimpleNamespace
-from typing import Any, NamedTuple
-from weakref import WeakValueDictionary
+from typing import NamedTuple
 
 import mxnet as mx
 import numpy as np
-from mxnet import autograd, nd
+from mxnet import nd
 from mxnet.ndarray import NDArray
 from scipy.sparse import csr_matrix
 
-NORM_FLOOR = 1e-12  # a zero vector is divided by this instead of by zero
-DENSE_FROM = 0.1  # share of the entries; sparse is faster up to 0.3, but takes 8 bytes an entry until the backward pass
-GROUP_SIZE = 65536  # entries whose weights are computed at once
+from .dense import through_normalisation
+from .sface import NORM_FLOOR, Rescaling
 
-
-def streamed_on_cpu(
-    embeddings: NDArray,
-    class_weight: NDArray,
-    labels: NDArray,
-    r_intra: Callable[[NDArray], NDArray],
-    r_inter: Callable[[NDArray], NDArray],
-    least_cosine: float,
-    block_size: int,
-) -> tuple[NDArray, ...]:
-    """See `streamed.streamed`."""
-    with autograd.pause():
-        operator = _Operator(labels.asnumpy(), r_intra, r_inter, least_cosine, block_size)
-        loss, *metrics = [
-            nd.array([value], embeddings.context, embeddings.dtype) for value in operator.run(embeddings, class_weight)
-        ]
-    if not autograd.is_recording():
-        return loss, *metrics
-    _operators[key := str(id(operator))] = operator
-    return nd.Custom(embeddings, class_weight, op_type="sface_streamed", key=key), *metrics
+_DENSE_SHARE = 0.1  # of a block's entries; sparse is faster up to 0.3, but keeps 8 bytes an entry for the backward pass
+_WAITING = 65536  # entries that are collected before their weights are computed
 
 
 class _Group(NamedTuple):
@@ -56,20 +36,15 @@ class _Group(NamedTuple):
     radial: np.ndarray  # (classes,)
 
 
-class _Pass:
-    """`run` gives the results and keeps what `gradients` needs."""
+class SkippingPass:
+    """Sums and gradients without the entries below `least_cosine`, except in blocks with many others.
 
-    def __init__(
-        self,
-        labels: np.ndarray,
-        r_intra: Callable[[NDArray], NDArray],
-        r_inter: Callable[[NDArray], NDArray],
-        least_cosine: float,
-        block_size: int,
-    ) -> None:
-        self.labels = labels
-        self.r_intra, self.r_inter = r_intra, r_inter
-        self.least_cosine = least_cosine
+    `run` gives the results and keeps what `gradients` needs.
+    """
+
+    def __init__(self, labels: np.ndarray, rescaling: Rescaling, least_cosine: float, block_size: int) -> None:
+        self.labels, self.rescaling = labels, rescaling
+        self.least_cosine = least_cosine if least_cosine > -1 else -np.inf  # a cosine may round to less than -1
         self.block_size = block_size
         self.groups: list[_Group] = []
         self.dense_blocks: set[int] = set()  # first class of each
@@ -83,8 +58,8 @@ class _Pass:
         own_prototypes = class_weight[self.labels]
         own_prototypes /= _norms(own_prototypes)[:, None]
         self.target_cosines = np.einsum("ij,ij->i", self.unit_embeddings, own_prototypes).clip(-1, 1)
-        pull = _weights(self.r_intra, self.target_cosines)
-        self.target_g = -pull / batch_size
+        r_intra = _at_cosines(self.rescaling.pull, self.target_cosines)
+        self.target_g = -r_intra / batch_size
 
         cosine_sum = 0.0
         nearest_other = np.full_like(self.target_cosines, -1)
@@ -103,18 +78,18 @@ class _Pass:
             left_out = cosines < self.least_cosine  # which NaN is not: a diverged run must show
             left_out[targets] = False
             entries = np.flatnonzero(~left_out)
-            if len(entries) < DENSE_FROM * cosines.size:
+            if len(entries) < _DENSE_SHARE * cosines.size:
                 samples, columns = np.divmod(entries, last - first)
                 found.append((first + columns, samples, cosines.reshape(-1)[entries].clip(-1, 1)))
             else:
                 self.dense_blocks.add(first)
-                push, _ = self._dense(cosines, targets)
-                self.inter_sum += float(np.vdot(push, cosines))
-            if last == num_classes or sum(len(entry[0]) for entry in found) >= GROUP_SIZE:
+                r_inter, _ = self._dense(cosines, targets)
+                self.inter_sum += float(np.vdot(r_inter, cosines))
+            if last == num_classes or sum(len(entry[0]) for entry in found) >= _WAITING:
                 self.groups.append(self._group(found_from, last, found, norms[found_from:last]))
                 found, found_from = [nothing], last
 
-        intra_loss = float(np.mean(-pull * self.target_cosines))
+        intra_loss = float(np.mean(-r_intra * self.target_cosines))
         inter_loss = self.inter_sum / batch_size
         return (
             intra_loss + inter_loss,
@@ -146,7 +121,7 @@ class _Pass:
                 if len(result) < len(grad):
                     grad[:] = 0
                 grad[rows] = result
-        return factor * _through_normalisation(grad_unit, self.unit_embeddings, self.embedding_norms)
+        return factor * through_normalisation(grad_unit, self.unit_embeddings, self.embedding_norms)
 
     def _factors(self, class_weight: np.ndarray) -> Iterator[tuple]:
         """Each block with the rows in which something is active, and their h and radial."""
@@ -187,21 +162,21 @@ class _Pass:
     def _dense(self, cosines: np.ndarray, targets: tuple[np.ndarray, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
         """r_inter and g of a block; clips the cosines."""
         np.clip(cosines, -1, 1, out=cosines)
-        push = _weights(self.r_inter, cosines)
-        push[targets] = 0
-        g = push / len(self.labels)
+        r_inter = _at_cosines(self.rescaling.push, cosines)
+        r_inter[targets] = 0
+        g = r_inter / len(self.labels)
         g[targets] = self.target_g[targets[0]]
-        return push, g
+        return r_inter, g
 
     def _group(self, first: int, last: int, found: list[tuple[np.ndarray, ...]], norms: np.ndarray) -> _Group:
         """Together, because a call of MXNet takes as long for a few entries as for thousands."""
         classes, samples, cosines = (np.concatenate(arrays) for arrays in zip(*found, strict=True))
-        push = _weights(self.r_inter, cosines)
+        r_inter = _at_cosines(self.rescaling.push, cosines)
         is_target = self.labels[samples] == classes
-        push[is_target] = 0
-        self.inter_sum += float(push @ cosines)
+        r_inter[is_target] = 0
+        self.inter_sum += float(r_inter @ cosines)
         rows = classes - first
-        h = np.where(is_target, self.target_g[samples], push / len(self.labels)) / norms[rows]
+        h = np.where(is_target, self.target_g[samples], r_inter / len(self.labels)) / norms[rows]
         return _Group(
             first,
             last,
@@ -226,56 +201,6 @@ def _rows_in_use(matrix: csr_matrix, rows: slice) -> tuple[np.ndarray | slice, c
     return used, csr_matrix((matrix.data[here], matrix.indices[here], starts), (len(starts) - 1, matrix.shape[1]))
 
 
-class _Operator(mx.operator.CustomOp):
-    """A pass, whose gradients it writes where MXNet holds them.
-
-    Not an autograd.Function, which would hold a second gradient of class_weight; and that of MXNet 1.9.1 drops the
-    gradients of all inputs after one that needs none, and those of grad_req "add".
-    """
-
-    def __init__(self, *parameters: Any) -> None:
-        super().__init__()
-        self.parameters = parameters
-
-    def run(self, embeddings: NDArray, class_weight: NDArray) -> tuple[float, ...]:
-        self.current: _Pass | None = _Pass(*self.parameters)
-        self.results = self.current.run(memory(embeddings), memory(class_weight))
-        return self.results
-
-    def forward(self, is_train, req, in_data, out_data, aux) -> None:
-        self.assign(out_data[0], req[0], self.results[0])
-
-    def backward(self, req, out_grad, in_data, out_data, in_grad, aux) -> None:
-        if self.current is None:  # not the first time
-            self.run(*in_data)
-        grad_class_weight = None if req[1] == "null" else memory(in_grad[1])
-        grad_embeddings = self.current.gradients(
-            memory(in_data[1]), grad_class_weight, out_grad[0].asscalar(), add=req[1] == "add"
-        )
-        self.assign(in_grad[0], req[0], nd.array(grad_embeddings, in_grad[0].context, grad_embeddings.dtype))
-        self.current = None  # MXNet's operators are in reference cycles: this one may stay until they are collected
-
-
-# MXNet hands strings to an operator
-_operators: WeakValueDictionary[str, _Operator] = WeakValueDictionary()
-
-
-@mx.operator.register("sface_streamed")
-class _OperatorProp(mx.operator.CustomOpProp):
-    def __init__(self, key: str) -> None:
-        super().__init__(need_top_grad=True)
-        self.operator = _operators[key]
-
-    def list_arguments(self) -> list[str]:
-        return ["embeddings", "class_weight"]
-
-    def infer_shape(self, in_shape):
-        return in_shape, [(1,)], []
-
-    def create_operator(self, ctx, in_shapes, in_dtypes) -> _Operator:
-        return self.operator
-
-
 class _Exporter:
     """What `numpy.from_dlpack` asks of an array; that of MXNet 1.9.1 has the same under another name."""
 
@@ -296,16 +221,11 @@ def memory(array: NDArray) -> np.ndarray:
     return np.asarray(SimpleNamespace(__array_interface__=interface, owner=view))
 
 
-def _weights(weight: Callable[[NDArray], NDArray], cosines: np.ndarray) -> np.ndarray:
+def _at_cosines(r: Callable[[NDArray], NDArray], cosines: np.ndarray) -> np.ndarray:
+    """r of theta, in MXNet; it has no arrays of length 0."""
     if not len(cosines):
         return cosines
-    theta = nd.array(np.arccos(cosines), mx.cpu(), cosines.dtype)
-    return weight(theta).asnumpy()
-
-
-def _through_normalisation(grad_unit: np.ndarray, unit: np.ndarray, norms: np.ndarray) -> np.ndarray:
-    radial = np.sum(grad_unit * unit, axis=1, keepdims=True) * (norms > NORM_FLOOR)
-    return (grad_unit - radial * unit) / norms
+    return r(nd.array(np.arccos(cosines), mx.cpu(), cosines.dtype)).asnumpy()
 
 
 def _norms(vectors: np.ndarray) -> np.ndarray:
