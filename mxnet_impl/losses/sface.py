@@ -214,9 +214,7 @@ def normalise(vectors: NDArray) -> tuple[NDArray, NDArray]:
     return vectors / norms, norms
 
 
-def check_inputs(
-    embeddings: NDArray, class_weight: NDArray, labels: NDArray, *, epsilon: float | None = None
-) -> None:
+def check_inputs(embeddings: NDArray, class_weight: NDArray, labels: NDArray, *, epsilon: float | None = None) -> None:
     """Raise a ValueError that says what was expected and what came; see `sface_loss`."""
     num_classes = len(class_weight)
     if embeddings.ndim != 2 or class_weight.ndim != 2 or embeddings.shape[1] != class_weight.shape[1]:

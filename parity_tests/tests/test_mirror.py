@@ -26,13 +26,31 @@ ALLOWED = {
     "mxnet_impl/optimizer.py: SGD is not in pytorch_impl": "MXNet's own has the learning rate in the momentum buffer",
     "mxnet_impl/running_statistics.py: not in pytorch_impl": "MXNet's BatchNorm keeps the biased variance",
     "mxnet_impl/runtime.py: CUDA_REQUIREMENTS is not in pytorch_impl": "MXNet for CUDA is a package of its own",
-    "mxnet_impl/losses/streamed_cpu.py: not in pytorch_impl": "MXNet's sums and maxima are slow on the CPU",
+    **{
+        f"mxnet_impl/losses/skipping.py: {name}": "NumPy, as MXNet's sums and maxima are slow on the CPU; it writes the "
+        "gradients where MXNet holds them"
+        for name in (
+            "memory is not in pytorch_impl",
+            "SkippingPass(), not (DensePass)",
+            "SkippingPass.__init__(self, labels: np.ndarray, rescaling: Rescaling, least_cosine: float, block_size: int)"
+            " -> None, not (self, embeddings: Tensor, class_weight: Tensor, labels: Tensor, rescaling: Rescaling, "
+            "least_cosine: float) -> None",
+            "SkippingPass.run(self, embeddings: np.ndarray, class_weight: np.ndarray) -> tuple[float, ...], not (self, "
+            "block_size: int) -> None",
+            "SkippingPass.gradients is not in pytorch_impl",
+        )
+    },
     "jittor_impl/backbones/_layers.py: not in pytorch_impl": "Jittor's BatchNorm keeps the biased variance",
     **{
         f"jittor_impl/runtime.py: {name} is not in pytorch_impl": "Jittor downloads oneDNN unless it finds it"
         for name in ("ONEDNN_HEADERS", "ONEDNN_LIBRARY", "ONEDNN_FOLDER")
     },
     "jittor_impl/benchmarks/backends/loaders.py: missing": "who trains faces picks MXNet's or PyTorch's loader",
+    **{
+        f"jittor_impl/losses/sface.py: {name} is not in pytorch_impl": "Jittor rounds Python numbers to float32, also "
+        "those in its means, and its sums are slow on a GPU"
+        for name in ("number", "mean", "nearer_others", "row_sums")
+    },
     "jittor_impl/precompiled.py: not in pytorch_impl": "Jittor compiles each operator that it meets",
     "jittor_impl/runtime.py: KERNEL_FLAGS is not in pytorch_impl": "Jittor compiles its kernels; its -Ofast hides NaN",
     "jittor_impl/runtime.py: jt is not in pytorch_impl": "a function imports it, once the environment is ready",
@@ -46,7 +64,8 @@ ALLOWED = {
         for name in (
             "class_shards.py:",
             "benchmarks/backends/sharded_forms.py:",
-            "losses/streamed.py: Shard is",
+            "losses/sface.py: Shard is",
+            "losses/sface.py: SFaceHead.shard is",
             "distributed.py: Group.maximum is",
             "distributed.py: Group.share is",
             "distributed.py: Group.joined is",
@@ -60,6 +79,10 @@ ALLOWED = {
             "losses/margin_heads.py: MarginHead.sample_rate",
             "losses/margin_heads.py: sampled",
         )
+    },
+    **{
+        f"{package}/losses/dense.py: Block is missing": "only PyTorch computes a crowded block in Python on the CPU too"
+        for package in ("mxnet_impl", "jittor_impl")
     },
     **{
         f"{package}/losses/screening.py: missing": "they have no product of 8-bit integers"

@@ -64,7 +64,7 @@ class DensePass:
             norms = torch.linalg.vector_norm(weight, dim=1, out=self.norms[classes]).clamp_min_(NORM_FLOOR)
             is_own = (self.labels >= classes.start) & (self.labels < classes.stop)
             own = torch.where(is_own, self.labels - classes.start, 0)
-            self.add(Block(classes, weight, norms, own, is_own))
+            self._add(Block(classes, weight, norms, own, is_own))
 
     def result(self) -> tuple[Tensor, ...]:
         """The fields of SFaceResult."""
@@ -89,7 +89,7 @@ class DensePass:
         embeddings = self.unit_embeddings, self.embedding_norms
         return through_normalisation(self.grad_unit_embeddings, *embeddings), self.grad_class_weight
 
-    def add(self, block: Block) -> None:
+    def _add(self, block: Block) -> None:
         if self.compiled:
             self._add_compiled(block)
         else:

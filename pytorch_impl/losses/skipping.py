@@ -46,7 +46,7 @@ class SkippingPass(DensePass):
         super().run(block_size)
         self._add_waiting()
 
-    def add(self, block: Block) -> None:
+    def _add(self, block: Block) -> None:
         if self.screens and self._screen(block):
             return
         cosines, highest = self._cosines(block)

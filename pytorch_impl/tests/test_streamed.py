@@ -26,7 +26,9 @@ def way(request, monkeypatch):
     screens = request.param == "screened"
     monkeypatch.setattr(skipping, "can_screen", lambda embeddings: screens and embeddings.dtype == torch.float32)
     if request.param == "compiled":  # as on a CUDA device: every entry counts
-        monkeypatch.setattr(streamed, "SkippingPass", lambda *arguments, shard: DensePass(*arguments[:-1], compiled=True))
+        monkeypatch.setattr(
+            streamed, "SkippingPass", lambda *arguments, shard: DensePass(*arguments[:-1], compiled=True)
+        )
     return request.param
 
 

@@ -1,4 +1,4 @@
-// Loops over a block of classes, for streamed.py, which defines ONEDNN (whether it is there) and NORM_FLOOR.
+// Loops over a block of classes, for skipping.py, which defines ONEDNN (whether it is there) and NORM_FLOOR.
 //
 // Embeddings are unit vectors, (N, D), or turned, (D, N). Of a block of classes: prototypes (size, D), norms (size,),
 // cosines (size, N). The list: for each class in order, `counts` of them, the samples of its active entries, rising.
