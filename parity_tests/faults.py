@@ -68,7 +68,13 @@ FAULTS: dict[str, tuple[Fault, ...]] = {
     "pytorch": (
         Fault("r not detached", 3, LOSS, "torch.acos(cosines.detach())", "torch.acos(cosines)"),
         Fault("a and b swapped", 1, LOSS, "(theta - self.intra_center)", "(theta - self.inter_center)"),
-        Fault("slope 64", 1, LOSS, "    rescaling = Rescaling(scale, intra_slope,", "    rescaling = Rescaling(scale, 64,"),
+        Fault(
+            "slope 64",
+            1,
+            LOSS,
+            "    rescaling = Rescaling(scale, intra_slope,",
+            "    rescaling = Rescaling(scale, 64,",
+        ),
         Fault(
             "cosine for angle, streamed form",
             1,

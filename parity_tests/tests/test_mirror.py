@@ -27,14 +27,14 @@ ALLOWED = {
     "mxnet_impl/running_statistics.py: not in pytorch_impl": "MXNet's BatchNorm keeps the biased variance",
     "mxnet_impl/runtime.py: CUDA_REQUIREMENTS is not in pytorch_impl": "MXNet for CUDA is a package of its own",
     **{
-        f"mxnet_impl/losses/skipping.py: {name}": "NumPy, as MXNet's sums and maxima are slow on the CPU; it writes the "
-        "gradients where MXNet holds them"
+        f"mxnet_impl/losses/skipping.py: {name}": "NumPy, as MXNet's sums and maxima are slow on the CPU; it writes "
+        "the gradients where MXNet holds them"
         for name in (
             "memory is not in pytorch_impl",
             "SkippingPass(), not (DensePass)",
-            "SkippingPass.__init__(self, labels: np.ndarray, rescaling: Rescaling, least_cosine: float, block_size: int)"
-            " -> None, not (self, embeddings: Tensor, class_weight: Tensor, labels: Tensor, rescaling: Rescaling, "
-            "least_cosine: float) -> None",
+            "SkippingPass.__init__(self, labels: np.ndarray, rescaling: Rescaling, least_cosine: float, "
+            "block_size: int) -> None, not (self, embeddings: Tensor, class_weight: Tensor, labels: Tensor, rescaling: "
+            "Rescaling, least_cosine: float) -> None",
             "SkippingPass.run(self, embeddings: np.ndarray, class_weight: np.ndarray) -> tuple[float, ...], not (self, "
             "block_size: int) -> None",
             "SkippingPass.gradients is not in pytorch_impl",

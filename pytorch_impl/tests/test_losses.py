@@ -1,0 +1,17 @@
+"""The folder of losses: its registry, its examples, and copies of it in another project."""
+
+from common.tests.backend_checks.losses import *  # noqa: F403
+
+
+def train_a_step(module, case, **options):
+    import importlib
+
+    import torch
+
+    head = importlib.import_module(module).SFaceHead(*case["class_weight"].shape[::-1], **options)
+    head.class_weight.data = torch.tensor(case["class_weight"])
+    optimizer = torch.optim.SGD(head.parameters(), lr=0.1)
+    loss = head(torch.tensor(case["embeddings"]), torch.tensor(case["labels"])).loss
+    loss.backward()
+    optimizer.step()
+    return loss.item(), head.class_weight.detach().numpy()
