@@ -1,12 +1,12 @@
 """SFace with its prototypes in shards of classes: each rank holds a share of them, with their momentum.
 
-As SFace has no normaliser over classes, ranks exchange, besides the backbone's gradients,
+SFace has no normaliser over classes, so ranks exchange no logits and nothing for a normaliser, but only
 
-    forward     all embeddings and labels (all-gather), N cosines of samples with their own prototypes, for the accuracy
-                also N with the nearest others
+    forward     all embeddings and labels (all-gather); the cosine of each sample with its own prototype and, for the
+                accuracy, with the nearest other one; two sums for loss and metrics
     backward    the gradients of the embeddings (reduce-scatter)
 
-and never a logit or a sum over classes. Loss and gradients are those of one process on the whole batch.
+besides the backbone's gradients. Loss and gradients are those of one process on the whole batch.
 """
 
 from typing import Any
@@ -24,12 +24,12 @@ class ShardedSFaceHead(SFaceHead):
 
     The form is always "streamed".
 
-    `forward` takes this rank's embeddings (N / ranks, D) and labels; its result is that of the whole batch, the same
-    on all ranks. As DistributedDataParallel takes the mean of gradients over ranks, those of the embeddings are
-    `ranks` times what they are in the whole batch's loss.
+    `forward` takes this rank's embeddings (N / ranks, D) and labels (N / ranks,). Its result is that of the whole
+    batch, the same on all ranks. DistributedDataParallel averages gradients over ranks, so the gradients of the
+    embeddings are `ranks` times those of the whole batch's loss.
 
     Raises:
-        ValueError: fewer classes than ranks.
+        ValueError: there are fewer classes than ranks.
     """
 
     def __init__(self, group: Group, embedding_size: int, num_classes: int, **options: Any) -> None:
@@ -55,7 +55,7 @@ def gathered(embeddings: Tensor, labels: Tensor, group: Group) -> tuple[Tensor, 
 
 
 class _Gather(torch.autograd.Function):
-    """All ranks' rows, one rank's behind another's; backward: the sum of all ranks' gradients for this rank's rows."""
+    """All ranks' rows in the order of ranks; backward: the sum of all ranks' gradients for this rank's rows."""
 
     @staticmethod
     def forward(ctx, rows, count):

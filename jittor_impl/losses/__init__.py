@@ -15,8 +15,7 @@ from .margin_heads import (
 )
 from .sface import SFaceHead, SFaceResult, sface_loss
 
-# A new head needs a class, a line here, and its name in `common/config.py`. Its keyword arguments are the settings that
-# it takes from a configuration.
+# Heads by the names of a configuration. A head's keyword arguments are the settings that it takes from there.
 HEADS = {
     "sface": SFaceHead,
     "softmax": SoftmaxHead,

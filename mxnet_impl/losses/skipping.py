@@ -28,7 +28,7 @@ _WAITING = 65536  # entries that are collected before their weights are computed
 
 
 class _Group(NamedTuple):
-    """What the sparse ones among consecutive blocks need for the backward pass."""
+    """What the backward pass needs of consecutive blocks, the dense ones among them apart."""
 
     first: int
     last: int
@@ -103,7 +103,7 @@ class SkippingPass:
     def gradients(
         self, class_weight: np.ndarray, grad_class_weight: np.ndarray | None, factor: np.floating, *, add: bool
     ) -> np.ndarray:
-        """Write or add that of class_weight; return that of the embeddings; both times the factor."""
+        """Write or add the gradient of class_weight, return that of the embeddings; both times the factor."""
         grad_unit = np.zeros_like(self.unit_embeddings)
         scaled_embeddings = factor * self.unit_embeddings
         scratch = np.empty((min(self.block_size, len(class_weight)), class_weight.shape[1]), class_weight.dtype)
@@ -124,7 +124,7 @@ class SkippingPass:
         return factor * through_normalisation(grad_unit, self.unit_embeddings, self.embedding_norms)
 
     def _factors(self, class_weight: np.ndarray) -> Iterator[tuple]:
-        """Each block with the rows in which something is active, and their h and radial."""
+        """For each block: first and last class, the rows with entries, and their h and radial."""
         buffer = self._buffer(len(class_weight)) if self.dense_blocks else np.empty(0)
         for group in self.groups:
             for first, last in self._blocks(group.first, group.last):
@@ -147,7 +147,7 @@ class SkippingPass:
         return np.empty(len(self.labels) * min(self.block_size, num_classes), self.unit_embeddings.dtype)
 
     def _cosines(self, prototypes: np.ndarray, buffer: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Cosines, not clipped, and norms; a normalised copy of the prototypes is not needed."""
+        """Cosines (N, classes), not clipped, and norms (classes,)."""
         norms = _norms(prototypes)
         cosines = buffer[: len(self.labels) * len(prototypes)].reshape(-1, len(prototypes))
         np.matmul(self.unit_embeddings, prototypes.T, out=cosines)
@@ -169,7 +169,7 @@ class SkippingPass:
         return r_inter, g
 
     def _group(self, first: int, last: int, found: list[tuple[np.ndarray, ...]], norms: np.ndarray) -> _Group:
-        """Together, because a call of MXNet takes as long for a few entries as for thousands."""
+        """The entries of several blocks at once: a call of MXNet takes as long for a few as for thousands."""
         classes, samples, cosines = (np.concatenate(arrays) for arrays in zip(*found, strict=True))
         r_inter = _at_cosines(self.rescaling.push, cosines)
         is_target = self.labels[samples] == classes
@@ -190,19 +190,19 @@ def _radial(sums: np.ndarray, norms: np.ndarray) -> np.ndarray:
 
 
 def _rows_in_use(matrix: csr_matrix, rows: slice) -> tuple[np.ndarray | slice, csr_matrix]:
-    """Which of the rows hold something, or all where most do, and a matrix of these alone, which shares its memory."""
+    """The rows with entries, or all rows where many have some, and a matrix of these that shares its memory."""
     starts = matrix.indptr[rows.start : rows.stop + 1]
     here = slice(starts[0], starts[-1])
     starts = starts - starts[0]
     used: np.ndarray | slice = np.flatnonzero(np.diff(starts))
     if 4 * len(used) > len(starts):
-        used = slice(None)  # to leave out a few rows takes longer
+        used = slice(None)  # leaving out a few rows takes longer
     starts = np.append(starts[:-1][used], starts[-1])
     return used, csr_matrix((matrix.data[here], matrix.indices[here], starts), (len(starts) - 1, matrix.shape[1]))
 
 
 class _Exporter:
-    """What `numpy.from_dlpack` asks of an array; that of MXNet 1.9.1 has the same under another name."""
+    """The interface that `numpy.from_dlpack` needs; MXNet 1.9.1 has it under another name."""
 
     def __init__(self, array: NDArray) -> None:
         self.array = array
@@ -215,7 +215,7 @@ class _Exporter:
 
 
 def memory(array: NDArray) -> np.ndarray:
-    """The elements of an array on the CPU where they lie, to read and to write."""
+    """A NumPy view of an array on the CPU, which can be read and written."""
     view = np.from_dlpack(_Exporter(array))
     interface = view.__array_interface__ | {"data": (view.ctypes.data, False)}  # from_dlpack makes it read-only
     return np.asarray(SimpleNamespace(__array_interface__=interface, owner=view))
