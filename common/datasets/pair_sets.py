@@ -13,18 +13,9 @@ from typing import Any
 
 import numpy as np
 
+from common.io import pickles
 from common.io.files import atomic_write, file_stem, require_file
-from common.io.pickles import (
-    NUMPY_FUNCTIONS,
-    NUMPY_SCALARS,
-    Call,
-    Slice,
-    Unexpected,
-    content,
-    follow,
-    numpy_array,
-    numpy_dtype,
-)
+from common.io.pickles import Call, Slice, Unexpected
 
 
 class PairSet:
@@ -50,7 +41,7 @@ class PairSet:
         Raises:
             ValueError: the pickle holds the image as text that does not stand for bytes.
         """
-        return content(self._data, self._images[index])
+        return pickles.content(self._data, self._images[index])
 
 
 def open_pair_set(path: Path) -> PairSet:
@@ -72,7 +63,7 @@ def open_pair_set(path: Path) -> PairSet:
     with path.open("rb") as file:
         data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
     try:
-        images, issame = _contents(follow(data, _FUNCTIONS)[0], data)
+        images, issame = _contents(pickles.follow(data, _FUNCTIONS)[0], data)
     except Unexpected as error:
         raise ValueError(
             f"{path}: expected a pickle of (encoded images, issame), found {error}; nothing in it was executed"
@@ -128,7 +119,7 @@ def write_pair_set(path: Path, images: Iterable[bytes], issame: Iterable[bool]) 
             raise ValueError(f"{path}: expected 2 images a pair, got {count} images for {len(flags)} pairs")
 
 
-_FUNCTIONS = NUMPY_FUNCTIONS | NUMPY_SCALARS | {"numpy.ndarray"}
+_FUNCTIONS = pickles.NUMPY_FUNCTIONS | pickles.NUMPY_SCALARS | {"numpy.ndarray"}
 
 
 def _contents(value: Any, data: mmap.mmap) -> tuple[list[Slice], list[bool]]:
@@ -139,16 +130,16 @@ def _contents(value: Any, data: mmap.mmap) -> tuple[list[Slice], list[bool]]:
 
 def _image(value: Any, data: mmap.mmap) -> Slice:
     """Find the bytes of an image, which is stored as bytes or as a uint8 array of one dimension."""
-    array = numpy_array(data, value)
+    array = pickles.numpy_array(data, value)
     if array is not None and type(array.shape) is tuple and len(array.shape) == 1:
-        value = array.raw if numpy_dtype(data, array.dtype) == "u1" else None
+        value = array.raw if pickles.numpy_dtype(data, array.dtype) == "u1" else None
     if not isinstance(value, Slice):
         raise Unexpected("an image that is neither bytes nor a one-dimensional uint8 array")
     return value
 
 
 def _flag(value: Any, data: mmap.mmap) -> bool:
-    if isinstance(value, Call) and value.function in NUMPY_SCALARS and len(value.arguments) == 2:
+    if isinstance(value, Call) and value.function in pickles.NUMPY_SCALARS and len(value.arguments) == 2:
         value = value.arguments[1]
         if isinstance(value, Slice):
             value = {b"\x00": False, b"\x01": True}.get(data[value.start : value.stop])

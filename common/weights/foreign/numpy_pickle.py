@@ -12,24 +12,13 @@ from typing import Any
 
 import numpy as np
 
-from common.io.pickles import (
-    NUMPY_FUNCTIONS,
-    Built,
-    Call,
-    Data,
-    Slice,
-    Unexpected,
-    content,
-    follow,
-    numpy_array,
-    numpy_dtype,
-    text,
-)
+from common.io import pickles
+from common.io.pickles import Built, Call, Data, Slice, Unexpected, text
 from common.weights.foreign.arrays import ITEM_BYTES, ForeignArray, ForeignFile, decode, groups, is_shape, item_count
 
 TRAILER = b"HCAJSLHD"
 VARS = ("jittor.Var", "jittor_core.Var", "jittor.jittor_core.Var")  # 1.3.11 writes the last
-FUNCTIONS = NUMPY_FUNCTIONS | {*VARS, "collections.OrderedDict"}
+FUNCTIONS = pickles.NUMPY_FUNCTIONS | {*VARS, "collections.OrderedDict"}
 DTYPES = {"f2": "float16", "f4": "float32", "f8": "float64", "i4": "int32", "i8": "int64", "u1": "uint8", "b1": "bool"}
 
 
@@ -44,7 +33,7 @@ def open_pickle(path: Path, data: mmap.mmap) -> ForeignFile:
     if hashed and (end < 0 or hashlib.sha1(memoryview(data)[:end]).digest() != data[end : end + 20]):
         raise ValueError(f"{path}: its hash does not match its contents; copy or download it again")
     try:
-        value, stop = follow(data, FUNCTIONS)
+        value, stop = pickles.follow(data, FUNCTIONS)
         if stop != end:
             raise Unexpected(f"{end - stop} bytes behind the pickle")
         return ForeignFile("Jittor" if hashed else "pickle of arrays", list(groups(data, value, _array)))
@@ -58,7 +47,7 @@ def _array(value: Any, data: Data) -> ForeignArray | None:
         value = value.arguments[0]
     if not isinstance(value, Call | Built):
         return None
-    array = numpy_array(data, value)
+    array = pickles.numpy_array(data, value)
     if array is None:
         raise Unexpected("something else than an array")
     raw, shape, dtype, is_fortran = array
@@ -72,14 +61,14 @@ def _array(value: Any, data: Data) -> ForeignArray | None:
         raise Unexpected(f"{length} bytes for an array of {size}")
 
     def values() -> np.ndarray:
-        return decode(content(data, raw), name, big_endian).reshape(shape, order="F" if is_fortran else "C")
+        return decode(pickles.content(data, raw), name, big_endian).reshape(shape, order="F" if is_fortran else "C")
 
     return ForeignArray(shape, name, values)
 
 
 def _dtype(value: Any, data: Data) -> tuple[str, bool]:
     """Read the name of a dtype and whether it is big-endian: `numpy.dtype(name)` with a state (version, order, ...)."""
-    name = numpy_dtype(data, value)
+    name = pickles.numpy_dtype(data, value)
     if name is None:
         raise Unexpected("an array without a dtype")
     if name not in DTYPES:
