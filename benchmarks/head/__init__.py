@@ -1,1 +1,1 @@
-"""What the SFace head costs."""
+"""The cost of the SFace head."""

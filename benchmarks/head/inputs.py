@@ -1,4 +1,4 @@
-"""Embeddings, prototypes and labels to measure a head on, and how many of its entries matter."""
+"""Inputs of the benchmark of the head, and the share of entries that SFace weighs."""
 
 import numpy as np
 
@@ -6,19 +6,19 @@ from common.config import HeadConfig
 
 Inputs = tuple[np.ndarray, np.ndarray, np.ndarray]  # embeddings (N, D), class_weight (C, D), labels (N,)
 
-CLUSTER = 430  # classes that look alike
+CLUSTER = 430  # classes in a cluster
 OWN_NOISE, CLUSTER_SHARE = 0.6, 0.75
 
 
 def random_inputs(classes: int, batch: int, dim: int) -> Inputs:
-    """The first step: embeddings know nothing of their prototypes, and every angle is near 90 degrees."""
+    """As at the first step: embeddings and prototypes are independent, and every angle is near 90 degrees."""
     random = np.random.default_rng(0)
     embeddings = random.standard_normal((batch, dim), np.float32)
     return embeddings, _prototypes(random, classes, dim), random.integers(0, classes, batch)
 
 
 def clustered_inputs(classes: int, batch: int, dim: int) -> Inputs:
-    """As when trained: embeddings near their prototypes, at about 31 degrees, classes of a cluster at about 69."""
+    """As in a trained network: about 31 degrees to the own prototype, about 69 between classes of a cluster."""
     random = np.random.default_rng(0)
     centers = CLUSTER_SHARE * random.standard_normal((max(1, classes // CLUSTER), dim), np.float32)
     class_weight = _prototypes(random, classes, dim)

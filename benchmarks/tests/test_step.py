@@ -14,6 +14,7 @@ from benchmarks import loader, material, results, step, worker
 from benchmarks.commands import main
 from benchmarks.process import Spent, Worker, cpu_ratio, ratios
 from common import config as configuration
+from common.backend import BACKENDS
 from common.config import DataConfig, HeadConfig, ModelConfig, OptimiserConfig, RunConfig
 from common.datasets.images import decode_image
 from common.datasets.pair_sets import open_pair_set
@@ -192,6 +193,16 @@ def test_generated_sets_are_what_they_say(tmp_path):
     assert decode_image(pairs.encoded(599), "last", 16).std() > 1
     sizes = [len(file) for file in material.jpegs(8, 112)]
     assert 4_000 < np.mean(sizes) < 9_000
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_adapters_prepare_their_framework(backend):
+    """MXNet and Jittor need settings before they are imported; a worker imports an adapter first."""
+    folder = Path(loader.__file__).parent / "backends" / backend
+    names = sorted(path.stem for path in folder.glob("[a-z]*.py"))
+    assert "bare" in names
+    code = f"import importlib\nfor name in {names}: importlib.import_module('benchmarks.backends.{backend}.' + name)"
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Jittor's own training loop, which `python -m benchmarks` measures the trainer against, and a count of waits."""
+"""Jittor's own training loop, which `python -m benchmarks` compares the trainer with, and a count of waits."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,10 +14,9 @@ from jittor_impl.trainer import _Modules, create_head
 
 
 class Bare:
-    """Backbone, head and Jittor's SGD on one batch that lies on the device, normalised.
+    """Backbone, head and Jittor's SGD on one normalised batch on the device.
 
-    Nothing else of the trainer is here. Threads and compiler flags are the trainer's, so that the ratio of the two says
-    what the trainer's own work costs.
+    Threads and compiler flags are the trainer's, so the ratio of the two is the cost of the trainer's own work.
 
     Args:
         config: checked.
@@ -35,7 +34,7 @@ class Bare:
             config.model.backbone, config.model.embedding_size, config.data.image_size, config.model.dropout
         )
         self._head = create_head(config.head, config.model.embedding_size, num_classes)
-        # the trainer's first weights: with those of the framework activations may fade, which slows a processor down
+        # the trainer's initial weights: with the framework's own, activations may fade, which slows a processor down
         modules = _Modules(self._backbone, self._head)
         checkpoint.from_canonical(modules, draw_parameters(checkpoint.parameter_specs(modules), config.seed))
         parameters = [*self._backbone.parameters(), *self._head.parameters()]
@@ -57,17 +56,17 @@ class Bare:
             self._backbone(self._images).sync()
 
     def weights(self) -> list[np.ndarray]:
-        """Copies of all that is trained."""
+        """Copies of all trained arrays."""
         return [parameter.numpy().copy() for parameter in self._optimizer.param_groups[0]["params"]]
 
     def wait(self) -> None:
-        """For the device."""
+        """Wait for the device."""
         jt.sync_all(True)
 
 
 @contextmanager
 def waits(seen: list[str]) -> Iterator[None]:
-    """Append to `seen`, as it happens, the name of whatever makes the host wait for a CUDA device (no CPU waits)."""
+    """Append to `seen` the name of each call that makes the host wait for a CUDA device; a CPU run counts them too."""
     values = ("numpy", "fetch_sync", "item", "tolist", "data")  # bool, int and float go through item
     originals = {name: jt.Var.__dict__[name] for name in values}
     sync_all, sync = jt.sync_all, jt.sync

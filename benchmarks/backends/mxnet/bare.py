@@ -1,4 +1,4 @@
-"""MXNet's own training loop, which `python -m benchmarks` measures the trainer against, and a count of waits."""
+"""MXNet's own training loop, which `python -m benchmarks` compares the trainer with, and a count of waits."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,10 +15,9 @@ from mxnet_impl.trainer import _Modules, create_head
 
 
 class Bare:
-    """Backbone, head and Gluon's Trainer on one batch that lies on the device, normalised.
+    """Backbone, head and Gluon's Trainer on one normalised batch on the device.
 
-    Nothing else of the trainer is here. Threads are the trainer's, so that the ratio of the two says what the trainer's
-    own work costs.
+    Threads are the trainer's, so the ratio of the two is the cost of the trainer's own work.
 
     Args:
         config: checked.
@@ -36,7 +35,7 @@ class Bare:
             config.model.backbone, config.model.embedding_size, config.data.image_size, config.model.dropout
         )
         self._head = create_head(config.head, config.model.embedding_size, num_classes)
-        # the trainer's first weights: with those of the framework activations may fade, which slows a processor down
+        # the trainer's initial weights: with the framework's own, activations may fade, which slows a processor down
         modules = _Modules(self._backbone, self._head)
         modules.initialize(ctx=device)
         checkpoint.from_canonical(modules, draw_parameters(checkpoint.parameter_specs(modules), config.seed))
@@ -63,17 +62,17 @@ class Bare:
         self._backbone(self._images)
 
     def weights(self) -> list[np.ndarray]:
-        """Copies of all that is trained."""
+        """Copies of all trained arrays."""
         return [parameter.data().asnumpy() for parameter in self._parameters if parameter.grad_req != "null"]
 
     def wait(self) -> None:
-        """For the device."""
+        """Wait for the device."""
         nd.waitall()
 
 
 @contextmanager
 def waits(seen: list[str]) -> Iterator[None]:
-    """Append to `seen`, as it happens, the name of whatever makes the host wait for a device, which is a CPU too."""
+    """Append to `seen` the name of each call that makes the host wait for the engine, on a CPU or CUDA device."""
     # asscalar, item, bool and float all go through asnumpy
     watched = [(NDArray, "asnumpy"), (NDArray, "wait_to_read"), (nd, "waitall")]
     originals = [getattr(owner, name) for owner, name in watched]

@@ -1,4 +1,4 @@
-"""PyTorch's own training loop, which `python -m benchmarks` measures the trainer against, and a count of waits."""
+"""PyTorch's own training loop, which `python -m benchmarks` compares the trainer with, and a count of waits."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,10 +16,10 @@ from pytorch_impl.trainer import create_head
 
 
 class Bare:
-    """Backbone, head and PyTorch's SGD on one batch that lies on the device, normalised.
+    """Backbone, head and PyTorch's SGD on one normalised batch on the device.
 
-    Nothing else of the trainer is here. Memory layout, threads and allocator settings are the trainer's, so that the
-    ratio of the two says what the trainer's own work costs.
+    Memory layout, threads and allocator settings are the trainer's, so the ratio of the two is the cost of the
+    trainer's own work.
 
     Args:
         config: checked.
@@ -37,7 +37,7 @@ class Bare:
             config.model.backbone, config.model.embedding_size, config.data.image_size, config.model.dropout
         )
         self._head = create_head(config.head, config.model.embedding_size, num_classes).to(self._device)
-        # the trainer's first weights: with those of the framework activations may fade, which slows a processor down
+        # the trainer's initial weights: with the framework's own, activations may fade, which slows a processor down
         modules = nn.ModuleDict({"backbone": self._backbone, "head": self._head})
         checkpoint.from_canonical(modules, draw_parameters(checkpoint.parameter_specs(modules), config.seed))
         self._backbone.to(self._device, memory_format=torch.channels_last)
@@ -61,22 +61,21 @@ class Bare:
             self._backbone(self._images)
 
     def weights(self) -> list[np.ndarray]:
-        """Copies of all that is trained."""
+        """Copies of all trained arrays."""
         groups = self._optimizer.param_groups
         return [p.detach().cpu().numpy().copy() for group in groups for p in group["params"] if p.requires_grad]
 
     def wait(self) -> None:
-        """For the device."""
+        """Wait for the device."""
         if self._device.type == "cuda":
             torch.cuda.synchronize(self._device)
 
 
 @contextmanager
 def waits(seen: list[str]) -> Iterator[None]:
-    """Append to `seen`, as it happens, the name of whatever makes the host wait for a device.
+    """Append to `seen` the name of each call that makes the host wait for a CUDA device; a CPU run counts them too.
 
-    On a CPU, where nothing waits, it is what would on a CUDA device: a look at a value, a copy to the host, an operator
-    whose result has a size that depends on values.
+    These are reading a value, a copy to the host, and an operator whose result's size depends on values.
     """
     copies = ("cpu", "numpy", "tolist")
     originals = {name: getattr(torch.Tensor, name) for name in copies}
@@ -99,7 +98,7 @@ def waits(seen: list[str]) -> Iterator[None]:
 
 
 class _Watch(TorchDispatchMode):
-    """Sees every operator, whatever Python called it: `item`, `bool(...)`, an index by a mask."""
+    """Sees the operators behind all Python calls: `item`, `bool(...)`, an index by a mask."""
 
     _WAITING = ("_local_scalar_dense", "nonzero", "masked_select", "equal", "unique_dim", "_unique2")
 

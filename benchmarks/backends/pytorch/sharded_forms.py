@@ -1,4 +1,4 @@
-"""Heads on several ranks, each with its update, which `python -m benchmarks scale` holds against one another."""
+"""Heads on several ranks, each with its update, which `python -m benchmarks scale` compares."""
 
 from collections.abc import Callable
 
@@ -25,7 +25,7 @@ def sharded_forms(name: str, classes: int, batch: int, dim: int) -> Callable[[],
 
     Args:
         name: "data parallel" (SFace; every rank holds all classes and gradients are summed), "sharded softmax"
-            (normalised, with cross-entropy), "sharded sface", or "exchange": what the last one waits for, and no head.
+            (normalised, with cross-entropy), "sharded sface", or "exchange": its communication without the head.
         classes: of all ranks.
         batch: samples of this rank.
         dim: of an embedding.
@@ -62,7 +62,7 @@ def sharded_forms(name: str, classes: int, batch: int, dim: int) -> Callable[[],
 
 
 def exchange(ranks: Group, embeddings: Tensor, labels: Tensor) -> None:
-    """Embeddings and labels to all ranks, two numbers a sample and two sums, and the embeddings' gradients back."""
+    """The communication of a sharded SFace: embeddings and labels, two values a sample, two sums, the gradients."""
     x, _ = gathered(embeddings, labels, ranks)
     for combined, size in ((ranks.sum, len(x)), (ranks.sum, 2), (ranks.maximum, len(x))):
         combined(torch.zeros(size))
@@ -70,7 +70,7 @@ def exchange(ranks: Group, embeddings: Tensor, labels: Tensor) -> None:
 
 
 def sharded_softmax(ranks: Group, embeddings: Tensor, labels: Tensor, class_weight: Tensor, first: int) -> Tensor:
-    """Cross-entropy of 64 cos over the classes of all ranks: of each sample, the maximum and the sum are exchanged."""
+    """Cross-entropy of 64 cos over the classes of all ranks; they exchange each sample's maximum and sum."""
     x, labels = gathered(embeddings, labels, ranks)
     logits = 64 * F.normalize(x) @ F.normalize(class_weight).T
     with torch.no_grad():
@@ -79,4 +79,4 @@ def sharded_softmax(ranks: Group, embeddings: Tensor, labels: Tensor, class_weig
         p = exponentials.div_(ranks.sum(exponentials.sum(1))[:, None])
         here = ((labels >= first) & (labels < first + len(class_weight))).nonzero()[:, 0]
         p[here, labels[here] - first] -= 1
-    return (logits * p).sum() / len(x)  # not the loss, but its gradient
+    return (logits * p).sum() / len(x)  # its gradient is that of the loss, its value is not
