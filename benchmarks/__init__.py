@@ -1,1 +1,1 @@
-"""Speed, measured side by side in one run: python -m benchmarks NAME --help. Ratios travel, times do not."""
+"""Speed, measured side by side in one run. Ratios hold on other machines, times do not."""

@@ -1,1 +1,1 @@
-"""One adapter a framework: what is measured in it."""
+"""One folder a framework: what is measured in it."""

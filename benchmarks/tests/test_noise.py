@@ -1,4 +1,4 @@
-"""The noise study: which runs it makes, that it goes on where it was, and what its table says."""
+"""The noise study: its runs, how it resumes, and its tables."""
 
 import dataclasses
 import subprocess

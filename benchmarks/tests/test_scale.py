@@ -16,7 +16,7 @@ def record(form="sharded sface", classes=1000, seconds=(0.02, 0.01, 0.03), sent=
 
 
 def test_bytes_of_a_step():
-    """Three ranks of 8 samples: a ring sends two thirds of what is gathered or scattered, and twice that of a sum."""
+    """Of three ranks, each sends two thirds of what a ring gathers or scatters, and twice that for a sum."""
     whole = scale.bytes_sent("data parallel", 3, 8, 1000, 16)
     assert whole == pytest.approx(2 * 2 / 3 * 4 * 1000 * 16)
     embeddings = 2 / 3 * 24 * 16 * 4
