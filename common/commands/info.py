@@ -1,10 +1,17 @@
-"""What is installed, what is missing, and the command that installs it. Needs nothing but the standard library."""
+"""`info`: what is installed, what is missing, and the command that installs it.
+
+Until it knows that nothing is missing, it imports the standard library only.
+"""
 
 import platform
 import re
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from common.backend import Backend
 
 REQUIREMENTS = Path(__file__).parents[2] / "requirements"
 
@@ -60,3 +67,20 @@ def describe(backend: str) -> tuple[str, bool]:
     if not all(package.fits for package in listed):
         lines += ["", f"Install what is missing: pip install -r {requirements.parent.name}/{requirements.name}"]
     return "\n".join(lines), all(package.found is not None for package in listed)
+
+
+def run(backend: "Backend", arguments: list[str]) -> int:
+    """Print the page; status 1 if a package is missing."""
+    page, complete = describe(backend.name)
+    print(page)
+    if not complete:
+        return 1
+    from common.recipes import RECIPES
+
+    runtime = backend.module("runtime")
+    print()
+    for name, value in runtime.describe(runtime.resolve_device("auto")).items():
+        print(f"  {name:<24} {value}")
+    print(f"\nBackbones: {', '.join(backend.module('backbones').BACKBONES)}")
+    print(f"Recipes:   {', '.join(RECIPES)}")
+    return 0

@@ -1,7 +1,7 @@
-"""Train and evaluate a row of the paper's tables, or say beforehand what is missing and what it would cost.
+"""`reproduce`: train and evaluate a published row, or say beforehand what is missing and what it would cost.
 
-python -m BACKEND reproduce casia-r50 --check    # says it and exits: status 0 if all data are there, else 1
-python -m BACKEND reproduce casia-r50            # trains, or goes on where it was, and evaluates on the row's sets
+python -m BACKEND reproduce casia-r50 --check    # prints that and exits: status 0 if all data are there, else 1
+python -m BACKEND reproduce casia-r50            # trains, or continues, and evaluates on the row's sets
 """
 
 import dataclasses
@@ -11,8 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from common import config as configuration
-from common.commands import train
-from common.commands.evaluate import EvaluateOptions, evaluate_source
+from common.commands import evaluate, train
 from common.config import RunConfig
 from common.datasets.pair_sets import find_pair_sets
 from common.datasets.training_sets import open_dataset
@@ -41,18 +40,18 @@ class Statement(NamedTuple):
 
 
 class Data(NamedTuple):
-    """What there is of a row's data, in lines for people; the counts are the public set's where ours is missing."""
+    """Which data of a row are there, in lines for people. Counts of a missing set are those of the public one."""
 
     lines: list[str]
     complete: bool
     images: int
     classes: int
     pairs: int  # in all evaluation sets whose size is known
-    error: Exception | None  # why the training set cannot be had
+    error: Exception | None  # why the training set cannot be opened
 
 
-def reproduce(backend: "Backend", arguments: list[str]) -> bool:
-    """Reproduce a row, or with --check look whether it can be; whether all its data were there.
+def run(backend: "Backend", arguments: list[str]) -> int:
+    """Reproduce a row, or with --check say whether it can be; status 1 if some of its data are missing.
 
     Raises:
         ValueError, OSError, Stopped: as `common.training.loop.fit`.
@@ -61,7 +60,7 @@ def reproduce(backend: "Backend", arguments: list[str]) -> bool:
     recipes = {name: row.recipe for name, row in ROWS.items()}
     rest = [argument for argument in arguments if argument != CHECK]
     config = train.parse_recipe(backend, f"reproduce [{CHECK}]", recipes, rest)
-    name = rest[0]  # what was parsed has a row in the first place
+    name = rest[0]  # parse_recipe takes nothing but a row there
     row = ROWS[name]
     data = look_at_data(config, row)
     statement = compare_with_published(config, row, backend.name, data.images)
@@ -71,14 +70,14 @@ def reproduce(backend: "Backend", arguments: list[str]) -> bool:
         probe = measure(backend.create_trainer, config, data.classes, PROBE_SECONDS, _say)
         free = shutil.disk_usage(_existing(folder)).free
         print("\n".join(cost_lines(config, probe, data.images, data.classes, data.pairs, free)))
-        return data.complete
+        return 0 if data.complete else 1
 
     if data.error:
         raise data.error
     refuse_another_run(folder, config)
     write_json(folder / RECORD, {"row": name, "published_in": row.implementation, **statement._asdict()})
     train.train_config(backend, config, ["reproduce", *arguments])
-    return _evaluate_the_rest(backend, config, folder) and data.complete
+    return 0 if _evaluate_the_rest(backend, config, folder) and data.complete else 1
 
 
 def compare_with_published(config: RunConfig, row: Row, backend: str, images: int) -> Statement:
@@ -90,9 +89,9 @@ def compare_with_published(config: RunConfig, row: Row, backend: str, images: in
         backend: name of the framework that runs it.
         images: of the training set.
 
-    With `accumulate` K the trainers split a step's batch in K parts, average the K gradients of the parts' mean losses
-    (SFace's own weights depend on nothing but a sample's angles), and take one optimiser step: the gradient of the
-    whole batch, but for what mixes samples, which is BatchNorm, and for the draws of dropout.
+    With `accumulate` K the trainers split a step's batch in K parts, average the K gradients of the parts' mean losses,
+    and take one optimiser step. SFace's weights depend on a sample's own angles only, so this is the gradient of the
+    whole batch, except for BatchNorm, which mixes samples, and for the draws of dropout.
     """
     published, ours, parts = row.recipe(), config.optimiser, config.optimiser.accumulate
     same, differs = [], []
@@ -192,15 +191,15 @@ def look_at_data(config: RunConfig, row: Row) -> Data:
 
 
 def _evaluate_the_rest(backend: "Backend", config: RunConfig, folder: Path) -> bool:
-    """Evaluate on sets that came after the last step was done, and print the row; whether every set is evaluated."""
+    """Evaluate on sets that were missing after the last step, and print the row; whether every set is evaluated."""
     run = read_finished(folder)
     done = {s.evaluation.name for s in run.saved if s.method is None and s.step == run.last_step}
     wanted = [name for name in config.data.evaluate_on if name not in done]
     found = list(find_pair_sets(config.data.root, wanted)[0])
     if found:
-        evaluate_source(
+        evaluate.evaluate_source(
             backend,
-            EvaluateOptions(
+            evaluate.Options(
                 folder,
                 sets=tuple(found),
                 root=config.data.root,

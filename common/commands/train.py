@@ -1,4 +1,4 @@
-"""What `train` does, for any backend."""
+"""`train`: a recipe from its first step, or from the last checkpoint, to the report."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -10,12 +10,12 @@ from common import config as configuration
 from common.config import RunConfig
 from common.datasets.pair_sets import find_pair_sets
 from common.datasets.training_sets import open_dataset
-from common.evaluation.evaluate import RAW_PIXELS, raw_pixels
-from common.evaluation.evaluate import evaluate as evaluate_pairs
-from common.evaluation.results import load_evaluation, save_evaluation
+from common.evaluation.evaluate import RAW_PIXELS, evaluate, raw_pixels
+from common.evaluation.results import figure_table, load_evaluation, save_evaluation
+from common.io.text import text_table
 from common.recipes import RECIPES
 from common.reports.published import pair_set_files
-from common.reports.run_report import comparison_table, write_report
+from common.reports.run_report import write_report
 from common.training.loop import Progress, fit
 from common.weights.checkpoint import latest_checkpoint
 
@@ -23,9 +23,10 @@ if TYPE_CHECKING:
     from common.backend import Backend
 
 
-def train(backend: "Backend", arguments: list[str]) -> None:
+def run(backend: "Backend", arguments: list[str]) -> int:
     """Train a recipe to its end, evaluate it, and write the report; raises as `common.training.loop.fit`."""
     train_config(backend, parse_recipe(backend, "train", RECIPES, arguments), ["train", *arguments])
+    return 0
 
 
 def parse_recipe(
@@ -41,14 +42,14 @@ def parse_recipe(
 
 
 def run_folder(backend: "Backend", config: RunConfig) -> Path:
-    """Where the run of a configuration lives."""
+    """The run folder of a configuration."""
     return config.out or Path("runs") / backend.name / f"{config.name}-seed{config.seed}"
 
 
 def train_config(backend: "Backend", config: RunConfig, command: list[str]) -> None:
     """Train a checked configuration, evaluate it, and write the report; raises as `common.training.loop.fit`.
 
-    With several devices it starts itself, which is `command`, in as many processes, where the backend needs that.
+    For several devices, a backend that needs a process for each starts `command` once more in each of them.
     """
     if config.devices > 1:
         distributed = backend.module("distributed")
@@ -75,7 +76,8 @@ def _report(backend: "Backend", config: RunConfig, folder: Path, progress: Progr
     print(f"\n{progress.step} steps in {progress.seconds:.0f} s of training", end="")
     print(f"; {progress.skipped} images skipped" if progress.skipped else "")
     if saved:
-        print("\n" + comparison_table([(f"{methods[s.method]} on {s.evaluation.name}", s.evaluation) for s in saved]))
+        rows = [(f"{methods[s.method]} on {s.evaluation.name}", s.evaluation) for s in saved]
+        print("\n" + text_table(*figure_table(rows, "method", ("accuracy ± std", "AUC", "EER"))))
     print(f"\ncheckpoint  {latest_checkpoint(folder)}\nlog         {folder / 'log.jsonl'}\nreport      {report}")
 
 
@@ -83,5 +85,5 @@ def _evaluate_raw_pixels(config: RunConfig, folder: Path) -> None:
     data = config.data
     pair_sets, _ = find_pair_sets(data.root, data.evaluate_on)
     for pair_set in pair_sets.values():
-        evaluation = evaluate_pairs(raw_pixels, pair_set, image_size=data.image_size, on_wrong_size=data.on_wrong_size)
+        evaluation = evaluate(raw_pixels, pair_set, image_size=data.image_size, on_wrong_size=data.on_wrong_size)
         save_evaluation(folder, evaluation, 0, method=RAW_PIXELS)

@@ -1,61 +1,110 @@
-"""Embedding a long list of images, batch by batch: images are read by a few threads, one batch ahead of the network."""
+"""Embedding a long list of images in batches: a few threads read and decode one batch ahead of the network."""
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import islice
+from typing import NamedTuple
 
 import numpy as np
+from tqdm import tqdm
 
-from common.evaluation.evaluate import Embed
+from common.datasets.images import BadImage
+
+Embed = Callable[[np.ndarray], np.ndarray]
+"""(N, 3, S, S) uint8 RGB -> (N, D) float, raw embeddings."""
 
 
-def embed_in_batches(
-    embed: Embed, load: Callable[[int], np.ndarray], names: Sequence[str], *, batch_size: int, mirror: bool
-) -> Iterator[tuple[np.ndarray, np.ndarray | None]]:
-    """Embeddings of images 0 .. len(names) - 1, in their order.
+class Embedded(NamedTuple):
+    """A batch of embeddings.
+
+    Attributes:
+        places: which of the images, counted from 0, in their order; n of them.
+        views: the embeddings of the images, (n, D), and with `mirror` also those of their mirror images.
+    """
+
+    places: list[int]
+    views: list[np.ndarray]
+
+
+def embed_images(
+    embed: Embed,
+    names: Sequence[str],
+    images: Iterable[Callable[[], np.ndarray]],
+    *,
+    batch_size: int,
+    mirror: bool = True,
+    skip_bad: bool = False,
+    progress: str | None = None,
+) -> Iterator[Embedded]:
+    """Embed images in batches, in their order.
 
     Args:
-        embed: called with (n, 3, S, S) uint8 RGB, n <= batch_size.
-        load: reads image i, (3, S, S) uint8 RGB; called by several threads.
+        embed: called with (n, 3, S, S) uint8 RGB, n <= batch_size; with `mirror` twice a batch: images, mirror images.
         names: what to call the images in errors.
+        images: a function for each name, which returns the image, (3, S, S) uint8 RGB. The iterable is advanced in the
+            calling thread; the functions are called by several threads.
         batch_size: images in a call of `embed`.
         mirror: embed the mirror images as well.
-
-    Yields:
-        (n, D) float32, raw, and the same of the mirror images or None.
+        skip_bad: name images that do not decode on stdout, and leave them out.
+        progress: what a bar on stderr is called, where that is a terminal; None: no bar.
 
     Raises:
+        BadImage: an image does not decode, or has the wrong size; the first one is named.
         ValueError: a batch size below 1, or `embed` returned something other than finite (n, D) floats.
     """
     if batch_size < 1:
         raise ValueError(f"expected a batch size of at least 1, got {batch_size}")
-    with ThreadPoolExecutor(min(4, os.cpu_count() or 1), "read") as pool:
+    waiting = iter(images)
+    bar = tqdm(total=len(names), desc=progress, unit="images", leave=False, disable=None if progress else True)
+    with bar, ThreadPoolExecutor(min(4, os.cpu_count() or 1), "decode") as pool:
 
-        def submit(start: int) -> list[Future[np.ndarray]]:
-            return [pool.submit(load, i) for i in range(start, min(start + batch_size, len(names)))]
+        def submit() -> list[Future[np.ndarray | BadImage]]:
+            return [pool.submit(_image_or_problem, image) for image in islice(waiting, batch_size)]
 
-        ahead = submit(0)
+        ahead = submit()
         try:
             for start in range(0, len(names), batch_size):
-                current, ahead = ahead, submit(start + batch_size)
-                images = np.stack([future.result() for future in current])
-                batch = names[start : start + batch_size]
-                raw = _embedded(embed, images, batch)
-                mirrored = _embedded(embed, np.ascontiguousarray(images[..., ::-1]), batch) if mirror else None
-                yield raw, mirrored
+                current, ahead = ahead, submit()
+                good = {}
+                for place, future in enumerate(current, start):
+                    image = future.result()
+                    if not isinstance(image, BadImage):
+                        good[place] = image
+                    elif skip_bad:
+                        tqdm.write(f"skipped: {image}")
+                    else:
+                        raise image
+                if good:
+                    places, batch = list(good), np.stack(list(good.values()))
+                    called = [names[place] for place in places]
+                    views = [_embedded(embed, batch, called)]
+                    if mirror:
+                        views.append(_embedded(embed, np.ascontiguousarray(batch[..., ::-1]), called))
+                    yield Embedded(places, views)
+                bar.update(len(current))
         finally:
             for future in ahead:
                 future.cancel()
 
 
+def _image_or_problem(image: Callable[[], np.ndarray]) -> np.ndarray | BadImage:
+    try:
+        return image()
+    except BadImage as problem:
+        return problem
+
+
 def _embedded(embed: Embed, images: np.ndarray, names: Sequence[str]) -> np.ndarray:
     embeddings = np.asarray(embed(images))
     if embeddings.ndim != 2 or len(embeddings) != len(images) or not np.issubdtype(embeddings.dtype, np.floating):
-        raise ValueError(f"expected embeddings ({len(images)}, D), float, got {embeddings.shape} {embeddings.dtype}")
+        raise ValueError(
+            f"expected embeddings of shape ({len(images)}, D), float, got {embeddings.shape} {embeddings.dtype}"
+        )
     finite = np.isfinite(embeddings).all(axis=1)
     if not finite.all():
         raise ValueError(
             f"{names[int(np.argmin(finite))]}: its embedding is not finite; "
             "the network has diverged, or its weights are damaged"
         )
-    return embeddings.astype(np.float32, copy=False)
+    return embeddings

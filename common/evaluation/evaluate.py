@@ -1,18 +1,17 @@
 """Evaluating an embedding on a set of image pairs."""
 
 import hashlib
-import os
 from collections import Counter
-from collections.abc import Callable, Container, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Container, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
-from tqdm import tqdm
 
 from common.config import OnWrongSize
 from common.datasets.images import decode_image
+from common.evaluation.embedding import Embed, embed_images
 from common.evaluation.verification import (
     VerificationResult,
     flip_sum_normalise,
@@ -29,9 +28,6 @@ PROTOCOL = f"embedding of the image + embedding of its mirror image, {_PROTOCOL}
 PROTOCOL_AS_GIVEN = f"embeddings as given, {_PROTOCOL}"
 
 RAW_PIXELS = "raw_pixels"  # name of the baseline among the methods that were evaluated
-
-Embed = Callable[[np.ndarray], np.ndarray]
-"""(N, 3, S, S) uint8 RGB -> (N, D) float, raw embeddings."""
 
 
 class Pairs(Protocol):
@@ -99,55 +95,32 @@ def evaluate(
         raise ValueError(f"{pair_set.name}: expected issame of shape ({pairs},), got {issame.shape}")
     if pairs < folds:
         raise ValueError(f"{pair_set.name}: expected at least one pair a fold, got {pairs} pairs for {folds} folds")
-    if batch_size < 1:
-        raise ValueError(f"expected a batch size of at least 1, got {batch_size}")
-
     image_of, uses = _distinct_images(pair_set)
     distinct = list(uses)  # in the order of their first pair
+    names = [f"{pair_set.name} image {image}" for image in distinct]
+    images = (  # read by this thread: a pair set need not be thread-safe
+        partial(decode_image, pair_set.encoded(image), name, image_size, on_wrong_size)
+        for image, name in zip(distinct, names, strict=True)
+    )
+    title = pair_set.name if progress else None
     waiting: dict[int, np.ndarray] = {}
     distances = np.empty(pairs)
-    norms, zeros, done, first = 0.0, 0, 0, 0
-    batches = _decoded_batches(pair_set, distinct, batch_size, image_size, on_wrong_size)
-    with tqdm(
-        total=len(distinct), desc=pair_set.name, unit="images", leave=False, disable=None if progress else True
-    ) as bar:
-        for images in batches:
-            batch = distinct[first : first + len(images)]
-            names = [f"{pair_set.name} image {i}" for i in batch]
-            raw = embedded(embed, images, names)
-            mirrored = embedded(embed, np.ascontiguousarray(images[..., ::-1]), names)
-            norms += float((_norms(raw) + _norms(mirrored)) @ [uses[image] for image in batch])
-            waiting |= zip(batch, flip_sum_normalise(raw, mirrored), strict=True)
-            first += len(images)
-
-            while ready := _ready_pairs(image_of[2 * done : 2 * (done + batch_size)], waiting):
-                ends = image_of[2 * done : 2 * (done + ready)]
-                distances[done : done + ready], zero_rows = pair_distances(np.stack([waiting[image] for image in ends]))
-                zeros += zero_rows
-                for image in ends:
-                    uses[image] -= 1
-                    if not uses[image]:
-                        del waiting[image]
-                done += ready
-            bar.update(len(images))
+    norms, zeros, done = 0.0, 0, 0
+    for places, (raw, mirrored) in embed_images(embed, names, images, batch_size=batch_size, progress=title):
+        batch = [distinct[place] for place in places]
+        norms += float((_norms(raw) + _norms(mirrored)) @ [uses[image] for image in batch])
+        waiting |= zip(batch, flip_sum_normalise(raw, mirrored), strict=True)
+        while ready := _ready_pairs(image_of[2 * done : 2 * (done + batch_size)], waiting):
+            ends = image_of[2 * done : 2 * (done + ready)]
+            distances[done : done + ready], zero_rows = pair_distances(np.stack([waiting[image] for image in ends]))
+            zeros += zero_rows
+            for image in ends:
+                uses[image] -= 1
+                if not uses[image]:
+                    del waiting[image]
+            done += ready
     result = verify_distances(distances, issame, folds=folds, fars=fars, zero_embeddings=zeros)
     return Evaluation(pair_set.name, result, norms / (4 * pairs))
-
-
-def embedded(embed: Embed, images: np.ndarray, names: Sequence[str]) -> np.ndarray:
-    """`embed(images)`, checked; a ValueError names the first image without an embedding of finite numbers."""
-    embeddings = np.asarray(embed(images))
-    if embeddings.ndim != 2 or len(embeddings) != len(images) or not np.issubdtype(embeddings.dtype, np.floating):
-        raise ValueError(
-            f"expected embeddings of shape ({len(images)}, D), float, got {embeddings.shape} {embeddings.dtype}"
-        )
-    finite = np.isfinite(embeddings).all(axis=1)
-    if not finite.all():
-        raise ValueError(
-            f"{names[int(np.argmin(finite))]}: its embedding is not finite; "
-            "the network has diverged, or its weights are damaged"
-        )
-    return embeddings
 
 
 def evaluate_embeddings(
@@ -212,29 +185,6 @@ def _ready_pairs(images: Sequence[int], embedded: Container[int]) -> int:
     """How many pairs from the first on have both their images embedded."""
     missing = (i // 2 for i, image in enumerate(images) if image not in embedded)
     return next(missing, len(images) // 2)
-
-
-def _decoded_batches(
-    pairs: Pairs, images: Sequence[int], batch_size: int, size: int, on_wrong_size: OnWrongSize
-) -> Iterator[np.ndarray]:
-    """(n, 3, size, size) uint8 batches; the next one is being decoded while the caller works on this one."""
-
-    def submit(pool: ThreadPoolExecutor, start: int) -> list[Future[np.ndarray]]:
-        # Read here, by one thread: a pair set need not be thread-safe.
-        return [
-            pool.submit(decode_image, pairs.encoded(i), f"{pairs.name} image {i}", size, on_wrong_size)
-            for i in images[start : start + batch_size]
-        ]
-
-    with ThreadPoolExecutor(min(4, os.cpu_count() or 1), "decode") as pool:
-        ahead = submit(pool, 0)
-        try:
-            for start in range(batch_size, len(images) + batch_size, batch_size):
-                current, ahead = ahead, submit(pool, start)
-                yield np.stack([future.result() for future in current])
-        finally:
-            for future in ahead:
-                future.cancel()
 
 
 def _norms(embeddings: np.ndarray) -> np.ndarray:

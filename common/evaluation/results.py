@@ -4,7 +4,7 @@ SET.json holds every figure, for people and scripts. SET.npz holds the distances
 """
 
 import math
-import zipfile
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,6 +13,8 @@ import numpy as np
 from common.evaluation.evaluate import PROTOCOL, Evaluation
 from common.evaluation.verification import verify_distances
 from common.io.files import atomic_write, file_stem, read_json, write_json
+from common.io.npz import read_arrays
+from common.io.text import NOTHING, fixed, percent
 
 
 class SavedEvaluation(NamedTuple):
@@ -23,8 +25,40 @@ class SavedEvaluation(NamedTuple):
     method: str | None
 
 
+def figures(evaluation: Evaluation) -> dict[str, str]:
+    """The figures of an evaluation as text, by the head of their column; NOTHING for what the pairs cannot measure."""
+    result = evaluation.result
+    return {
+        "pairs": f"{len(result.issame):,}",
+        "folds": str(len(result.fold_accuracies)),
+        "accuracy ± std": _with_std(result.accuracy, result.std),
+        **{_tar_head(far): _with_std(rate, result.tar_std[far]) for far, rate in result.tar.items()},
+        "AUC": fixed(result.auc, 4),
+        "EER": percent(result.eer),
+        "xnorm": f"{evaluation.xnorm:.4g}",
+    }
+
+
+def figure_table(
+    evaluations: Iterable[tuple[str, Evaluation | None]], first: str = "set", columns: Sequence[str] | None = None
+) -> tuple[list[str], list[list[str]]]:
+    """Head and rows of a table of `figures`, for `common.io.text.text_table` or a page.
+
+    Args:
+        evaluations: what each row is called, and its evaluation; None: the set is missing.
+        first: head of the column of names.
+        columns: heads of the other columns; None: all.
+    """
+    named = list(evaluations)
+    if columns is None:
+        fars = sorted({far for _, one in named if one for far in one.result.tar}, reverse=True)
+        columns = ["pairs", "folds", "accuracy ± std", *map(_tar_head, fars), "AUC", "EER", "xnorm"]
+    cells = [(name, figures(one) if one else {"pairs": "missing"}) for name, one in named]
+    return [first, *columns], [[name, *(of_one.get(column, NOTHING) for column in columns)] for name, of_one in cells]
+
+
 def evaluation_record(evaluation: Evaluation, step: int) -> dict[str, Any]:
-    """The line of log.jsonl. A figure that no pair could measure (NaN) becomes null: JSON has no NaN."""
+    """The line of log.jsonl. A figure that the pairs cannot measure is null."""
     result = evaluation.result
     return {
         "kind": "evaluation",
@@ -93,8 +127,8 @@ def load_evaluation(path: Path) -> SavedEvaluation:
         FileNotFoundError: one of the two files is missing.
         ValueError: a file is damaged, or the two do not belong together.
 
-    The figures are computed again from the distances and compared with those in the JSON file, which finds a kill
-    between the two writes as well as an edited file.
+    The figures are computed again from the distances and compared with the JSON file. This finds an edited file, and a
+    kill between the two writes.
     """
     record = read_json(path, "an evaluation written by save_evaluation")
     try:
@@ -110,9 +144,13 @@ def load_evaluation(path: Path) -> SavedEvaluation:
     if not isinstance(name, str) or not isinstance(method, str | None):
         raise ValueError(f"{path}: expected the names of a set and of a method, got {name!r} and {method!r}")
 
-    arrays = path.with_suffix(".npz")
-    distances = _read_array(arrays, "distances", np.dtype(np.float64), pairs)
-    issame = _read_array(arrays, "issame", np.dtype(np.bool_), pairs)
+    beside = path.with_suffix(".npz")
+    distances, issame = read_arrays(beside, ("distances", "issame")).values()
+    if (distances.shape, distances.dtype, issame.shape, issame.dtype) != ((pairs,), np.float64, (pairs,), np.bool_):
+        raise ValueError(
+            f"{beside}: expected distances ({pairs},) float64 and issame ({pairs},) bool, "
+            f"got {distances.shape} {distances.dtype} and {issame.shape} {issame.dtype}"
+        )
     try:
         result = verify_distances(distances, issame, folds=folds, fars=fars, zero_embeddings=zeros)
     except ValueError as error:
@@ -123,26 +161,17 @@ def load_evaluation(path: Path) -> SavedEvaluation:
         if not _agree(record.get(figure), again[figure]):
             raise ValueError(
                 f"{path}: {figure} is {record.get(figure)!r} here and {again[figure]!r} by the distances in "
-                f"{arrays.name}; the two files are not of one evaluation: evaluate again"
+                f"{beside.name}; the two files are not of one evaluation: evaluate again"
             )
     return SavedEvaluation(evaluation, step, method)
 
 
-def _read_array(path: Path, name: str, dtype: np.dtype, length: int) -> np.ndarray:
-    """One array of a .npz, (length,) of `dtype`; its header is believed only when it says just that."""
-    if length * dtype.itemsize > path.stat().st_size:
-        raise ValueError(f"{path}: too short for {length} pairs")
-    try:
-        with zipfile.ZipFile(path) as archive, archive.open(f"{name}.npy") as file:
-            if np.lib.format.read_magic(file) != (1, 0):
-                raise ValueError("not in version 1.0 of the .npy format")
-            shape, _, found = np.lib.format.read_array_header_1_0(file)
-            if shape != (length,) or found != dtype:
-                raise ValueError(f"expected {dtype} of shape ({length},), got {found} of shape {shape}")
-            data = file.read(length * dtype.itemsize)
-        return np.frombuffer(data, dtype, length)
-    except (ValueError, KeyError, zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError) as error:
-        raise ValueError(f"{path}: cannot read {name} ({error})") from None
+def _tar_head(far: float) -> str:
+    return f"TAR@FAR={far:g}"
+
+
+def _with_std(rate: float, std: float) -> str:
+    return f"{100 * rate:.2f} ± {100 * std:.2f} %" if math.isfinite(rate) else NOTHING
 
 
 def _agree(stored: Any, computed: float | None) -> bool:

@@ -5,7 +5,7 @@ import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -119,6 +119,13 @@ def sha256_of(path: Path) -> str:
     """SHA-256 of a file, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def check_files(paths: Sequence[Path], what: str) -> None:
+    """Raise a FileNotFoundError that names the first missing file of a list, and counts the others."""
+    missing = [path for path in paths if not path.is_file()]
+    if missing:
+        raise FileNotFoundError(f"{missing[0]}: is missing, as are {len(missing) - 1} others of {what} on the list")
 
 
 def file_stem(name: str) -> str:

@@ -28,4 +28,5 @@ def open_stand_in(path: Path, backend: Backend, device: str) -> Source:
 @pytest.fixture
 def stand_ins(monkeypatch):
     """`open_source`, replaced."""
-    monkeypatch.setattr("common.commands.ijb.open_source", open_stand_in)
+    for command in ("ijb", "megaface"):
+        monkeypatch.setattr(f"common.commands.{command}.open_source", open_stand_in)

@@ -15,7 +15,7 @@ import pytest
 from common.backend import Backend
 from common.commands.main import main
 from common.datasets.images import encode_image
-from common.evaluation.source import read_arrays
+from common.io.npz import read_arrays
 from common.recipes import RECIPES
 from common.training.run_log import read_log
 from common.weights.checkpoint import latest_checkpoint, load_checkpoint, save_checkpoint

@@ -1,0 +1,83 @@
+"""`import`: published weights become a checkpoint. Needs no framework."""
+
+import hashlib
+import shlex
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import tyro
+
+from common import config as configuration
+from common.config import DataConfig, ModelConfig, RunConfig
+from common.recipes import PUBLISHED_SETS
+from common.weights.checkpoint import latest_checkpoint, save_checkpoint
+from common.weights.foreign.convert import convert
+
+if TYPE_CHECKING:
+    from common.backend import Backend
+
+
+@dataclass(frozen=True)
+class Options:
+    """Turn published weights into a checkpoint that `evaluate` and `export` take. Nothing in the file is executed."""
+
+    file: tyro.conf.Positional[Path]
+    """A .pth of PyTorch, a .pkl of Jittor, or a .params of MXNet with its -symbol.json."""
+    backbone: str
+    """The network that the weights are of; `info` lists them."""
+    out: Path
+    """Folder to write; it must hold no checkpoint yet."""
+    pixel_scale: str | None = None
+    """What the network multiplies (pixel - 127.5) by, as 0.078125 or 1/127.5. Default: as in MXNet's symbol."""
+    symbol: Path | None = None
+    """MXNet's -symbol.json. Default: the one beside the .params."""
+    image_size: int = 112
+    """Width and height of the network's input, pixels."""
+
+
+def run(backend: "Backend", arguments: list[str]) -> int:
+    """Import published weights.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: it is damaged, hostile, of another network, or an option is missing or out of range.
+    """
+    options = tyro.cli(Options, prog=f"python -m {backend.package} import", args=arguments)
+    if latest_checkpoint(options.out) is not None:
+        raise ValueError(f"{options.out}: holds a checkpoint already; choose another folder")
+    found = convert(
+        options.file,
+        options.backbone,
+        image_size=options.image_size,
+        pixel_scale=None if options.pixel_scale is None else _fraction(options.pixel_scale),
+        symbol=options.symbol,
+    )
+    config = RunConfig(
+        name=f"imported-{options.backbone}",
+        data=DataConfig(Path("datasets"), evaluate_on=PUBLISHED_SETS, image_size=options.image_size),
+        model=ModelConfig(options.backbone, found.embedding_size),
+    )
+    configuration.check(config)
+    with options.file.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    state = {
+        "config": configuration.to_json(config),
+        "imported": {"file": options.file.name, "sha256": digest, "notes": found.notes},
+    }
+    arrays = {f"backbone.{name}": array for name, array in found.arrays.items()}
+    path = save_checkpoint(options.out / "checkpoints", 0, arrays, state)
+    for note in found.notes:
+        print(note)
+    print(f"checkpoint  {path}\n")
+    print(f"python -m {backend.package} evaluate {shlex.quote(str(options.out))} --root FOLDER_OF_THE_SETS")
+    return 0
+
+
+def _fraction(text: str) -> Fraction:
+    try:
+        over, _, under = text.partition("/")
+        return Fraction(over) / Fraction(under or "1")
+    except (ValueError, ZeroDivisionError):
+        raise ValueError(f"pixel-scale: expected a number such as 0.078125 or 1/127.5, got {text!r}") from None
