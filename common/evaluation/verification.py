@@ -7,13 +7,14 @@ are ordered so that no person is in two folds. Pure functions, NumPy in and NumP
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import NamedTuple
 
 import numpy as np
 
-# Whole numbers divided, not multiples of 0.01 added up: each threshold is the double nearest to its decimal.
+# Whole numbers are divided, so that each threshold is the double nearest to its decimal.
 ACCURACY_THRESHOLDS = np.arange(400) / 100
-# The evaluation scripts that published figures come from read TAR from a finer grid than accuracy.
+# The scripts behind published figures read TAR from a finer grid than accuracy.
 FAR_THRESHOLDS = np.arange(4000) / 1000
 
 # Rounding a unit vector to half precision moves its norm by up to 2^-11 = 5e-4, which is fine; anything further off
@@ -31,13 +32,13 @@ class Roc(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class VerificationResult:
-    """What the protocol measures. Rates are fractions from 0 to 1; NaN where no pair could measure them.
+    """What the protocol measures. Rates are fractions from 0 to 1; NaN where the pairs cannot measure them.
 
     Attributes:
         accuracy: mean over the folds of the held-out accuracy.
         std: population standard deviation of the same over the folds.
         threshold: mean of the folds' thresholds, in squared L2 distance.
-        tar: true accept rate by false accept rate, mean over the folds that can measure it.
+        tar: true accept rate by false accept rate, mean over the folds that can measure it; NaN where none can.
         tar_std: its population standard deviation over these folds.
         roc: over all pairs at once.
         auc: area under `roc`.
@@ -72,8 +73,8 @@ def flip_sum_normalise(embeddings: np.ndarray, flipped: np.ndarray) -> np.ndarra
         flipped: (N, D) float, raw, of the mirrored images.
 
     Returns:
-        (N, D), float32 or, for float64 input, float64. A sum that is exactly zero has no direction and stays zero:
-        its distance is then 1 to every unit vector, which tells nothing, instead of a NaN.
+        (N, D), float32 or, for float64 input, float64. A sum that is exactly zero has no direction and stays zero;
+        its distance to every unit vector is then 1, not NaN.
 
     Raises:
         ValueError: shapes differ or are not (N, D), not float, or not finite (the first bad row is named).
@@ -168,7 +169,7 @@ def verify_distances(
 
     Per fold, the threshold for accuracy is the first of 0, 0.01 .. 3.99 with the best accuracy on the other folds.
     The threshold for a FAR is read from the other folds' FAR over 0, 0.001 .. 3.999, see `far_threshold`. A fold
-    without same pairs, or whose other folds have no different pairs, does not count for TAR.
+    counts for TAR if it has same pairs, and if the other folds have enough different pairs, see `false_accepts`.
     """
     from sklearn.metrics import auc  # its import takes a second, which every command would wait
 
@@ -209,6 +210,16 @@ def verify_distances(
     )
 
 
+def false_accepts(rate: float, comparisons: int) -> int:
+    """How many of the comparisons with strangers a false accept rate lets through. With 0, they cannot measure it.
+
+    Args:
+        rate: false accept rate, above 0 and at most 1; its decimal digits count, not the nearest double.
+        comparisons: with strangers.
+    """
+    return int(Fraction(repr(float(rate))) * comparisons)
+
+
 def far_threshold(target: float, far: np.ndarray, thresholds: np.ndarray) -> float:
     """The threshold at which a false accept rate is reached, linear between the points (far, threshold).
 
@@ -231,7 +242,8 @@ def far_threshold(target: float, far: np.ndarray, thresholds: np.ndarray) -> flo
 
 
 def equal_error_rate(roc: Roc) -> float:
-    """Where the ROC, linear between its points, crosses fpr = 1 - tpr; NaN for an empty ROC."""
+    """Where the ROC, linear between its points, crosses fpr = 1 - tpr; NaN for an empty ROC.
+    """
     if not roc.fpr.size:
         return float("nan")
     excess = roc.fpr + roc.tpr - 1  # rises from -1 at (0, 0) to 1 at (1, 1)
@@ -259,13 +271,14 @@ def _tar_at(
     totals = np.array([len(fold) for fold in different])
     rates: dict[float, list[float]] = {float(far): [] for far in fars}
     for fold, held_out in enumerate(same):
-        total = totals.sum() - totals[fold]
+        total = int(totals.sum() - totals[fold])
         if not total or not held_out.size:
             continue
         far = (accepted.sum(axis=0) - accepted[fold]) / total
         for target, measured in rates.items():
-            threshold = far_threshold(target, far, FAR_THRESHOLDS)
-            measured.append(float(np.searchsorted(held_out, threshold, side="left")) / held_out.size)
+            if false_accepts(target, total):
+                threshold = far_threshold(target, far, FAR_THRESHOLDS)
+                measured.append(float(np.searchsorted(held_out, threshold, side="left")) / held_out.size)
     means = {target: float(np.mean(measured)) if measured else float("nan") for target, measured in rates.items()}
     return means, {target: float(np.std(measured)) if measured else float("nan") for target, measured in rates.items()}
 

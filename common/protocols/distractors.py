@@ -1,18 +1,18 @@
 """Identification among distractors, as MegaFace does it: does a person's other photo come before a million strangers?
 
 Every photo of a person is a probe. Each other photo of the person in turn is hidden among all distractors, and its rank
-is 1 + the number of distractors whose score with the probe reaches its own. Distractors stream through once, and a
-block of probes times a block of distractors is all that exists of the scores. Definitions: docs/protocols.md.
+is 1 + the number of distractors whose score with the probe reaches its own. Distractors are read once. Only the scores
+of a block of probes with a block of distractors exist at a time. Definitions: docs/protocols.md.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from fractions import Fraction
 
 import numpy as np
 from tqdm import tqdm
 
-from common.protocols.identification import Largest, OperatingPoint
+from common.evaluation.verification import false_accepts
+from common.protocols.identification import UNMEASURED, Largest, OperatingPoint
 
 MAX_RANK = 1000
 FARS = (1e-6, 1e-5, 1e-4)
@@ -27,9 +27,9 @@ class DistractorSearch:
 
     Attributes:
         cmc: (max_rank,) float64, from 0 to 1; entry k - 1 is the share of mates of rank k or better; NaN without mates.
-        tar: by the false accept rate allowed; empty without mates.
+        tar: by the false accept rate allowed; UNMEASURED where it allows no comparison; empty without mates.
         probes: photos searched for.
-        lone_probes: of these, photos of people without another one: they meet strangers only.
+        lone_probes: of these, the only photos of their people; they are compared with strangers only.
         subjects: people among the probes.
         mates: ordered pairs of two photos of a person, each of them one search.
         distractors: strangers in the gallery.
@@ -80,7 +80,7 @@ def search_among_distractors(
     probes, subjects = np.asarray(probes, np.float32), np.asarray(subjects)
     _check(probes, subjects, count, max_rank, fars)
     total = len(probes) * count
-    accepts = {float(far): _allowed(far, total) for far in fars}
+    accepts = {float(far): false_accepts(far, total) for far in fars}
     kept = min(max(accepts.values(), default=0) + 1, total)
     if kept > MOST_KEPT:
         most = MOST_KEPT / total
@@ -155,15 +155,13 @@ def _tar(
 ) -> dict[float, OperatingPoint]:
     points = {}
     for far, most in accepts.items():
+        if not most:
+            points[far] = UNMEASURED
+            continue
         threshold = strangers[most] if most < total else -np.inf
         false = np.sum(strangers > threshold) / total
         points[far] = OperatingPoint(float(np.mean(mates > threshold)), float(false), float(threshold))
     return points
-
-
-def _allowed(rate: float, total: int) -> int:
-    """How many of `total` a rate allows, rounded down; the rate means its decimal digits, not the nearest double."""
-    return int(Fraction(repr(float(rate))) * total)
 
 
 def _regrouped(blocks: Iterable[np.ndarray], dimension: int, count: int, bar: tqdm) -> Iterator[np.ndarray]:

@@ -1,8 +1,7 @@
 """Comparing templates: 1:1 (is it the same person?) and 1:N (who of the gallery is it?), block by block.
 
-Scores are inner products, so embeddings come L2-normalised. A score that reaches a bar counts against the network
-wherever it could count either way: a stranger with the mate's score ranks before it. Definitions and their sources:
-docs/protocols.md.
+Scores are inner products of L2-normalised embeddings. Ties count against the network: a stranger with the mate's score
+ranks before it. Definitions and their sources: docs/protocols.md.
 """
 
 import math
@@ -12,6 +11,8 @@ from typing import NamedTuple
 
 import numpy as np
 from tqdm import tqdm
+
+from common.evaluation.verification import false_accepts
 
 FARS = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
 FPIRS = (1e-3, 1e-2, 1e-1)
@@ -34,12 +35,16 @@ class OperatingPoint(NamedTuple):
     threshold: float
 
 
+UNMEASURED = OperatingPoint(math.nan, math.nan, math.nan)
+"""In place of a rate that allows less than one false accept or alarm: the comparisons are too few to measure it."""
+
+
 @dataclass(frozen=True, eq=False)
 class Comparison:
     """1:1 figures.
 
     Attributes:
-        tar: by the false accept rate asked for.
+        tar: by the false accept rate asked for; UNMEASURED where the pairs of two people are too few.
         auc: area under the ROC.
         pairs: compared.
         same_pairs: of these, of one person.
@@ -57,8 +62,10 @@ class Search:
 
     Attributes:
         ranks: by k, the share of mated probes whose mate is among the k best, from 0 to 1; NaN without mated probes.
-        tpir: open set, by the false positive identification rate asked for; empty without unmated probes.
-        pooled_tpir: insightface's ijb_1n.py, by rate; empty when a probe has no mate.
+        tpir: open set, by the false positive identification rate asked for; UNMEASURED where the unmated probes are
+            too few; empty without any, or without mated ones.
+        pooled_tpir: insightface's ijb_1n.py, by rate; UNMEASURED where the probes are too few; empty when a probe has
+            no mate.
         mated: probes with a mate in the gallery.
         unmated: probes without.
         gallery: templates in the gallery.
@@ -84,7 +91,7 @@ def pair_scores(embeddings: np.ndarray, first: np.ndarray, second: np.ndarray, *
     Returns:
         (P,) float64.
 
-    Summed as `numpy.sum` sums a row, as insightface does: no bit of a score depends on the size of a block.
+    Each row is summed by `numpy.sum`, as insightface does, so that no bit of a score depends on the size of a block.
     """
     scores = np.empty(len(first))
     with tqdm(total=len(first), desc="1:1", unit="pairs", leave=False, disable=None if progress else True) as bar:
@@ -107,8 +114,9 @@ def compare(scores: np.ndarray, issame: np.ndarray, fars: Sequence[float] = FARS
         ValueError: no pair of one kind, shapes that differ, a score that is not finite, or a rate out of range.
 
     The ROC is scikit-learn's `roc_curve` with its defaults, which leaves out points on a straight line between two
-    others. Of its points the one with the FAR nearest to that asked for is taken; of equally near ones, that with the
-    larger FAR, and of equal FARs, the largest TAR. So the FAR may lie above what was asked for: `false_rate` says it.
+    others. The point whose FAR is nearest to the one asked for is taken; among equally near points the one with the
+    larger FAR, and among equal FARs the one with the largest TAR. `false_rate` is the FAR of the point, which may lie
+    above the one asked for.
     """
     from sklearn.metrics import auc, roc_curve  # its import takes a second, which every command would wait
 
@@ -127,6 +135,9 @@ def compare(scores: np.ndarray, issame: np.ndarray, fars: Sequence[float] = FARS
     falling = slice(None, None, -1)  # argmin takes the first of equals: the largest FAR, and of one FAR the largest TAR
     tar = {}
     for far in fars:
+        if not false_accepts(far, len(issame) - same):
+            tar[float(far)] = UNMEASURED
+            continue
         nearest = int(np.argmin(np.abs(fpr[falling] - far)))
         point = (tpr[falling][nearest], fpr[falling][nearest], thresholds[falling][nearest])
         tar[float(far)] = OperatingPoint(*map(float, point))
@@ -159,10 +170,10 @@ def search(
             that do not fit, or a rank or a rate out of range.
 
     Rank of a mate: 1 + the number of strangers whose score reaches its own. Open set, as insightface's ijb_evals.py:
-    the threshold is the max(floor(U * FPIR), 1)-th largest of the best scores of the U unmated probes; a mated probe is
+    the threshold is the floor(U * FPIR)-th largest of the best scores of the U unmated probes; a mated probe is
     found if its mate's score is above the threshold and above all strangers'. Pooled, as its ijb_1n.py: the threshold
     is the ceil(P * FPIR)-th largest of all scores with strangers, and the mate's score has to be above it, whatever its
-    rank. Of the scores, a block of probes times the gallery exists at a time.
+    rank. Only the scores of a block of probes with the gallery exist at a time.
     """
     _check_embeddings(probes, probe_subjects, "probes")
     _check_embeddings(gallery, gallery_subjects, "gallery")
@@ -250,7 +261,11 @@ def _open_set(
     mates, rivals = mate_scores[has_mate], best_strangers[has_mate]
     points = {}
     for fpir in fpirs:
-        threshold = alarms[max(int(len(alarms) * fpir) - 1, 0)]
+        allowed = false_accepts(fpir, len(alarms))
+        if not allowed:
+            points[float(fpir)] = UNMEASURED
+            continue
+        threshold = alarms[allowed - 1]
         rate = np.mean((mates > rivals) & (mates > threshold))
         points[float(fpir)] = OperatingPoint(float(rate), float(np.mean(alarms > threshold)), float(threshold))
     return points
@@ -262,7 +277,9 @@ def _pooled(
     largest = strangers.falling()
     points = {}
     for fpir, count in counts.items():
-        if count <= len(largest):
+        if not false_accepts(fpir, len(mate_scores)):
+            points[fpir] = UNMEASURED
+        elif count <= len(largest):
             threshold = largest[count - 1]
             false = np.sum(largest > threshold) / total
             points[fpir] = OperatingPoint(float(np.mean(mate_scores > threshold)), float(false), float(threshold))

@@ -144,7 +144,7 @@ def _comparison_table(comparison: Comparison) -> str:
     points = comparison.tar
     rows = [
         ["TAR %", *(_percent(point.rate) for point in points.values())],
-        ["FAR reached", *(f"{point.false_rate:.2g}" for point in points.values())],
+        ["FAR reached", *(_two_digits(point.false_rate) for point in points.values())],
     ]
     return text_table(["FAR", *(f"{far:g}" for far in points)], rows)
 
@@ -206,7 +206,7 @@ def _search_record(found: Search) -> dict[str, Any]:
 
 def _points(points: Mapping[float, OperatingPoint]) -> dict[str, Any]:
     return {
-        repr(asked): {"rate": point.rate, "false_rate": point.false_rate, "threshold": _number(point.threshold)}
+        repr(asked): {name: _number(value) for name, value in point._asdict().items()}
         for asked, point in points.items()
     }
 
@@ -218,6 +218,10 @@ def _by_number(rates: Mapping[int, float] | Mapping[float, float]) -> dict[str, 
 def _number(value: float) -> float | None:
     """JSON has neither NaN nor infinity."""
     return value if math.isfinite(value) else None
+
+
+def _two_digits(rate: float) -> str:
+    return f"{rate:.2g}" if math.isfinite(rate) else NOTHING
 
 
 def _percent(rate: float) -> str:

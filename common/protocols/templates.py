@@ -16,13 +16,13 @@ Flip = Literal["sum", "concatenate", "none"]
 
 @dataclass(frozen=True)
 class Pooling:
-    """What becomes of an image's embedding before it is pooled; the defaults are those of published figures.
+    """How an image's embedding is prepared before it is pooled; the defaults are those of published figures.
 
     Attributes:
         flip: of the embeddings of the image and of its mirror image, the sum ("F2" in insightface's comments), both
             side by side ("F1"), or the image's alone.
-        keep_norm: keep the length of the embedding, by which a blurred face counts for less; False: L2-normalise it.
-        detector_score: multiply by the score of the face detector, by which what is hardly a face counts for less.
+        keep_norm: keep the length of the embedding, so that a blurred face counts less; False: L2-normalise it.
+        detector_score: multiply by the score of the face detector, so that a doubtful face counts less.
     """
 
     flip: Flip = "sum"
@@ -120,8 +120,8 @@ def pool_templates(
     Raises:
         ValueError: no image, shapes that do not fit, or a value that is not finite (the image is named).
 
-    Besides input and result, the memory of one template's images is used. Sums over images and over media run in the
-    order of the images and of the media's ids, in the dtype of `embeddings`: that is what float32 results depend on.
+    Besides input and result, the memory of one template's images is used. Sums run over images in their order and over
+    media in the order of their ids, in the dtype of `embeddings`; float32 results depend on this order.
     """
     from sklearn.preprocessing import normalize  # its import takes a second, which every command would wait
 

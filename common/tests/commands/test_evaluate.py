@@ -11,8 +11,8 @@ from common.datasets.images import decode_image, encode_image
 from common.datasets.pair_sets import open_pair_set, write_pair_set
 from common.evaluation.evaluate import PROTOCOL, PROTOCOL_AS_GIVEN, evaluate
 from common.evaluation.results import load_evaluation
-from common.evaluation.source import read_arrays
 from common.evaluation.verification import verify
+from common.io.npz import read_arrays
 from common.recipes import PUBLISHED_SETS
 from common.tests.numpy_backend import SIZE, LinearBackend, LinearTrainer, linear_config, trained, write_checkpoint
 from common.tests.onnx_models import write_model
@@ -81,8 +81,8 @@ def expected_row(result, xnorm):
         "folds": "10",
         "accuracy ± std": f"{100 * result.accuracy:.2f} ± {100 * result.std:.2f} %",
         **{
-            f"TAR@FAR={far:g}": f"{100 * rate:.2f} ± {100 * result.tar_std[far]:.2f} %"
-            for far, rate in result.tar.items()
+            f"TAR@FAR={far:g}": "–"  # of ten pairs of two people, nine are in the other folds
+            for far in result.tar
         },
         "AUC": f"{result.auc:.4f}",
         "EER": f"{100 * result.eer:.2f} %",

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from common.evaluation.evaluate import Evaluation
-from common.evaluation.results import evaluation_record, load_evaluation, save_evaluation
+from common.evaluation.results import evaluation_record, figure_table, figures, load_evaluation, save_evaluation
 from common.evaluation.verification import verify_distances
+from common.io.text import NOTHING
 
 
 def evaluation(name="lfw", seed=0, issame=None):
@@ -33,11 +34,8 @@ def test_saved_and_loaded(tmp_path):
     record = json.loads(path.read_text())
     assert record["pairs"] == 60
     assert record["folds"] == 10
-    assert record["tar"] == {
-        "0.1": first.result.tar[0.1],
-        "0.01": first.result.tar[0.01],
-        "0.001": first.result.tar[1e-3],
-    }
+    assert record["tar"] == {"0.1": first.result.tar[0.1], "0.01": None, "0.001": None}  # of 60 pairs
+    assert record["tar_std"] == {"0.1": first.result.tar_std[0.1], "0.01": None, "0.001": None}
     assert "squared L2" in record["protocol"]
     with np.load(path.with_suffix(".npz"), allow_pickle=False) as arrays:
         assert sorted(arrays) == ["distances", "fpr", "issame", "tpr"]
@@ -62,6 +60,31 @@ def test_figures_that_nothing_measured_are_null(tmp_path):
     loaded = load_evaluation(save_evaluation(tmp_path, one_kind, 5)).evaluation.result
     assert math.isnan(loaded.auc)
     assert loaded.accuracy == one_kind.result.accuracy
+
+
+def test_an_old_file_with_a_rate_that_its_pairs_cannot_measure(tmp_path):
+    path = save_evaluation(tmp_path, evaluation(), 600)
+    record = json.loads(path.read_text())
+    record["tar"]["0.001"] = record["tar_std"]["0.001"] = 0.5
+    path.write_text(json.dumps(record))
+    saved = load_evaluation(path)
+    assert math.isnan(saved.evaluation.result.tar[0.001])
+    assert figures(saved.evaluation)["TAR@FAR=0.001"] == NOTHING
+
+
+def test_the_table():
+    named = {"lfw": evaluation(), "one": evaluation(issame=np.ones(60, bool)), "absent": None}
+    head, rows = figure_table(named.items(), "method")
+    rates = ["TAR@FAR=0.1", "TAR@FAR=0.01", "TAR@FAR=0.001"]
+    assert head == ["method", "pairs", "folds", "accuracy ± std", *rates, "AUC", "EER", "xnorm"]
+    result = named["lfw"].result
+    assert rows[0] == [
+        "lfw", "60", "10", f"{100 * result.accuracy:.2f} ± {100 * result.std:.2f} %",
+        f"{100 * result.tar[0.1]:.2f} ± {100 * result.tar_std[0.1]:.2f} %", NOTHING, NOTHING,
+        f"{result.auc:.4f}", f"{100 * result.eer:.2f} %", "21.5",
+    ]  # fmt: skip
+    assert rows[1][4:9] == [NOTHING] * 5
+    assert rows[2] == ["absent", "missing", *[NOTHING] * 8]
 
 
 @pytest.mark.parametrize("name", ["../lfw", "a/b", "", ".hidden", "a\\b", "a\0b"])
@@ -99,6 +122,14 @@ def header(shape, dtype="<f8", data=b""):
     return edit
 
 
+def array(**changes):
+    def edit(path):
+        path = path.with_suffix(".npz")
+        np.savez(path, **dict(np.load(path)) | changes)
+
+    return edit
+
+
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
@@ -108,7 +139,7 @@ def header(shape, dtype="<f8", data=b""):
         (edited(step=KeyError), "expected an evaluation"),
         (edited(pairs="many"), "expected counts"),
         (edited(pairs=-60), "expected counts"),
-        (edited(pairs=10**15), "too short for 1000000000000000 pairs"),
+        (edited(pairs=10**15), r"expected distances \(1000000000000000,\) float64 .* got \(60,\)"),
         (edited(xnorm=math.nan), "finite norm"),
         (edited(xnorm=10**400), "expected an evaluation"),
         (edited(set=5), "names of a set"),
@@ -116,10 +147,16 @@ def header(shape, dtype="<f8", data=b""):
         (edited(accuracy=0.99), "accuracy is 0.99 here"),
         (edited(eer=None), "eer is None here"),
         (edited(auc=10**400), "auc is 1000"),
-        (lambda path: path.with_suffix(".npz").write_bytes(b"PK\x03\x04" + bytes(2000)), "npz: cannot read distances"),
-        (header((10**12,)), r"expected float64 of shape \(60,\), got float64 of shape \(1000000000000,\)"),
-        (header((60,), "<i8"), "got int64"),
-        (header((60,), "|O"), "got object"),
+        (lambda path: path.with_suffix(".npz").write_bytes(b"PK\x03\x04" + bytes(2000)), "npz: cannot read it"),
+        (
+            header((10**12,)),
+            r"cannot read distances \(0 bytes in place of 8000000000000 for float64 \(1000000000000,\)",
+        ),
+        (header((60,), "<i8", bytes(480)), "cannot read issame"),
+        (array(issame=np.zeros(60)), r"and issame \(60,\) bool, got \(60,\) float64 and \(60,\) float64"),
+        (array(distances=np.zeros(60, int)), "got .* int64 and"),
+        (array(distances=np.zeros((60, 1))), r"got \(60, 1\) float64"),
+        (header((60,), "|O"), "cannot read distances .*Python objects"),
         (header((60,), data=bytes(100)), "cannot read distances"),
         (header((60,), data=np.full(60, np.nan).tobytes()), "cannot read issame"),
     ],

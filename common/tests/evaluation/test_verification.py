@@ -3,6 +3,7 @@
 import itertools
 import math
 import statistics
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from common.evaluation.verification import (
     FAR_THRESHOLDS,
     Roc,
     equal_error_rate,
+    false_accepts,
     far_threshold,
     flip_sum_normalise,
     pair_distances,
@@ -59,6 +61,8 @@ def slow_verify(distances, issame, folds, fars):
             continue
         curve = [(sum(d < k / 1000 for d in different) / len(different), k / 1000) for k in range(4000)]
         for far in fars:
+            if len(different) * Fraction(str(far)) < 1:  # not one false accept: nothing to measure the FAR with
+                continue
             threshold = slow_far_threshold(far, curve)
             tars[far].append(sum(d < threshold for d in own_same) / len(own_same))
 
@@ -173,13 +177,18 @@ def test_folds_are_those_of_sklearn(pairs, folds):
 # ---- cases known on paper ----
 
 
+def few(tar):
+    """TAR of pairs that are too few to measure a FAR of 0.01."""
+    return pytest.approx(tar | {0.01: math.nan, 0.001: math.nan}, nan_ok=True)
+
+
 def test_perfect_separation():
     issame = np.tile([True, False], 20)
     result = verify_distances(np.where(issame, 0.5, 1.5), issame)
     assert (result.accuracy, result.std, result.auc, result.eer) == (1, 0, 1, 0)
     assert result.threshold == pytest.approx(0.51)  # the first threshold above 0.5
     assert result.fold_thresholds.tolist() == [0.51] * 10
-    assert result.tar == {0.1: 1, 0.01: 1, 0.001: 1}
+    assert result.tar == few({0.1: 1})
 
 
 def test_inverted():
@@ -187,7 +196,7 @@ def test_inverted():
     result = verify_distances(np.where(issame, 1.5, 0.5), issame)
     # Accepting nothing and accepting everything are both right for half of the pairs; nothing comes first.
     assert (result.accuracy, result.std, result.threshold, result.auc, result.eer) == (0.5, 0, 0, 0, 1)
-    assert result.tar == {0.1: 0, 0.01: 0, 0.001: 0}
+    assert result.tar == few({0.1: 0})
 
 
 def test_all_distances_equal():
@@ -196,7 +205,7 @@ def test_all_distances_equal():
     assert (result.accuracy, result.threshold, result.auc, result.eer) == (0.5, 0, 0.5, 0.5)
     assert result.roc.fpr.tolist() == result.roc.tpr.tolist() == [0, 1]
     # FAR steps from 0 at 1.000 to 1 at 1.001, so every interpolated threshold lies above 1 and accepts all.
-    assert result.tar == {0.1: 1, 0.01: 1, 0.001: 1}
+    assert result.tar == few({0.1: 1})
 
 
 def test_a_distance_at_the_threshold_is_different():
@@ -220,12 +229,12 @@ def test_std_is_of_the_population():
 def test_one_pair_a_fold():
     distances = np.array([0.1, 0.2, 1.8, 1.9])
     issame = np.array([True, True, False, False])
-    result = verify_distances(distances, issame, folds=4)
+    result = verify_distances(distances, issame, folds=4, fars=(0.5,))
     # Without 0.1 or 1.9 or 1.8 the threshold is 0.21; without 0.2 it is 0.11, and 0.2 is then refused.
     assert result.fold_thresholds.tolist() == [0.21, 0.11, 0.21, 0.21]
     assert result.fold_accuracies.tolist() == [1, 0, 1, 1]
     assert result.std == pytest.approx(math.sqrt(3) / 4)
-    assert result.tar[0.1] == 1  # mean over the two folds with a same pair
+    assert result.tar[0.5] == 1  # mean over the two folds with a same pair
 
 
 # ---- TAR at a FAR ----
@@ -246,9 +255,9 @@ def test_far_plateau_gives_its_largest_threshold():
 def test_far_never_reached_gives_threshold_zero():
     assert far_threshold(0.6, np.array([0.0, 0.1, 0.5]), np.arange(3.0)) == 0
     # Different pairs at distance 4 are accepted by no threshold.
-    issame = np.tile([True, False], 10)
+    issame = np.tile([True, False], 20)
     result = verify_distances(np.where(issame, 0.0, 4.0), issame)
-    assert result.tar == {0.1: 0, 0.01: 0, 0.001: 0}
+    assert result.tar == few({0.1: 0})
     assert result.accuracy == 1
 
 
@@ -259,8 +268,8 @@ def test_plateau_in_a_whole_run():
     distances[[4, 7]] = 0.3
     result = verify_distances(distances, issame, fars=(1 / 9, 0.01))
     # Folds 0, 3 .. 9 see exactly 1/9 and get threshold 2.0; folds 1 and 2 hold one of the 0.3 themselves, see 1/18,
-    # and get a threshold beyond 2.0 on the way to 1. All accept 0.9. At 0.01 all thresholds stay near 0.3.
-    assert result.tar == {1 / 9: 1, 0.01: 0}
+    # and get a threshold beyond 2.0 on the way to 1. All accept 0.9. No fold can measure 0.01.
+    assert result.tar == pytest.approx({1 / 9: 1, 0.01: math.nan}, nan_ok=True)
 
 
 def test_tar_uses_the_fine_grid():
@@ -273,9 +282,26 @@ def test_tar_uses_the_fine_grid():
 
 def test_folds_of_one_kind_do_not_count_for_tar():
     issame = np.array([True] * 5 + [False] * 5)
-    result = verify_distances(np.where(issame, 0.5, 1.5), issame)
-    assert result.tar == {0.1: 1, 0.01: 1, 0.001: 1}
+    result = verify_distances(np.where(issame, 0.5, 1.5), issame, fars=(0.2,))
+    assert result.tar == {0.2: 1}
     assert result.accuracy == 1
+
+
+@pytest.mark.parametrize(("different", "is_measured"), [(111, False), (112, True)])
+def test_the_other_folds_must_hold_different_pairs_for_one_false_accept(different, is_measured):
+    """Of a FAR of 0.001: the nine other folds hold 999 or 1,008."""
+    issame = np.tile([True, *[False] * different], 10)
+    result = verify_distances(np.where(issame, 0.5, 1.5), issame, fars=(0.001,))
+    assert result.tar == pytest.approx({0.001: 1 if is_measured else math.nan}, nan_ok=True)
+    assert math.isnan(result.tar_std[0.001]) != is_measured
+
+
+@pytest.mark.parametrize(
+    ("rate", "comparisons", "allowed"),
+    [(0.001, 999, 0), (0.001, 1000, 1), (0.29, 100, 29), (1e-6, 10**6, 1), (1, 5, 5), (0.5, 0, 0)],
+)
+def test_false_accepts(rate, comparisons, allowed):
+    assert false_accepts(rate, comparisons) == allowed
 
 
 @pytest.mark.parametrize("kind", [True, False])
@@ -323,7 +349,7 @@ def test_rotation_changes_nothing():
     plain, rotated = verify(embeddings, issame), verify(embeddings @ rotation, issame)
     assert rotated.distances == pytest.approx(plain.distances, abs=1e-12)
     assert (rotated.accuracy, rotated.std, rotated.threshold) == (plain.accuracy, plain.std, plain.threshold)
-    assert rotated.tar == plain.tar
+    assert rotated.tar == pytest.approx(plain.tar, abs=0, nan_ok=True)
     assert rotated.eer == pytest.approx(plain.eer)
 
 

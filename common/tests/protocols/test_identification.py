@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from common.protocols import identification
-from common.protocols.identification import Largest, OperatingPoint, compare, pair_scores, search
+from common.protocols.identification import UNMEASURED, Largest, OperatingPoint, compare, pair_scores, search
 
 FARS = (0.01, 0.1, 0.25, 0.5, 1.0)
 
@@ -34,7 +35,14 @@ def slow_points(scores, issame):
     return [(false / different, true / same, threshold) for false, true, threshold in corners]
 
 
+def allowed(rate, comparisons):
+    """How many false accepts a rate allows."""
+    return math.floor(Fraction(str(rate)) * comparisons)
+
+
 def slow_compare(scores, issame, far):
+    if allowed(far, issame.count(False)) == 0:
+        return UNMEASURED
     best = None
     for point in slow_points(scores, issame)[::-1]:  # from the largest FAR down; equally near ones: the first
         if best is None or abs(point[0] - far) < abs(best[0] - far):
@@ -66,7 +74,8 @@ def test_the_nearest_corner_may_lie_above_the_rate():
     """Scores fall; + same, - different: + - - - - + . Corners at FAR 0 and 1 only: the run between is straight."""
     scores = np.array([6.0, 5, 4, 3, 2, 1])
     issame = np.array([True, False, False, False, False, True])
-    tar = compare(scores, issame, [0.4, 0.5, 0.6]).tar
+    tar = compare(scores, issame, [0.2, 0.4, 0.5, 0.6]).tar
+    assert tar[0.2] is UNMEASURED  # of four pairs of two people
     assert tar[0.4] == (0.5, 0.0, 6)
     assert tar[0.5] == (1.0, 1.0, 1)  # equally near: the larger FAR, and its largest TAR
     assert tar[0.6].false_rate == 1
@@ -81,7 +90,7 @@ def test_of_one_far_the_largest_tar():
 def test_tied_scores_are_accepted_together():
     scores = np.array([1.0, 1, 0, 0])
     issame = np.array([True, False, True, False])
-    assert compare(scores, issame, [0.1, 0.4]).tar == {0.1: (0.0, 0.0, math.inf), 0.4: (0.5, 0.5, 1)}
+    assert compare(scores, issame, [0.4, 0.5]).tar == {0.4: UNMEASURED, 0.5: (0.5, 0.5, 1)}
     assert compare(scores, issame).auc == 0.5
 
 
@@ -141,23 +150,31 @@ def slow_search(probes, subjects, gallery, gallery_subjects, ranks, fpirs):
     tpir, pooled = {}, {}
     for fpir in fpirs:
         if mates and alarms:
-            threshold = sorted(alarms, reverse=True)[max(int(len(alarms) * fpir) - 1, 0)]
+            number = allowed(fpir, len(alarms))
+            threshold = sorted(alarms, reverse=True)[max(number - 1, 0)]
             found = sum(mate > best and mate > threshold for mate, best in mates)
-            tpir[fpir] = (found / len(mates), sum(a > threshold for a in alarms) / len(alarms), threshold)
+            point = (found / len(mates), sum(a > threshold for a in alarms) / len(alarms), threshold)
+            tpir[fpir] = point if number else UNMEASURED
         count = math.ceil(len(probes) * fpir)
-        if not alarms and count <= len(strangers):
+        if not alarms and not allowed(fpir, len(probes)):
+            pooled[fpir] = UNMEASURED
+        elif not alarms and count <= len(strangers):
             threshold = sorted(strangers, reverse=True)[count - 1]
             false = sum(s > threshold for s in strangers) / len(strangers)
             pooled[fpir] = (sum(mate > threshold for mate, _ in mates) / len(mates), false, threshold)
     return {k: hits[k] / len(mates) if mates else math.nan for k in ranks}, tpir, pooled, len(mates), len(alarms)
 
 
+def approximately(point):
+    return pytest.approx(point, abs=1e-12, nan_ok=True)
+
+
 def assert_as_slow(probes, subjects, gallery, gallery_subjects, ranks=(1, 2, 5), fpirs=(0.05, 0.29, 0.5, 1.0)):
     result = search(probes, subjects, gallery, gallery_subjects, ranks=ranks, fpirs=fpirs)
     slow = slow_search(probes, subjects.tolist(), gallery, gallery_subjects.tolist(), ranks, fpirs)
     assert result.ranks == pytest.approx(slow[0], abs=1e-12, nan_ok=True)
-    assert result.tpir == {fpir: pytest.approx(point, abs=1e-12) for fpir, point in slow[1].items()}
-    assert result.pooled_tpir == {fpir: pytest.approx(point, abs=1e-12) for fpir, point in slow[2].items()}
+    assert result.tpir == {fpir: approximately(point) for fpir, point in slow[1].items()}
+    assert result.pooled_tpir == {fpir: approximately(point) for fpir, point in slow[2].items()}
     assert (result.mated, result.unmated, result.gallery) == (*slow[3:], len(gallery))
     return result
 
@@ -185,9 +202,9 @@ def test_search_equals_the_slow_one_on_a_larger_set():
     subjects = random.integers(0, 80, 300)  # a quarter have no mate
     probes = random.integers(-5, 6, (300, 8)).astype(float)
     probes[subjects < 60] += 2 * gallery[subjects[subjects < 60]]
-    result = assert_as_slow(probes, subjects, gallery, np.arange(60), ranks=(1, 5, 10), fpirs=(0.01, 0.1, 0.29))
+    result = assert_as_slow(probes, subjects, gallery, np.arange(60), ranks=(1, 5, 10), fpirs=(0.02, 0.1, 0.29))
     assert 0.2 < result.ranks[1] < result.ranks[5] < 1  # a case that tells them apart
-    assert 0 < result.tpir[0.01].rate < result.tpir[0.29].rate
+    assert 0 < result.tpir[0.02].rate < result.tpir[0.29].rate
     closed = subjects < 60
     result = assert_as_slow(probes[closed], subjects[closed], gallery, np.arange(60), fpirs=(0.01, 0.1))
     assert 0 < result.pooled_tpir[0.01].rate < result.pooled_tpir[0.1].rate
@@ -205,7 +222,8 @@ def test_open_set_by_hand():
     probes = np.array([[9, 0, 0], [2, 5, 0], [3, 0, 0], [0, 1, 0], [8, 0, 0], [4, 6, 0], [0, 10, 0]], float)
     subjects = np.array([7, 7, 8, 9, 1, 1, 2])
     result = search(probes, subjects, gallery, whose, fpirs=(0.1, 0.25, 0.5, 0.99, 1.0))
-    assert result.tpir[0.1] == result.tpir[0.25] == (pytest.approx(1 / 3), 0, 9)  # at least the highest alarm
+    assert result.tpir[0.1] is UNMEASURED  # less than one alarm
+    assert result.tpir[0.25] == (pytest.approx(1 / 3), 0, 9)
     assert result.tpir[0.5] == (pytest.approx(2 / 3), 0.25, 5)
     assert result.tpir[0.99] == (pytest.approx(2 / 3), 0.5, 3)  # 3.96 alarms are three
     assert result.tpir[1.0].threshold == 1
