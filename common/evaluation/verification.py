@@ -78,6 +78,9 @@ def flip_sum_normalise(embeddings: np.ndarray, flipped: np.ndarray) -> np.ndarra
 
     Raises:
         ValueError: shapes differ or are not (N, D), not float, or not finite (the first bad row is named).
+
+    >>> flip_sum_normalise(np.array([[2.0, 1.0]]), np.array([[1.0, 3.0]]))  # (3, 4) has length 5
+    array([[0.6, 0.8]])
     """
     _check_matrix(embeddings, "embeddings")
     _check_matrix(flipped, "flipped")
@@ -103,6 +106,10 @@ def pair_distances(embeddings: np.ndarray) -> tuple[np.ndarray, int]:
 
     Raises:
         ValueError: not (2P, D), not float, not finite, or a row whose norm is neither 1 nor 0.
+
+    >>> distances, zeros = pair_distances(np.array([[1.0, 0.0], [0.0, 1.0], [1.0, 0.0], [-1.0, 0.0]]))
+    >>> distances.tolist(), zeros
+    ([2.0, 4.0], 0)
     """
     _check_matrix(embeddings, "embeddings")
     rows = len(embeddings)
@@ -142,6 +149,11 @@ def verify(
 
     Raises:
         ValueError: as `pair_distances` and `verify_distances`.
+
+    >>> same, different = [[1.0, 0.0], [0.8, 0.6]], [[1.0, 0.0], [-0.6, 0.8]]
+    >>> result = verify(np.array((same + different) * 20), np.tile([True, False], 20))
+    >>> result.accuracy, result.tar[0.1], result.tar[0.001]  # 20 different pairs: too few for a FAR of 0.001
+    (1.0, 1.0, nan)
     """
     distances, zeros = pair_distances(np.asarray(embeddings))
     return verify_distances(distances, issame, folds=folds, fars=fars, zero_embeddings=zeros)
@@ -170,6 +182,10 @@ def verify_distances(
     Per fold, the threshold for accuracy is the first of 0, 0.01 .. 3.99 with the best accuracy on the other folds.
     The threshold for a FAR is read from the other folds' FAR over 0, 0.001 .. 3.999, see `far_threshold`. A fold
     counts for TAR if it has same pairs, and if the other folds have enough different pairs, see `false_accepts`.
+
+    >>> result = verify_distances(np.tile([0.5, 1.0, 0.9, 1.5], 10), np.tile([True, False], 20), fars=[0.5])
+    >>> result.accuracy, result.tar, round(result.auc, 3), result.eer
+    (1.0, {0.5: 1.0}, 1.0, 0.0)
     """
     from sklearn.metrics import auc  # its import takes a second, which every command would wait
 
@@ -216,6 +232,11 @@ def false_accepts(rate: float, comparisons: int) -> int:
     Args:
         rate: false accept rate, above 0 and at most 1; its decimal digits count, not the nearest double.
         comparisons: with strangers.
+
+    >>> false_accepts(0.001, 2700)
+    2
+    >>> false_accepts(0.001, 999)
+    0
     """
     return int(Fraction(repr(float(rate))) * comparisons)
 
@@ -231,6 +252,9 @@ def far_threshold(target: float, far: np.ndarray, thresholds: np.ndarray) -> flo
     Returns:
         The threshold; 0 when `far` never reaches `target`. Where several thresholds have exactly the target rate (a
         plateau), the largest of them: all cost the same false accepts, and it misses the fewest true ones.
+
+    >>> far_threshold(0.25, np.array([0.0, 0.5, 1.0]), np.array([0.0, 1.0, 2.0]))
+    0.5
     """
     if far[-1] < target:
         return 0.0
@@ -243,6 +267,9 @@ def far_threshold(target: float, far: np.ndarray, thresholds: np.ndarray) -> flo
 
 def equal_error_rate(roc: Roc) -> float:
     """Where the ROC, linear between its points, crosses fpr = 1 - tpr; NaN for an empty ROC.
+
+    >>> equal_error_rate(Roc(fpr=np.array([0.0, 0.0, 0.5, 1.0]), tpr=np.array([0.0, 0.5, 1.0, 1.0])))
+    0.25
     """
     if not roc.fpr.size:
         return float("nan")

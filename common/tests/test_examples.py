@@ -1,10 +1,13 @@
-"""The examples in docstrings give what they show."""
+"""The examples in docstrings give what they show. A module with `>>>` in a docstring must be in MODULES."""
 
 import doctest
 import importlib
 import tempfile
+from pathlib import Path
 
 import pytest
+
+import common
 
 MODULES = (
     "common.datasets.alignment",
@@ -14,6 +17,7 @@ MODULES = (
     "common.datasets.pair_sets",
     "common.datasets.records",
     "common.datasets.training_sets",
+    "common.evaluation.verification",
     "common.io.files",
     "common.io.pickles",
     "common.io.text",
@@ -30,3 +34,9 @@ def test_examples(name, tmp_path, monkeypatch):
     failed, attempted = doctest.testmod(importlib.import_module(name))
     assert failed == 0
     assert attempted > 0
+
+
+def test_no_example_is_left_out():
+    package = Path(common.__file__).parent
+    files = [file for file in package.rglob("*.py") if "tests" not in file.parts and ">>> " in file.read_text("utf-8")]
+    assert {".".join(file.relative_to(package.parent).with_suffix("").parts) for file in files} == set(MODULES)
