@@ -1,0 +1,45 @@
+"""The table of commands, and what `main` makes of the exceptions of a command."""
+
+import importlib
+from types import SimpleNamespace
+
+import pytest
+
+from common.backend import Backend
+from common.commands import main as module
+from common.commands.main import COMMANDS, main
+from common.ranks import Stopped
+from common.weights.checkpoint import DamagedCheckpoint
+
+BACKEND = Backend("numpy")
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_has_a_module_that_runs_it(name, capsys):
+    assert callable(importlib.import_module(f"common.commands.{COMMANDS[name][0]}").run)
+    assert main(BACKEND, ["--help"]) == 0
+    assert f"  {name:<10}{COMMANDS[name][1]}\n" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("raised", "status", "message"),
+    [
+        (ValueError("7 is odd"), 2, "error: 7 is odd"),
+        (DamagedCheckpoint("cut short"), 2, "error: cut short"),
+        (OverflowError("too large"), 2, "error: too large"),
+        (FileNotFoundError("no such file"), 2, "error: no such file"),
+        (ModuleNotFoundError("No module named 'x'"), 2, "python -m numpy_impl info says how to install it"),
+        (Stopped("stopped after step 3"), 130, "stopped after step 3"),
+        (KeyboardInterrupt(), 130, "stopped at once"),
+    ],
+)
+def test_an_exception_is_a_line_and_a_status(monkeypatch, capsys, raised, status, message):
+    def run(backend, arguments):
+        assert (backend, arguments) == (BACKEND, ["--fast"])
+        raise raised
+
+    monkeypatch.setattr(module.importlib, "import_module", lambda name: SimpleNamespace(run=run))
+    assert main(BACKEND, ["train", "--fast"]) == status
+    errors = capsys.readouterr().err
+    assert message in errors
+    assert errors.count("\n") == 1
