@@ -82,8 +82,8 @@ def flip_sum_normalise(embeddings: np.ndarray, flipped: np.ndarray) -> np.ndarra
     >>> flip_sum_normalise(np.array([[2.0, 1.0]]), np.array([[1.0, 3.0]]))  # (3, 4) has length 5
     array([[0.6, 0.8]])
     """
-    _check_matrix(embeddings, "embeddings")
-    _check_matrix(flipped, "flipped")
+    check_rows(embeddings, "embeddings")
+    check_rows(flipped, "flipped")
     if embeddings.shape != flipped.shape:
         raise ValueError(f"expected embeddings and flipped of one shape, got {embeddings.shape} and {flipped.shape}")
     total = embeddings.astype(np.float64) + flipped
@@ -111,7 +111,7 @@ def pair_distances(embeddings: np.ndarray) -> tuple[np.ndarray, int]:
     >>> distances.tolist(), zeros
     ([2.0, 4.0], 0)
     """
-    _check_matrix(embeddings, "embeddings")
+    check_rows(embeddings, "embeddings")
     rows = len(embeddings)
     if rows % 2:
         raise ValueError(f"expected two embeddings for each pair, got {rows}, an odd number")
@@ -191,8 +191,7 @@ def verify_distances(
 
     distances, issame = np.asarray(distances), np.asarray(issame)
     _check_pairs(distances, issame, folds)
-    if not all(0 < far <= 1 for far in fars):
-        raise ValueError(f"expected false accept rates above 0 and at most 1, got {tuple(fars)}")
+    check_rates(fars)
 
     distances = distances.astype(np.float64)
     parts = _contiguous_folds(len(distances), folds)
@@ -239,6 +238,23 @@ def false_accepts(rate: float, comparisons: int) -> int:
     0
     """
     return int(Fraction(repr(float(rate))) * comparisons)
+
+
+def check_rows(values: np.ndarray, name: str) -> None:
+    """Raise a ValueError unless `values` are finite floats, (rows, dimensions); `name` says what they are."""
+    if values.ndim != 2 or not values.size:
+        raise ValueError(f"expected {name} of shape (rows, dimensions), neither of them 0, got {values.shape}")
+    if not np.issubdtype(values.dtype, np.floating):
+        raise ValueError(f"expected {name} of a float dtype, got {values.dtype}")
+    finite = np.isfinite(values).all(axis=1)
+    if not finite.all():
+        raise ValueError(f"{name}: row {int(np.argmin(finite))} is not finite; the network has diverged or is damaged")
+
+
+def check_rates(rates: Sequence[float]) -> None:
+    """Raise a ValueError unless all rates are above 0 and at most 1."""
+    if not all(0 < rate <= 1 for rate in rates):
+        raise ValueError(f"expected rates above 0 and at most 1, got {tuple(rates)}")
 
 
 def far_threshold(target: float, far: np.ndarray, thresholds: np.ndarray) -> float:
@@ -317,16 +333,6 @@ def _roc(distances: np.ndarray, issame: np.ndarray) -> Roc:
         return Roc(np.empty(0), np.empty(0))
     fpr, tpr, _ = roc_curve(issame, -distances)
     return Roc(fpr, tpr)
-
-
-def _check_matrix(values: np.ndarray, name: str) -> None:
-    if values.ndim != 2 or not values.size:
-        raise ValueError(f"expected {name} of shape (rows, dimensions), neither of them 0, got {values.shape}")
-    if not np.issubdtype(values.dtype, np.floating):
-        raise ValueError(f"expected {name} of a float dtype, got {values.dtype}")
-    finite = np.isfinite(values).all(axis=1)
-    if not finite.all():
-        raise ValueError(f"{name}: row {int(np.argmin(finite))} is not finite; the network has diverged or is damaged")
 
 
 def _check_pairs(distances: np.ndarray, issame: np.ndarray, folds: int) -> None:

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 from tqdm import tqdm
 
-from common.evaluation.verification import false_accepts
-from common.protocols.identification import UNMEASURED, Largest, OperatingPoint
+from common.evaluation.verification import check_rates, false_accepts
+from common.protocols.identification import UNMEASURED, Largest, OperatingPoint, check_embeddings
 
 MAX_RANK = 1000
 FARS = (1e-6, 1e-5, 1e-4)
@@ -78,7 +78,10 @@ def search_among_distractors(
     float32 product (about 1e-7) may rank either way.
     """
     probes, subjects = np.asarray(probes, np.float32), np.asarray(subjects)
-    _check(probes, subjects, count, max_rank, fars)
+    check_embeddings(probes, subjects, "probes")
+    check_rates(fars)
+    if count < 1 or max_rank < 1:
+        raise ValueError(f"expected at least one distractor and one rank, got {count} and {max_rank}")
     total = len(probes) * count
     accepts = {float(far): false_accepts(far, total) for far in fars}
     kept = min(max(accepts.values(), default=0) + 1, total)
@@ -187,15 +190,3 @@ def _regrouped(blocks: Iterable[np.ndarray], dimension: int, count: int, bar: tq
             bar.update(len(part))
     if held:
         yield np.concatenate(held)
-
-
-def _check(probes: np.ndarray, subjects: np.ndarray, count: int, max_rank: int, fars: Sequence[float]) -> None:
-    if probes.ndim != 2 or not probes.size or subjects.shape != (len(probes),):
-        raise ValueError(f"expected probes (P, D) and a subject each, got {probes.shape} and {subjects.shape}")
-    finite = np.isfinite(probes).all(axis=1)
-    if not finite.all():
-        raise ValueError(f"probe {int(np.argmin(finite))} (from 0) is not finite; the network has diverged")
-    if count < 1 or max_rank < 1:
-        raise ValueError(f"expected at least one distractor and one rank, got {count} and {max_rank}")
-    if not all(0 < far <= 1 for far in fars):
-        raise ValueError(f"expected false accept rates above 0 and at most 1, got {tuple(fars)}")

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from tqdm import tqdm
 
-from common.evaluation.verification import false_accepts
+from common.evaluation.verification import check_rates, check_rows, false_accepts
 
 FARS = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
 FPIRS = (1e-3, 1e-2, 1e-1)
@@ -130,7 +130,7 @@ def compare(scores: np.ndarray, issame: np.ndarray, fars: Sequence[float] = FARS
         raise ValueError(f"expected pairs of one person and of two, got {same} and {len(issame) - same}")
     if not np.isfinite(scores).all():
         raise ValueError(f"expected finite scores, got {scores[~np.isfinite(scores)][0]}")
-    _check_rates(fars)
+    check_rates(fars)
     fpr, tpr, thresholds = roc_curve(issame, scores)
     falling = slice(None, None, -1)  # argmin takes the first of equals: the largest FAR, and of one FAR the largest TAR
     tar = {}
@@ -175,8 +175,8 @@ def search(
     is the ceil(P * FPIR)-th largest of all scores with strangers, and the mate's score has to be above it, whatever its
     rank. Only the scores of a block of probes with the gallery exist at a time.
     """
-    _check_embeddings(probes, probe_subjects, "probes")
-    _check_embeddings(gallery, gallery_subjects, "gallery")
+    check_embeddings(probes, probe_subjects, "probes")
+    check_embeddings(gallery, gallery_subjects, "gallery")
     if probes.shape[1] != gallery.shape[1]:
         raise ValueError(f"expected one dimension, got {probes.shape[1]} in probes and {gallery.shape[1]} in gallery")
     subjects, columns = np.unique(gallery_subjects, return_index=True)
@@ -185,7 +185,7 @@ def search(
         raise ValueError(f"expected one template a subject in the gallery, got several of subject {twice}")
     if not all(rank >= 1 for rank in ranks):
         raise ValueError(f"expected ranks of at least 1, got {tuple(ranks)}")
-    _check_rates(fpirs)
+    check_rates(fpirs)
 
     found = np.minimum(np.searchsorted(subjects, probe_subjects), len(subjects) - 1)
     has_mate = subjects[found] == probe_subjects
@@ -286,16 +286,8 @@ def _pooled(
     return points
 
 
-def _check_embeddings(embeddings: np.ndarray, subjects: np.ndarray, name: str) -> None:
-    if embeddings.ndim != 2 or not embeddings.size or not np.issubdtype(embeddings.dtype, np.floating):
-        raise ValueError(f"expected {name} of shape (N, D), float, neither of them 0, got {embeddings.shape}")
+def check_embeddings(embeddings: np.ndarray, subjects: np.ndarray, name: str) -> None:
+    """Raise a ValueError unless `embeddings` are finite floats, (N, D), with a subject for each row."""
+    check_rows(embeddings, name)
     if np.shape(subjects) != (len(embeddings),):
         raise ValueError(f"{name}: expected a subject for each of {len(embeddings)} rows, got {np.shape(subjects)}")
-    finite = np.isfinite(embeddings).all(axis=1)
-    if not finite.all():
-        raise ValueError(f"{name}: row {int(np.argmin(finite))} is not finite; the network has diverged or is damaged")
-
-
-def _check_rates(rates: Sequence[float]) -> None:
-    if not all(0 < rate <= 1 for rate in rates):
-        raise ValueError(f"expected rates above 0 and at most 1, got {tuple(rates)}")

@@ -164,8 +164,8 @@ def test_results_do_not_depend_on_blocks(monkeypatch):
     ("change", "message"),
     [
         ({"probes": np.empty((0, 2)), "subjects": np.empty(0)}, "expected probes"),
-        ({"subjects": np.array([1])}, "a subject each"),
-        ({"probes": np.array([[0, 1], [np.nan, 0]])}, "probe 1 .* is not finite"),
+        ({"subjects": np.array([1])}, "a subject for each of 2 rows"),
+        ({"probes": np.array([[0, 1], [np.nan, 0]])}, "probes: row 1 is not finite"),
         ({"distractors": [np.eye(2), np.array([[1, 2], [np.inf, 0]])], "count": 4}, "distractor 3 .* is not finite"),
         ({"distractors": [np.ones((2, 3))]}, r"shape \(n, 2\), as the probes, got \(2, 3\)"),
         ({"distractors": [np.ones(2)]}, r"got \(2,\)"),
