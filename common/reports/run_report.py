@@ -6,7 +6,7 @@ python -m common report RUN RUN [RUN ...]         their reports, and a page that
 
 import argparse
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,6 @@ from common.config import from_json
 from common.datasets.pair_sets import open_pair_set
 from common.evaluation.evaluate import Evaluation
 from common.evaluation.results import SavedEvaluation
-from common.io.text import fixed, percent, text_table
 from common.reports.angle_plot import angle_figure
 from common.reports.comparison import write_comparison
 from common.reports.hardest_pairs import hardest_pairs, pair_picture
@@ -66,16 +65,6 @@ def write_report(folder: Path) -> Path:
     blocks += [Heading(2, "Configuration"), _settings(run.settings)]
     blocks += [Heading(2, "Environment"), _settings(run.environment)]
     return write_page(run.path / "report.html", f"{run.name}: report", blocks)
-
-
-def comparison_table(rows: Iterable[tuple[str, Evaluation]]) -> str:
-    """Plain-text table of (method, evaluation) rows: accuracy ± std and EER in percent, AUC as a fraction."""
-    table = []
-    for method, evaluation in rows:
-        result = evaluation.result
-        accuracy = f"{100 * result.accuracy:.2f} ± {100 * result.std:5.2f} %"
-        table.append((method, accuracy, fixed(result.auc, 4), percent(result.eer)))
-    return text_table(("method", "accuracy ± std", "AUC", "EER"), table)
 
 
 def _cards(run: Run) -> list[Block]:

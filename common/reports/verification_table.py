@@ -3,15 +3,13 @@
 import math
 from collections.abc import Sequence
 
-from common.evaluation.results import SavedEvaluation
-from common.evaluation.verification import VerificationResult
-from common.io.text import NOTHING, fixed, percent
+from common.evaluation.results import SavedEvaluation, figure_table
+from common.io.text import NOTHING
 from common.reports.page import Block, Paragraph, Table
 
 ABOUT = (
-    "Accuracy: mean and population standard deviation over contiguous folds. TAR: mean over the folds. AUC and EER: "
-    f"over all pairs. xnorm: mean L2 norm of the raw embeddings. {NOTHING}: not evaluated, or the pairs are too few to "
-    "measure the rate."
+    "Accuracy and TAR: mean and population standard deviation over contiguous folds. AUC and EER: over all pairs. "
+    f"xnorm: mean L2 norm of raw embeddings. {NOTHING}: not evaluated, or the pairs are too few to measure the rate."
 )
 
 
@@ -24,40 +22,19 @@ def verification_table(
         names: heads of the first columns.
         entries: the cells of these columns, and the evaluation; None: there is none.
     """
-    fars = sorted({far for _, s in entries if s for far in s.evaluation.result.tar}, reverse=True)
-    head = [*names, "step", "pairs", "folds", "accuracy ± std", "AUC", "EER"]
-    head += [*(f"TAR @ FAR\u00a0{far:g}" for far in fars), "xnorm"]
+    (_, *head), figures = figure_table(("", s.evaluation if s else None) for _, s in entries)
     rows, notes = [], []
-    for cells, s in entries:
+    for (cells, s), (_, *row) in zip(entries, figures, strict=True):
+        rows.append([*cells, f"{s.step:,}" if s and not s.method else NOTHING, *row])
         if s is None:
-            rows.append([*cells, *[NOTHING] * (len(head) - len(cells))])
             continue
         result = s.evaluation.result
-        rates = {far: measured_tar(result, far) for far in fars}
-        rows.append(
-            [
-                *cells,
-                NOTHING if s.method else f"{s.step:,}",
-                f"{len(result.issame):,}",
-                f"{len(result.fold_accuracies)}",
-                f"{100 * result.accuracy:.2f} ± {100 * result.std:.2f} %",
-                fixed(result.auc, 4),
-                percent(result.eer),
-                *map(percent, rates.values()),
-                f"{s.evaluation.xnorm:.4g}",
-            ]
-        )
         different = int((~result.issame).sum())
-        unsure = [f"{far:g}" for far in sorted(rates) if far in result.tar and math.isnan(rates[far])]
+        unsure = ", ".join(f"{far:g}" for far in sorted(result.tar) if math.isnan(result.tar[far]))
         if unsure and 0 < different < len(result.issame):
-            too_few = f"{different:,} different pairs are too few to measure a FAR of {', '.join(unsure)}."
+            too_few = f"{different:,} different pairs, less those of a fold, are too few to measure a FAR of {unsure}."
             notes.append(f"{s.evaluation.name}: {too_few}")
         if result.zero_embeddings:
             notes.append(f"{', '.join(cells)}: {result.zero_embeddings:,} embeddings are zero vectors.")
     baselines = frozenset(number for number, (_, s) in enumerate(entries) if s and s.method)
-    return [Table(head, rows, baselines), *map(Paragraph, dict.fromkeys([ABOUT, *notes]))]
-
-
-def measured_tar(result: VerificationResult, far: float) -> float:
-    """The true accept rate at a false accept rate; NaN where the different pairs are too few to measure that rate."""
-    return result.tar.get(far, math.nan) if (~result.issame).sum() * far >= 1 else math.nan
+    return [Table([*names, "step", *head], rows, baselines), *map(Paragraph, dict.fromkeys([ABOUT, *notes]))]
