@@ -32,7 +32,7 @@ def figures(evaluation: Evaluation) -> dict[str, str]:
         "pairs": f"{len(result.issame):,}",
         "folds": str(len(result.fold_accuracies)),
         "accuracy ± std": _with_std(result.accuracy, result.std),
-        **{_tar_head(far): _with_std(rate, result.tar_std[far]) for far, rate in result.tar.items()},
+        **{f"TAR@FAR={far:g}": _with_std(rate, result.tar_std[far]) for far, rate in result.tar.items()},
         "AUC": fixed(result.auc, 4),
         "EER": percent(result.eer),
         "xnorm": f"{evaluation.xnorm:.4g}",
@@ -49,12 +49,9 @@ def figure_table(
         first: head of the column of names.
         columns: heads of the other columns; None: all.
     """
-    named = list(evaluations)
-    if columns is None:
-        fars = sorted({far for _, one in named if one for far in one.result.tar}, reverse=True)
-        columns = ["pairs", "folds", "accuracy ± std", *map(_tar_head, fars), "AUC", "EER", "xnorm"]
-    cells = [(name, figures(one) if one else {"pairs": "missing"}) for name, one in named]
-    return [first, *columns], [[name, *(of_one.get(column, NOTHING) for column in columns)] for name, of_one in cells]
+    cells = [(name, figures(one) if one else {"pairs": "missing"}) for name, one in evaluations]
+    columns = list(dict.fromkeys(column for _, row in cells for column in row)) if columns is None else columns
+    return [first, *columns], [[name, *(row.get(column, NOTHING) for column in columns)] for name, row in cells]
 
 
 def evaluation_record(evaluation: Evaluation, step: int) -> dict[str, Any]:
@@ -164,10 +161,6 @@ def load_evaluation(path: Path) -> SavedEvaluation:
                 f"{beside.name}; the two files are not of one evaluation: evaluate again"
             )
     return SavedEvaluation(evaluation, step, method)
-
-
-def _tar_head(far: float) -> str:
-    return f"TAR@FAR={far:g}"
 
 
 def _with_std(rate: float, std: float) -> str:
