@@ -4,16 +4,13 @@
 ['arcface', 'cosface', 'normalised-softmax', 'sface', 'softmax', 'sphereface']
 """
 
-from .margin_heads import (
-    ArcFaceHead,
-    CosFaceHead,
-    MarginHead,
-    MarginResult,
-    NormalisedSoftmaxHead,
-    SoftmaxHead,
-    SphereFaceHead,
-)
-from .sface import SFaceHead, SFaceResult, Shard, sface_loss
+from .margin_heads import ArcFaceHead, CosFaceHead, NormalisedSoftmaxHead, SoftmaxHead, SphereFaceHead
+from .margin_heads import MarginHead as MarginHead
+from .margin_heads import MarginResult as MarginResult
+from .sface import SFaceHead
+from .sface import SFaceResult as SFaceResult
+from .sface import Shard as Shard
+from .sface import sface_loss as sface_loss
 
 # Heads by the names of a configuration. A head's keyword arguments are the settings that it takes from there.
 HEADS = {
@@ -24,18 +21,3 @@ HEADS = {
     "arcface": ArcFaceHead,
     "sphereface": SphereFaceHead,
 }
-
-__all__ = [
-    "HEADS",
-    "ArcFaceHead",
-    "CosFaceHead",
-    "MarginHead",
-    "MarginResult",
-    "NormalisedSoftmaxHead",
-    "SFaceHead",
-    "SFaceResult",
-    "Shard",
-    "SoftmaxHead",
-    "SphereFaceHead",
-    "sface_loss",
-]

@@ -12,6 +12,8 @@ nearly 0, so on the CPU `skipping.py` computes only those at cosines from `least
 gradients to autograd.
 """
 
+from functools import partial
+
 import torch
 from torch import Tensor
 
@@ -39,17 +41,20 @@ def streamed(
     """
     if block_size is None:
         block_size = 2048 if embeddings.device.type == "cpu" else max(1, 2**24 // len(labels))
-    return SFaceResult(
-        *_Streamed.apply(embeddings, class_weight, labels, rescaling, least_cosine, block_size, compiled, shard)
-    )
+    if least_cosine > -1 and embeddings.device.type == "cpu":
+        make_pass = partial(SkippingPass, rescaling=rescaling, least_cosine=least_cosine, shard=shard)
+    else:
+        make_pass = partial(DensePass, rescaling=rescaling, compiled=compiled, shard=shard)
+    return SFaceResult(*_Streamed.apply(embeddings, class_weight, labels, make_pass, block_size))
 
 
 class _Streamed(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, embeddings, class_weight, labels, *options):
+    def forward(ctx, embeddings, class_weight, labels, make_pass, block_size):
         ctx.save_for_backward(embeddings, class_weight, labels)
-        ctx.options = options
-        done = _pass(embeddings, class_weight, labels, *options)
+        ctx.make_pass, ctx.block_size = make_pass, block_size
+        done = make_pass(embeddings, class_weight, labels)
+        done.run(block_size)
         ctx.gradients, result = done.gradients(), done.result()
         ctx.mark_non_differentiable(*result[1:])
         return result
@@ -58,26 +63,12 @@ class _Streamed(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx, grad_loss, *_):
         # given away, so that there is no second (C, D) tensor; a second backward pass computes them again
-        gradients, ctx.gradients = ctx.gradients or _pass(*ctx.saved_tensors, *ctx.options).gradients(), None
+        gradients, ctx.gradients = ctx.gradients, None
+        if gradients is None:
+            done = ctx.make_pass(*ctx.saved_tensors)
+            done.run(ctx.block_size)
+            gradients = done.gradients()
         if grad_loss.device.type != "cpu" or grad_loss != 1:
             for gradient in gradients:
                 gradient.mul_(grad_loss)
-        return *gradients, None, *[None] * len(ctx.options)
-
-
-def _pass(
-    embeddings: Tensor,
-    class_weight: Tensor,
-    labels: Tensor,
-    rescaling: Rescaling,
-    least_cosine: float,
-    block_size: int,
-    compiled: bool,
-    shard: Shard | None,
-) -> DensePass:
-    if least_cosine > -1 and embeddings.device.type == "cpu":
-        done = SkippingPass(embeddings, class_weight, labels, rescaling, least_cosine, shard=shard)
-    else:
-        done = DensePass(embeddings, class_weight, labels, rescaling, shard=shard, compiled=compiled)
-    done.run(block_size)
-    return done
+        return *gradients, None, None, None

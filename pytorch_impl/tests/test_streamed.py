@@ -1,6 +1,7 @@
 """What the streamed form leaves out, and the three ways in which it computes a block: the same results by each."""
 
 import math
+from functools import partial
 
 import numpy as np
 import pytest
@@ -26,8 +27,9 @@ def way(request, monkeypatch):
     screens = request.param == "screened"
     monkeypatch.setattr(skipping, "can_screen", lambda embeddings: screens and embeddings.dtype == torch.float32)
     if request.param == "compiled":  # as on a CUDA device: every entry counts
+        dense = partial(DensePass, compiled=True)
         monkeypatch.setattr(
-            streamed, "SkippingPass", lambda *arguments, shard: DensePass(*arguments[:-1], compiled=True)
+            streamed, "SkippingPass", lambda *inputs, least_cosine, **options: dense(*inputs, **options)
         )
     return request.param
 
