@@ -50,12 +50,12 @@ def launch(devices: int, arguments: list[str]) -> None:
     """Run `python -m pytorch_impl ARGUMENTS` in so many processes on this host; nothing listens beyond loopback.
 
     Raises:
-        Stopped: Ctrl-C or SIGTERM; a checkpoint was saved.
+        Stopped: Ctrl-C, SIGTERM or SIGHUP; a checkpoint was saved.
         KeyboardInterrupt: a second Ctrl-C, or ranks did not stop in 30 seconds; nothing was saved.
         LostRank: a process ended early; named.
     """
     with contextlib.ExitStack() as stack:
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             stack.callback(signal.signal, number, signal.signal(number, signal.default_int_handler))
         # torchrun's rendezvous listens on all interfaces and unpickles what it is sent; this folder is the user's alone
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="sface-ranks-")))
