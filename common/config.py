@@ -208,9 +208,7 @@ RULES = (
     Rule("head.name", "one of " + ", ".join(HEADS), lambda v, c: v in HEADS),
     Rule("head.scale head.intra_slope head.inter_slope", "a positive number", _is_positive),
     Rule(
-        "head.intra_center head.inter_center",
-        "an angle in radians, above 0 and below pi",
-        lambda v, c: 0 < v < math.pi,
+        "head.intra_center head.inter_center", "an angle in radians, above 0 and below pi", lambda v, c: 0 < v < math.pi
     ),
     Rule("head.epsilon", "none, or at least 0 and below 1", lambda v, c: v is None or 0 <= v < 1),
     Rule("head.sample_rate", "above 0 and at most 1", lambda v, c: 0 < v <= 1),

@@ -3,20 +3,18 @@
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import numpy as np
 import tyro
 
+from common.backend import Backend
 from common.config import OnWrongSize
 from common.datasets.images import decode_image
 from common.datasets.training_sets import image_files
 from common.evaluation.embedding import embed_images
 from common.evaluation.source import open_source
 from common.io.files import atomic_write
-
-if TYPE_CHECKING:
-    from common.backend import Backend
 
 
 @dataclass(frozen=True)
@@ -41,7 +39,7 @@ class Options:
     """What to do with an image that does not decode: stop, or name it and skip it."""
 
 
-def run(backend: "Backend", arguments: list[str]) -> int:
+def run(backend: Backend, arguments: list[str]) -> int:
     """Embed a folder of images and write the .npz file."""
     options = tyro.cli(Options, prog=f"python -m {backend.package} embed", args=arguments)
     if options.out.suffix.lower() != ".npz":

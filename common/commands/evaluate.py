@@ -3,11 +3,11 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import tyro
 
+from common.backend import Backend
 from common.config import OnWrongSize
 from common.datasets.pair_sets import find_pair_sets
 from common.evaluation.embedding import Embed
@@ -16,9 +16,6 @@ from common.evaluation.results import figure_table, save_evaluation
 from common.evaluation.source import Source, open_source
 from common.io.text import text_table
 from common.recipes import PUBLISHED_SETS
-
-if TYPE_CHECKING:
-    from common.backend import Backend
 
 
 @dataclass(frozen=True)
@@ -41,13 +38,13 @@ class Options:
     """Also write the figures to this folder: NAME.json and NAME.npz for each set."""
 
 
-def run(backend: "Backend", arguments: list[str]) -> int:
+def run(backend: Backend, arguments: list[str]) -> int:
     """Evaluate with options from the command line; status 1 if a set is missing."""
     options = tyro.cli(Options, prog=f"python -m {backend.package} evaluate", args=arguments)
     return 0 if evaluate_source(backend, options) else 1
 
 
-def evaluate_source(backend: "Backend", options: Options) -> bool:
+def evaluate_source(backend: Backend, options: Options) -> bool:
     """Evaluate a source and print the figures; whether every set was there."""
     source = open_source(options.source, backend, options.device)
     root = options.root or source.root

@@ -2,17 +2,14 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import tyro
 
 from common import config as configuration
+from common.backend import Backend
 from common.weights import checkpoint
 from common.weights.checkpoint import latest_checkpoint
 from common.weights.onnx_export import DEFAULT_OPSET, Colours, export_onnx
-
-if TYPE_CHECKING:
-    from common.backend import Backend
 
 
 @dataclass(frozen=True)
@@ -29,7 +26,7 @@ class Options:
     """Version of ONNX's operators."""
 
 
-def run(backend: "Backend", arguments: list[str]) -> int:
+def run(backend: Backend, arguments: list[str]) -> int:
     """Export a checkpoint to ONNX.
 
     Raises:

@@ -3,11 +3,12 @@
 from dataclasses import dataclass
 from functools import partial, reduce
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import numpy as np
 import tyro
 
+from common.backend import Backend
 from common.datasets.alignment import align
 from common.datasets.images import decode_photo
 from common.evaluation.embedding import embed_images
@@ -17,9 +18,6 @@ from common.protocols import ijb
 from common.protocols.identification import compare, pair_scores
 from common.protocols.results import IjbEvaluation, ijb_record, ijb_text
 from common.protocols.templates import Flip, Pooling, pool_templates, template_rows
-
-if TYPE_CHECKING:
-    from common.backend import Backend
 
 
 @dataclass(frozen=True)
@@ -45,7 +43,7 @@ class Options:
     """Also write the figures to this folder, as NAME.json."""
 
 
-def run(backend: "Backend", arguments: list[str]) -> int:
+def run(backend: Backend, arguments: list[str]) -> int:
     """Evaluate on IJB-B or IJB-C and print the figures; status 1 if a file of the set is missing."""
     options = tyro.cli(Options, prog=f"python -m {backend.package} ijb", args=arguments)
     root, name = options.root, options.name

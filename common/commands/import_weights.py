@@ -5,18 +5,15 @@ import shlex
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import tyro
 
 from common import config as configuration
+from common.backend import Backend
 from common.config import DataConfig, ModelConfig, RunConfig
 from common.recipes import PUBLISHED_SETS
 from common.weights.checkpoint import latest_checkpoint, save_checkpoint
 from common.weights.foreign.convert import convert
-
-if TYPE_CHECKING:
-    from common.backend import Backend
 
 
 @dataclass(frozen=True)
@@ -37,7 +34,7 @@ class Options:
     """Width and height of the network's input, pixels."""
 
 
-def run(backend: "Backend", arguments: list[str]) -> int:
+def run(backend: Backend, arguments: list[str]) -> int:
     """Import published weights.
 
     Raises:

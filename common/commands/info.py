@@ -8,10 +8,8 @@ import re
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from common.backend import Backend
+from common.backend import Backend
 
 REQUIREMENTS = Path(__file__).parents[2] / "requirements"
 
@@ -69,7 +67,7 @@ def describe(backend: str) -> tuple[str, bool]:
     return "\n".join(lines), all(package.found is not None for package in listed)
 
 
-def run(backend: "Backend", arguments: list[str]) -> int:
+def run(backend: Backend, arguments: list[str]) -> int:
     """Print the page; status 1 if a package is missing."""
     page, complete = describe(backend.name)
     print(page)

@@ -19,10 +19,7 @@ COMMANDS = {
         "export",
         "Write the backbone of a run or a checkpoint as an ONNX model: export FOLDER --out MODEL.onnx",
     ),
-    "import": (
-        "import_weights",
-        "Turn published weights into a checkpoint: import FILE --backbone NAME --out FOLDER",
-    ),
+    "import": ("import_weights", "Turn published weights into a checkpoint: import FILE --backbone NAME --out FOLDER"),
     "reproduce": (
         "reproduce",
         "Train and evaluate a published row, or say what is missing: reproduce ROW [--check] [--field value ...]",

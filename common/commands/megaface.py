@@ -4,11 +4,12 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import numpy as np
 import tyro
 
+from common.backend import Backend
 from common.datasets.images import decode_image
 from common.evaluation.embedding import embed_images
 from common.evaluation.source import open_source
@@ -17,9 +18,6 @@ from common.io.files import check_files, write_json
 from common.protocols import megaface as files
 from common.protocols.distractors import search_among_distractors
 from common.protocols.results import MegafaceEvaluation, megaface_record, megaface_text
-
-if TYPE_CHECKING:
-    from common.backend import Backend
 
 ROWS_AT_ONCE = 8192
 
@@ -57,7 +55,7 @@ class Options:
     """Also write the figures to this folder, as megaface-SIZE-NUMBER.json."""
 
 
-def run(backend: "Backend", arguments: list[str]) -> int:
+def run(backend: Backend, arguments: list[str]) -> int:
     """Evaluate on MegaFace and print the figures; a file that is missing is an error."""
     options = tyro.cli(Options, prog=f"python -m {backend.package} megaface", args=arguments)
     lists = options.lists or options.root / "devkit" / "templatelists"
@@ -103,7 +101,7 @@ def _noisy(options: Options, probes: files.ProbeList, distractors: Sequence[str]
     return files.noisy_probes(probes, faces), files.noisy_distractors(distractors, others)
 
 
-def _megaface_source(backend: "Backend", options: Options) -> tuple[str, Blocks]:
+def _megaface_source(backend: Backend, options: Options) -> tuple[str, Blocks]:
     folder = options.source
     if _is_feature_folder(folder):
 

@@ -8,9 +8,10 @@ import dataclasses
 import shutil
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from common import config as configuration
+from common.backend import Backend
 from common.commands import evaluate, train
 from common.config import RunConfig
 from common.datasets.pair_sets import find_pair_sets
@@ -23,9 +24,6 @@ from common.training.cost import cost_lines
 from common.training.loop import refuse_another_run
 from common.training.probe import measure
 from common.training.schedule import total_steps
-
-if TYPE_CHECKING:
-    from common.backend import Backend
 
 CHECK = "--check"
 RECORD = "reproduction.json"
@@ -50,7 +48,7 @@ class Data(NamedTuple):
     error: Exception | None  # why the training set cannot be opened
 
 
-def run(backend: "Backend", arguments: list[str]) -> int:
+def run(backend: Backend, arguments: list[str]) -> int:
     """Reproduce a row, or with --check say whether it can be; status 1 if some of its data are missing.
 
     Raises:
@@ -190,7 +188,7 @@ def look_at_data(config: RunConfig, row: Row) -> Data:
     return Data(lines, not missing, images, classes, pairs, problem)
 
 
-def _evaluate_the_rest(backend: "Backend", config: RunConfig, folder: Path) -> bool:
+def _evaluate_the_rest(backend: Backend, config: RunConfig, folder: Path) -> bool:
     """Evaluate on sets that were missing after the last step, and print the row; whether every set is evaluated."""
     run = read_finished(folder)
     done = {s.evaluation.name for s in run.saved if s.method is None and s.step == run.last_step}
@@ -200,11 +198,7 @@ def _evaluate_the_rest(backend: "Backend", config: RunConfig, folder: Path) -> b
         evaluate.evaluate_source(
             backend,
             evaluate.Options(
-                folder,
-                sets=tuple(found),
-                root=config.data.root,
-                device=config.device,
-                out=folder / "evaluation",
+                folder, sets=tuple(found), root=config.data.root, device=config.device, out=folder / "evaluation"
             ),
         )
         run = read_finished(folder)

@@ -2,11 +2,11 @@
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import tyro
 
 from common import config as configuration
+from common.backend import Backend
 from common.config import RunConfig
 from common.datasets.pair_sets import find_pair_sets
 from common.datasets.training_sets import open_dataset
@@ -19,18 +19,15 @@ from common.reports.run_report import write_report
 from common.training.loop import Progress, fit
 from common.weights.checkpoint import latest_checkpoint
 
-if TYPE_CHECKING:
-    from common.backend import Backend
 
-
-def run(backend: "Backend", arguments: list[str]) -> int:
+def run(backend: Backend, arguments: list[str]) -> int:
     """Train a recipe to its end, evaluate it, and write the report; raises as `common.training.loop.fit`."""
     train_config(backend, parse_recipe(backend, "train", RECIPES, arguments), ["train", *arguments])
     return 0
 
 
 def parse_recipe(
-    backend: "Backend", command: str, recipes: Mapping[str, Callable[[], RunConfig]], arguments: list[str]
+    backend: Backend, command: str, recipes: Mapping[str, Callable[[], RunConfig]], arguments: list[str]
 ) -> RunConfig:
     """The checked configuration of `COMMAND RECIPE [--field value ...]`."""
     described = {name: ((recipe.__doc__ or "").strip(), recipe()) for name, recipe in recipes.items()}
@@ -41,12 +38,12 @@ def parse_recipe(
     return config
 
 
-def run_folder(backend: "Backend", config: RunConfig) -> Path:
+def run_folder(backend: Backend, config: RunConfig) -> Path:
     """The run folder of a configuration."""
     return config.out or Path("runs") / backend.name / f"{config.name}-seed{config.seed}"
 
 
-def train_config(backend: "Backend", config: RunConfig, command: list[str]) -> None:
+def train_config(backend: Backend, config: RunConfig, command: list[str]) -> None:
     """Train a checked configuration, evaluate it, and write the report; raises as `common.training.loop.fit`.
 
     For several devices, a backend that needs a process for each starts `command` once more in each of them.
@@ -66,7 +63,7 @@ def train_config(backend: "Backend", config: RunConfig, command: list[str]) -> N
         _report(backend, config, folder, progress)
 
 
-def _report(backend: "Backend", config: RunConfig, folder: Path, progress: Progress) -> None:
+def _report(backend: Backend, config: RunConfig, folder: Path, progress: Progress) -> None:
     if config.data.raw_pixels:
         _evaluate_raw_pixels(config, folder / "evaluation")
     report = write_report(folder)

@@ -4,20 +4,17 @@ import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from common import config as configuration
+from common.backend import Backend
 from common.config import OnWrongSize
 from common.evaluation.embedding import Embed
 from common.evaluation.onnx_model import open_onnx
 from common.io.npz import read_arrays
 from common.weights import checkpoint
 from common.weights.checkpoint import latest_checkpoint
-
-if TYPE_CHECKING:
-    from common.backend import Backend
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,7 +52,7 @@ class Source:
         return array
 
 
-def open_source(path: Path, backend: "Backend", device: str = "auto") -> Source:
+def open_source(path: Path, backend: Backend, device: str = "auto") -> Source:
     """Open a run folder (its latest checkpoint), a checkpoint folder, MODEL.onnx or EMBEDDINGS.npz.
 
     Args:
@@ -79,7 +76,7 @@ def open_source(path: Path, backend: "Backend", device: str = "auto") -> Source:
     return _open_checkpoint(latest_checkpoint(path) or path, backend, device)
 
 
-def _open_checkpoint(path: Path, backend: "Backend", device: str) -> Source:
+def _open_checkpoint(path: Path, backend: Backend, device: str) -> Source:
     saved = checkpoint.load_checkpoint(path)
     config = configuration.from_json(saved.state.get("config"))
     config = dataclasses.replace(config, device=device)

@@ -133,11 +133,7 @@ def pair_distances(embeddings: np.ndarray) -> tuple[np.ndarray, int]:
 
 
 def verify(
-    embeddings: np.ndarray,
-    issame: np.ndarray,
-    *,
-    folds: int = 10,
-    fars: Sequence[float] = (1e-1, 1e-2, 1e-3),
+    embeddings: np.ndarray, issame: np.ndarray, *, folds: int = 10, fars: Sequence[float] = (1e-1, 1e-2, 1e-3)
 ) -> VerificationResult:
     """Verification figures of embeddings: `verify_distances` of `pair_distances`.
 

@@ -288,12 +288,7 @@ class _Run:
 def evaluate_sets(trainer: Trainer, pair_sets: dict[str, Any], config: RunConfig) -> list[Evaluation]:
     """Evaluate on each opened set by the protocol of `common.evaluation.verification`."""
     return [
-        evaluate(
-            trainer.embed,
-            pair_set,
-            image_size=config.data.image_size,
-            on_wrong_size=config.data.on_wrong_size,
-        )
+        evaluate(trainer.embed, pair_set, image_size=config.data.image_size, on_wrong_size=config.data.on_wrong_size)
         for pair_set in pair_sets.values()
     ]
 

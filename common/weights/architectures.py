@@ -59,13 +59,7 @@ class Layers:
         """Convolution without bias."""
         weight = self.parameter(f"{name}.weight", width, x.channels // groups, kernel, kernel)
         out = self.node(
-            "Conv",
-            x.name,
-            weight,
-            kernel_shape=[kernel] * 2,
-            strides=[stride] * 2,
-            pads=[padding] * 4,
-            group=groups,
+            "Conv", x.name, weight, kernel_shape=[kernel] * 2, strides=[stride] * 2, pads=[padding] * 4, group=groups
         )
         return Map(out, width, (x.size + 2 * padding - kernel) // stride + 1)
 
