@@ -125,7 +125,6 @@ def evaluation(backend: str, settings: Settings) -> tuple[Work, Settings]:
                 open_pair_set(path),
                 image_size=config.data.image_size,
                 batch_size=settings["batch_size"],
-                progress=False,
             )
         return {}
 

@@ -3,6 +3,8 @@
 import importlib
 import sys
 
+from common.io.text import usage
+
 COMMANDS = {
     "report": ("run_report", "Write the report of each run, and a page that compares several runs: report RUN ..."),
     "tables": (
@@ -16,19 +18,14 @@ COMMANDS = {
 def main(arguments: list[str]) -> int:
     """Run one command; returns the exit status. Bad input is one line on stderr and status 2, without a traceback."""
     command = arguments[0] if arguments else ""
-    if command in COMMANDS:
-        try:
-            importlib.import_module(f"common.reports.{COMMANDS[command][0]}").main(arguments[1:])
-        except (OSError, ValueError) as error:
-            print(f"error: {error}", file=sys.stderr)
-            return 2
-        return 0
-    asked_for_help = command in ("-h", "--help")
-    lines = [] if asked_for_help else [f"error: expected a command, got {command!r}"]
-    lines += ["usage: python -m common COMMAND [--help]", ""]
-    lines += [f"  {name:<10}{text}" for name, (_, text) in COMMANDS.items()]
-    print("\n".join(lines), file=sys.stdout if asked_for_help else sys.stderr)
-    return 0 if asked_for_help else 2
+    if command not in COMMANDS:
+        return usage("python -m common", COMMANDS, command)
+    try:
+        importlib.import_module(f"common.reports.{COMMANDS[command][0]}").main(arguments[1:])
+    except (OSError, ValueError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
 
 
 if __name__ == "__main__":

@@ -178,17 +178,11 @@ CONVERTED = ((Path, str), (float, int))  # kind of a field, and the kind of its 
 
 
 class Rule(NamedTuple):
-    """What a field's value must be.
+    """What a field's value must be."""
 
-    Attributes:
-        fields: dotted names, separated by spaces.
-        expected: for the error message; {0} is the configuration.
-        holds: of the value and the configuration.
-    """
-
-    fields: str
-    expected: str
-    holds: Callable[[Any, RunConfig], bool]
+    fields: str  # dotted names, separated by spaces
+    expected: str  # for the error message; {0} is the configuration
+    holds: Callable[[Any, RunConfig], bool]  # of the value and the configuration
 
 
 def _at_least(smallest: int) -> Callable[[Any, RunConfig], bool]:

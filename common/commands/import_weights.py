@@ -1,6 +1,5 @@
 """`import`: published weights become a checkpoint. Needs no framework."""
 
-import hashlib
 import shlex
 from dataclasses import dataclass
 from fractions import Fraction
@@ -11,6 +10,7 @@ import tyro
 from common import config as configuration
 from common.backend import Backend
 from common.config import DataConfig, ModelConfig, RunConfig
+from common.io.files import sha256_of
 from common.recipes import PUBLISHED_SETS
 from common.weights.checkpoint import latest_checkpoint, save_checkpoint
 from common.weights.foreign.convert import convert
@@ -57,11 +57,9 @@ def run(backend: Backend, arguments: list[str]) -> int:
         model=ModelConfig(options.backbone, found.embedding_size),
     )
     configuration.check(config)
-    with options.file.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
     state = {
         "config": configuration.to_json(config),
-        "imported": {"file": options.file.name, "sha256": digest, "notes": found.notes},
+        "imported": {"file": options.file.name, "sha256": sha256_of(options.file), "notes": found.notes},
     }
     arrays = {f"backbone.{name}": array for name, array in found.arrays.items()}
     path = save_checkpoint(options.out / "checkpoints", 0, arrays, state)

@@ -4,6 +4,7 @@ import importlib
 import sys
 
 from common.backend import Backend
+from common.io.text import usage
 from common.ranks import BAD_INPUT, INTERRUPTED, Stopped
 
 COMMANDS = {
@@ -36,12 +37,7 @@ def main(backend: Backend, arguments: list[str]) -> int:
     """Run one command; returns the exit status. Bad input is one line on stderr and status 2, no traceback."""
     command = arguments[0] if arguments else ""
     if command not in COMMANDS:
-        asked_for_help = command in ("-h", "--help")
-        lines = [] if asked_for_help else [f"error: expected a command, got {command!r}"]
-        lines += [f"usage: python -m {backend.package} COMMAND [--help]", ""]
-        lines += [f"  {name:<10}{summary}" for name, (_, summary) in COMMANDS.items()]
-        print("\n".join(lines), file=sys.stdout if asked_for_help else sys.stderr)
-        return 0 if asked_for_help else BAD_INPUT
+        return usage(f"python -m {backend.package}", COMMANDS, command)
     try:  # a command's module is imported only now: what it needs may be missing
         return importlib.import_module(f"{__package__}.{COMMANDS[command][0]}").run(backend, arguments[1:])
     except ModuleNotFoundError as error:

@@ -85,7 +85,11 @@ class RecordDataset:
         name = f"{self._name} key {self._reader.keys.item(row)}"
         if not image:
             raise ValueError(f"{name}: expected an image, got a record without one")
-        return Sample(image, _checked_label(labels[0], self.num_classes, name), name)
+        if not (0 <= labels[0] < self.num_classes and labels[0].is_integer()):  # NaN is in no range
+            raise ValueError(
+                f"{name}: expected a label 0 to {self.num_classes - 1} (as {PROPERTY} says), got {labels[0]}"
+            )
+        return Sample(image, int(labels[0]), name)
 
     def _image_rows(self) -> range:
         """Find the rows of the reader's keys that are images."""
@@ -260,9 +264,3 @@ def _read_text(path: Path) -> str:
         return require_file(path, "this file").read_text("utf-8")
     except UnicodeDecodeError as error:
         raise ValueError(f"{path}: expected text in UTF-8 ({error})") from None
-
-
-def _checked_label(value: float, num_classes: int, name: str) -> int:
-    if not (0 <= value < num_classes and value == int(value)):  # NaN is in no range
-        raise ValueError(f"{name}: expected a label 0 to {num_classes - 1} (as {PROPERTY} says), got {value}")
-    return int(value)

@@ -16,15 +16,10 @@ Embed = Callable[[np.ndarray], np.ndarray]
 
 
 class Embedded(NamedTuple):
-    """A batch of embeddings.
+    """A batch of embeddings."""
 
-    Attributes:
-        places: which of the images, counted from 0, in their order; n of them.
-        views: the embeddings of the images, (n, D), and with `mirror` also those of their mirror images.
-    """
-
-    places: list[int]
-    views: list[np.ndarray]
+    places: list[int]  # which of the images, counted from 0, in their order; n of them
+    views: list[np.ndarray]  # the embeddings of the images, (n, D), and with `mirror` also those of their mirror images
 
 
 def embed_images(

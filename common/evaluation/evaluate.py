@@ -46,17 +46,11 @@ class Pairs(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class Evaluation:
-    """One embedding on one pair set.
+    """One embedding on one pair set."""
 
-    Attributes:
-        name: of the pair set.
-        result: the figures of the protocol.
-        xnorm: mean L2 norm of the raw embeddings, of images and mirror images alike.
-    """
-
-    name: str
-    result: VerificationResult
-    xnorm: float
+    name: str  # of the pair set
+    result: VerificationResult  # the figures of the protocol
+    xnorm: float  # mean L2 norm of the raw embeddings, of images and mirror images alike
 
 
 def evaluate(
@@ -66,7 +60,6 @@ def evaluate(
     image_size: int,
     batch_size: int = 64,
     on_wrong_size: OnWrongSize = "fail",
-    progress: bool = True,
     folds: int = 10,
     fars: Sequence[float] = (1e-1, 1e-2, 1e-3),
 ) -> Evaluation:
@@ -78,7 +71,6 @@ def evaluate(
         image_size: width and height, in pixels.
         batch_size: images in a call of `embed`.
         on_wrong_size: as for `decode_image`.
-        progress: show a bar on stderr where that is a terminal.
         folds: number of contiguous folds.
         fars: false accept rates to read the true accept rate at.
 
@@ -102,11 +94,10 @@ def evaluate(
         partial(decode_image, pair_set.encoded(image), name, image_size, on_wrong_size)
         for image, name in zip(distinct, names, strict=True)
     )
-    title = pair_set.name if progress else None
     waiting: dict[int, np.ndarray] = {}
     distances = np.empty(pairs)
     norms, zeros, done = 0.0, 0, 0
-    for places, (raw, mirrored) in embed_images(embed, names, images, batch_size=batch_size, progress=title):
+    for places, (raw, mirrored) in embed_images(embed, names, images, batch_size=batch_size, progress=pair_set.name):
         batch = [distinct[place] for place in places]
         norms += float((_norms(raw) + _norms(mirrored)) @ [uses[image] for image in batch])
         waiting |= zip(batch, flip_sum_normalise(raw, mirrored), strict=True)
@@ -124,13 +115,7 @@ def evaluate(
 
 
 def evaluate_embeddings(
-    name: str,
-    embeddings: np.ndarray,
-    mirrored: np.ndarray | None,
-    issame: np.ndarray,
-    *,
-    folds: int = 10,
-    fars: Sequence[float] = (1e-1, 1e-2, 1e-3),
+    name: str, embeddings: np.ndarray, mirrored: np.ndarray | None, issame: np.ndarray
 ) -> Evaluation:
     """Verification figures of embeddings that were made elsewhere.
 
@@ -139,18 +124,13 @@ def evaluate_embeddings(
         embeddings: (2P, D) float, in any scale; rows 2i and 2i+1 are pair i.
         mirrored: (2P, D) float, of the mirrored images, to be added; None: `embeddings` are taken as they are.
         issame: (P,) bool.
-        folds, fars: as for `evaluate`.
 
     Raises:
         ValueError: a wrong shape, dtype or count, fewer pairs than folds, or a row that is not finite; named.
     """
-    if mirrored is None:
-        normalised = flip_sum_normalise(embeddings, embeddings)  # twice the same has the direction of once
-        norms = [_norms(embeddings)]
-    else:
-        normalised = flip_sum_normalise(embeddings, mirrored)
-        norms = [_norms(embeddings), _norms(mirrored)]
-    return Evaluation(name, verify(normalised, issame, folds=folds, fars=fars), float(np.mean(norms)))
+    views = [embeddings] if mirrored is None else [embeddings, mirrored]
+    normalised = flip_sum_normalise(views[0], views[-1])  # twice the same has the direction of once
+    return Evaluation(name, verify(normalised, issame), float(np.mean([_norms(view) for view in views])))
 
 
 def raw_pixels(images: np.ndarray) -> np.ndarray:

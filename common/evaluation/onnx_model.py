@@ -13,17 +13,11 @@ COLOURS = ("rgb", "bgr")
 
 
 class OnnxModel(NamedTuple):
-    """An opened model.
+    """An opened model."""
 
-    Attributes:
-        description: one line for people.
-        image_size: width and height of its input, pixels.
-        embed: (N, 3, S, S) uint8 RGB, any N >= 1, to (N, D) float32, raw.
-    """
-
-    description: str
-    image_size: int
-    embed: Embed
+    description: str  # one line for people
+    image_size: int  # width and height of its input, pixels
+    embed: Embed  # (N, 3, S, S) uint8 RGB, any N >= 1, to (N, D) float32, raw
 
 
 def open_onnx(path: Path, device: str) -> OnnxModel:

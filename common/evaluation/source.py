@@ -19,27 +19,16 @@ from common.weights.checkpoint import latest_checkpoint
 
 @dataclass(frozen=True, eq=False)
 class Source:
-    """An opened source: a network (`embed`, `image_size`), or embeddings (`arrays`).
+    """An opened source: a network (`embed`, `image_size`), or embeddings (`arrays`)."""
 
-    Attributes:
-        description: one line for people, of what it is.
-        image_size: width and height of the network's input, pixels; 0 for embeddings.
-        embed: (N, 3, S, S) uint8 RGB, any N >= 1, to (N, D) float32, raw; None for embeddings.
-        arrays: of the .npz file, by name; empty for a network.
-        on_wrong_size: what the run does with images of another size.
-        sets: evaluation sets of the run's configuration; empty where there is none.
-        root: folder of these; None where there is no configuration.
-        step: optimiser steps of the weights; 0 where not known.
-    """
-
-    description: str
-    image_size: int = 0
-    embed: Embed | None = None
-    arrays: Mapping[str, np.ndarray] = field(default_factory=dict)
-    on_wrong_size: OnWrongSize = "fail"
-    sets: tuple[str, ...] = ()
-    root: Path | None = None
-    step: int = 0
+    description: str  # one line for people, of what it is
+    image_size: int = 0  # width and height of the network's input, pixels; 0 for embeddings
+    embed: Embed | None = None  # (N, 3, S, S) uint8 RGB, any N >= 1, to (N, D) float32, raw; None for embeddings
+    arrays: Mapping[str, np.ndarray] = field(default_factory=dict)  # of the .npz file, by name; empty for a network
+    on_wrong_size: OnWrongSize = "fail"  # what the run does with images of another size
+    sets: tuple[str, ...] = ()  # evaluation sets of the run's configuration; empty where there is none
+    root: Path | None = None  # folder of these; None where there is no configuration
+    step: int = 0  # optimiser steps of the weights; 0 where not known
 
     def rows(self, name: str, count: int, otherwise: str = "") -> np.ndarray:
         """The array `name`, (count, D) float; a ValueError says what the file has, and which option does without."""

@@ -5,6 +5,7 @@ Folds are contiguous and unshuffled, of the sizes that sklearn's KFold(shuffle=F
 are ordered so that no person is in two folds. Pure functions, NumPy in and NumPy out.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -32,37 +33,21 @@ class Roc(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class VerificationResult:
-    """What the protocol measures. Rates are fractions from 0 to 1; NaN where the pairs cannot measure them.
+    """What the protocol measures. Rates are fractions from 0 to 1; NaN where the pairs cannot measure them."""
 
-    Attributes:
-        accuracy: mean over the folds of the held-out accuracy.
-        std: population standard deviation of the same over the folds.
-        threshold: mean of the folds' thresholds, in squared L2 distance.
-        tar: true accept rate by false accept rate, mean over the folds that can measure it; NaN where none can.
-        tar_std: its population standard deviation over these folds.
-        roc: over all pairs at once.
-        auc: area under `roc`.
-        eer: equal error rate, where the linearly interpolated `roc` crosses fpr = 1 - tpr.
-        distances: (P,) float64, squared L2.
-        issame: (P,) bool.
-        fold_accuracies: (folds,) float64.
-        fold_thresholds: (folds,) float64.
-        zero_embeddings: how many of the 2P embeddings were zero vectors: above 0, the network has collapsed.
-    """
-
-    accuracy: float
-    std: float
-    threshold: float
-    tar: dict[float, float]
-    tar_std: dict[float, float]
-    roc: Roc
-    auc: float
-    eer: float
-    distances: np.ndarray
-    issame: np.ndarray
-    fold_accuracies: np.ndarray
-    fold_thresholds: np.ndarray
-    zero_embeddings: int = 0
+    accuracy: float  # mean over the folds of the held-out accuracy
+    std: float  # population standard deviation of the same over the folds
+    threshold: float  # mean of the folds' thresholds, in squared L2 distance
+    tar: dict[float, float]  # by false accept rate: mean over the folds that can measure it; NaN where none can
+    tar_std: dict[float, float]  # its population standard deviation over these folds
+    roc: Roc  # over all pairs at once
+    auc: float  # area under `roc`
+    eer: float  # equal error rate, where the linearly interpolated `roc` crosses fpr = 1 - tpr
+    distances: np.ndarray  # (P,) float64, squared L2
+    issame: np.ndarray  # (P,) bool
+    fold_accuracies: np.ndarray  # (folds,) float64
+    fold_thresholds: np.ndarray  # (folds,) float64
+    zero_embeddings: int = 0  # how many of the 2P embeddings were zero vectors: above 0, the network has collapsed
 
 
 def flip_sum_normalise(embeddings: np.ndarray, flipped: np.ndarray) -> np.ndarray:
@@ -183,26 +168,27 @@ def verify_distances(
     >>> result.accuracy, result.tar, round(result.auc, 3), result.eer
     (1.0, {0.5: 1.0}, 1.0, 0.0)
     """
-    from sklearn.metrics import auc  # its import takes a second, which every command would wait
+    from sklearn.metrics import auc, roc_curve  # its import takes a second, which every command would wait
 
     distances, issame = np.asarray(distances), np.asarray(issame)
     _check_pairs(distances, issame, folds)
     check_rates(fars)
 
     distances = distances.astype(np.float64)
-    parts = _contiguous_folds(len(distances), folds)
-    same = [np.sort(distances[part][issame[part]]) for part in parts]
-    different = [np.sort(distances[part][~issame[part]]) for part in parts]
+    parts = list(zip(np.array_split(distances, folds), np.array_split(issame, folds), strict=True))
+    same = [np.sort(part[is_same]) for part, is_same in parts]
+    different = [np.sort(part[~is_same]) for part, is_same in parts]
 
     accepted = _accepted(same, ACCURACY_THRESHOLDS)
     rejected = np.array([[len(d)] for d in different]) - _accepted(different, ACCURACY_THRESHOLDS)
     correct = accepted + rejected  # (folds, thresholds)
     best = (correct.sum(axis=0) - correct).argmax(axis=1)  # argmax returns the first of equals
-    sizes = np.array([part.stop - part.start for part in parts])
-    fold_accuracies = correct[np.arange(folds), best] / sizes
+    fold_accuracies = correct[np.arange(folds), best] / [len(part) for part, _ in parts]
     fold_thresholds = ACCURACY_THRESHOLDS[best]
 
-    roc = _roc(distances, issame)
+    roc = Roc(np.empty(0), np.empty(0))
+    if 0 < issame.sum() < len(issame):
+        roc = Roc(*roc_curve(issame, -distances)[:2])
     tar, tar_std = _tar_at(fars, same, different)
     return VerificationResult(
         accuracy=float(fold_accuracies.mean()),
@@ -211,7 +197,7 @@ def verify_distances(
         tar=tar,
         tar_std=tar_std,
         roc=roc,
-        auc=float(auc(roc.fpr, roc.tpr)) if roc.fpr.size else float("nan"),
+        auc=float(auc(roc.fpr, roc.tpr)) if roc.fpr.size else math.nan,
         eer=equal_error_rate(roc),
         distances=distances,
         issame=issame,
@@ -284,17 +270,11 @@ def equal_error_rate(roc: Roc) -> float:
     0.25
     """
     if not roc.fpr.size:
-        return float("nan")
+        return math.nan
     excess = roc.fpr + roc.tpr - 1  # rises from -1 at (0, 0) to 1 at (1, 1)
     right = int(np.argmax(excess >= 0))
     part = -excess[right - 1] / (excess[right] - excess[right - 1])
     return float(roc.fpr[right - 1] + part * (roc.fpr[right] - roc.fpr[right - 1]))
-
-
-def _contiguous_folds(pairs: int, folds: int) -> list[slice]:
-    small, larger = divmod(pairs, folds)  # the first `larger` folds hold one pair more
-    ends = np.cumsum([small + (fold < larger) for fold in range(folds)]).tolist()
-    return [slice(start, end) for start, end in zip([0, *ends], ends, strict=False)]
 
 
 def _accepted(sorted_distances: list[np.ndarray], thresholds: np.ndarray) -> np.ndarray:
@@ -318,17 +298,8 @@ def _tar_at(
             if false_accepts(target, total):
                 threshold = far_threshold(target, far, FAR_THRESHOLDS)
                 measured.append(float(np.searchsorted(held_out, threshold, side="left")) / held_out.size)
-    means = {target: float(np.mean(measured)) if measured else float("nan") for target, measured in rates.items()}
-    return means, {target: float(np.std(measured)) if measured else float("nan") for target, measured in rates.items()}
-
-
-def _roc(distances: np.ndarray, issame: np.ndarray) -> Roc:
-    from sklearn.metrics import roc_curve
-
-    if issame.all() or not issame.any():
-        return Roc(np.empty(0), np.empty(0))
-    fpr, tpr, _ = roc_curve(issame, -distances)
-    return Roc(fpr, tpr)
+    means = {target: float(np.mean(measured)) if measured else math.nan for target, measured in rates.items()}
+    return means, {target: float(np.std(measured)) if measured else math.nan for target, measured in rates.items()}
 
 
 def _check_pairs(distances: np.ndarray, issame: np.ndarray, folds: int) -> None:

@@ -38,12 +38,14 @@ def atomic_write(path: Path, mode: str = "wb") -> Iterator[IO[Any]]:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        temporary.chmod(0o666 & ~_umask())
+        mask = os.umask(0)  # it cannot be read without setting it
+        os.umask(mask)
+        temporary.chmod(0o666 & ~mask)
         temporary.replace(path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
-    sync_folder(path.parent)
+    sync_file(path.parent)
 
 
 @contextlib.contextmanager
@@ -139,21 +141,10 @@ def file_stem(name: str) -> str:
     return name
 
 
-def sync_folder(folder: Path) -> None:
-    """Sync a folder, so that a rename inside it survives a power cut."""
-    sync_file(folder)
-
-
 def sync_file(path: Path) -> None:
-    """Wait until the contents of `path` are on the disk."""
+    """Wait until the contents of `path` are on the disk; of a folder, so that a rename inside survives a power cut."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

@@ -1,7 +1,8 @@
 """Figures and tables as text, for the terminal and for reports."""
 
 import math
-from collections.abc import Sequence
+import sys
+from collections.abc import Mapping, Sequence
 
 NOTHING = "–"
 """Stands for a figure that could not be measured."""
@@ -19,6 +20,16 @@ def percent(fraction: float) -> str:
 def fixed(value: float, digits: int) -> str:
     """Write a number with `digits` decimals; NaN and infinity become NOTHING."""
     return f"{value:.{digits}f}" if math.isfinite(value) else NOTHING
+
+
+def usage(program: str, commands: Mapping[str, tuple[str, str]], asked: str) -> int:
+    """Print the commands, each with its line of help; the exit status is 2 unless -h or --help was asked for."""
+    wants_help = asked in ("-h", "--help")
+    lines = [] if wants_help else [f"error: expected a command, got {asked!r}"]
+    lines += [f"usage: {program} COMMAND [--help]", ""]
+    lines += [f"  {name:<10}{summary}" for name, (_, summary) in commands.items()]
+    print("\n".join(lines), file=sys.stdout if wants_help else sys.stderr)
+    return 0 if wants_help else 2
 
 
 def text_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -23,25 +23,15 @@ MOST_KEPT = 2**23  # scores of strangers, to read the thresholds from
 
 @dataclass(frozen=True, eq=False)
 class DistractorSearch:
-    """Figures of one set of distractors.
+    """Figures of one set of distractors."""
 
-    Attributes:
-        cmc: (max_rank,) float64, from 0 to 1; entry k - 1 is the share of mates of rank k or better; NaN without mates.
-        tar: by the false accept rate allowed; UNMEASURED where it allows no comparison; empty without mates.
-        probes: photos searched for.
-        lone_probes: of these, the only photos of their people; they are compared with strangers only.
-        subjects: people among the probes.
-        mates: ordered pairs of two photos of a person, each of them one search.
-        distractors: strangers in the gallery.
-    """
-
-    cmc: np.ndarray
-    tar: dict[float, OperatingPoint]
-    probes: int
-    lone_probes: int
-    subjects: int
-    mates: int
-    distractors: int
+    cmc: np.ndarray  # (max_rank,) float64; entry k - 1: share of mates of rank k or better; NaN without mates
+    tar: dict[float, OperatingPoint]  # by the FAR allowed; UNMEASURED where that allows none; empty without mates
+    probes: int  # photos searched for
+    lone_probes: int  # of these, the only photos of their people; they are compared with strangers only
+    subjects: int  # people among the probes
+    mates: int  # ordered pairs of two photos of a person, each of them one search
+    distractors: int  # strangers in the gallery
 
     def rank(self, k: int) -> float:
         """Share of mates of rank k or better."""
@@ -56,7 +46,6 @@ def search_among_distractors(
     *,
     max_rank: int = MAX_RANK,
     fars: Sequence[float] = FARS,
-    progress: bool = True,
 ) -> DistractorSearch:
     """CMC and TAR at FAR among distractors.
 
@@ -67,7 +56,6 @@ def search_among_distractors(
         count: number of distractors that the blocks hold together.
         max_rank: length of the CMC; 4 * P * max_rank bytes are held.
         fars: false accept rates, each above 0 and at most 1.
-        progress: show a bar on stderr where that is a terminal.
 
     Raises:
         ValueError: no probe, no distractor, another number of distractors than `count`, shapes that do not fit, values
@@ -92,7 +80,7 @@ def search_among_distractors(
     best = np.full((len(probes), max_rank), -np.inf, np.float32)  # of each probe; column 0 holds the least
 
     seen = 0
-    with tqdm(total=count, unit="distractors", leave=False, disable=None if progress else True) as bar:
+    with tqdm(total=count, unit="distractors", leave=False, disable=None) as bar:
         for block in _regrouped(distractors, probes.shape[1], count, bar):
             for start in range(0, len(probes), PROBES_AT_ONCE):
                 part = slice(start, start + PROBES_AT_ONCE)

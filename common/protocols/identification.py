@@ -22,17 +22,11 @@ SCORES_AT_ONCE = 2**21  # of a block of probes with the gallery, 16 MB
 
 
 class OperatingPoint(NamedTuple):
-    """A threshold and what it costs.
+    """A threshold and what it costs."""
 
-    Attributes:
-        rate: of mates accepted (TAR, or TPIR), from 0 to 1.
-        false_rate: of strangers accepted (FAR, or FPIR), from 0 to 1: the one reached, not the one asked for.
-        threshold: the score.
-    """
-
-    rate: float
-    false_rate: float
-    threshold: float
+    rate: float  # of mates accepted (TAR, or TPIR), from 0 to 1
+    false_rate: float  # of strangers accepted (FAR, or FPIR), from 0 to 1: the one reached, not the one asked for
+    threshold: float  # the score
 
 
 UNMEASURED = OperatingPoint(math.nan, math.nan, math.nan)
@@ -41,52 +35,33 @@ UNMEASURED = OperatingPoint(math.nan, math.nan, math.nan)
 
 @dataclass(frozen=True, eq=False)
 class Comparison:
-    """1:1 figures.
+    """1:1 figures, in the order of the record."""
 
-    Attributes:
-        tar: by the false accept rate asked for; UNMEASURED where the pairs of two people are too few.
-        auc: area under the ROC.
-        pairs: compared.
-        same_pairs: of these, of one person.
-    """
-
-    tar: dict[float, OperatingPoint]
-    auc: float
-    pairs: int
-    same_pairs: int
+    pairs: int  # compared
+    same_pairs: int  # of these, of one person
+    auc: float  # area under the ROC
+    tar: dict[float, OperatingPoint]  # by the FAR asked for; UNMEASURED where the pairs of two people are too few
 
 
 @dataclass(frozen=True, eq=False)
 class Search:
-    """1:N figures against one gallery.
+    """1:N figures against one gallery, in the order of the record; UNMEASURED: the probes are too few."""
 
-    Attributes:
-        ranks: by k, the share of mated probes whose mate is among the k best, from 0 to 1; NaN without mated probes.
-        tpir: open set, by the false positive identification rate asked for; UNMEASURED where the unmated probes are
-            too few; empty without any, or without mated ones.
-        pooled_tpir: insightface's ijb_1n.py, by rate; UNMEASURED where the probes are too few; empty when a probe has
-            no mate.
-        mated: probes with a mate in the gallery.
-        unmated: probes without.
-        gallery: templates in the gallery.
-    """
-
-    ranks: dict[int, float]
-    tpir: dict[float, OperatingPoint]
-    pooled_tpir: dict[float, OperatingPoint]
-    mated: int
-    unmated: int
-    gallery: int
+    gallery: int  # templates in the gallery
+    mated: int  # probes with a mate in the gallery
+    unmated: int  # probes without
+    ranks: dict[int, float]  # by k: share of mated probes with their mate among the k best; NaN without mated probes
+    tpir: dict[float, OperatingPoint]  # open set, by the FPIR asked for; empty without unmated or without mated probes
+    pooled_tpir: dict[float, OperatingPoint]  # insightface's ijb_1n.py, by FPIR; empty when a probe has no mate
 
 
-def pair_scores(embeddings: np.ndarray, first: np.ndarray, second: np.ndarray, *, progress: bool = True) -> np.ndarray:
+def pair_scores(embeddings: np.ndarray, first: np.ndarray, second: np.ndarray) -> np.ndarray:
     """Score of each pair of rows.
 
     Args:
         embeddings: (T, D) float, L2-normalised.
         first: (P,) int, rows of `embeddings`.
         second: (P,) int, the rows that they are compared with.
-        progress: show a bar on stderr where that is a terminal.
 
     Returns:
         (P,) float64.
@@ -94,7 +69,7 @@ def pair_scores(embeddings: np.ndarray, first: np.ndarray, second: np.ndarray, *
     Each row is summed by `numpy.sum`, as insightface does, so that no bit of a score depends on the size of a block.
     """
     scores = np.empty(len(first))
-    with tqdm(total=len(first), desc="1:1", unit="pairs", leave=False, disable=None if progress else True) as bar:
+    with tqdm(total=len(first), desc="1:1", unit="pairs", leave=False, disable=None) as bar:
         for start in range(0, len(first), PAIRS_AT_ONCE):
             block = slice(start, start + PAIRS_AT_ONCE)
             scores[block] = np.sum(embeddings[first[block]] * embeddings[second[block]], axis=-1)
@@ -141,7 +116,7 @@ def compare(scores: np.ndarray, issame: np.ndarray, fars: Sequence[float] = FARS
         nearest = int(np.argmin(np.abs(fpr[falling] - far)))
         point = (tpr[falling][nearest], fpr[falling][nearest], thresholds[falling][nearest])
         tar[float(far)] = OperatingPoint(*map(float, point))
-    return Comparison(tar, float(auc(fpr, tpr)), len(scores), same)
+    return Comparison(len(scores), same, float(auc(fpr, tpr)), tar)
 
 
 def search(
@@ -152,7 +127,6 @@ def search(
     *,
     ranks: Sequence[int] = RANKS,
     fpirs: Sequence[float] = FPIRS,
-    progress: bool = True,
 ) -> Search:
     """Closed-set and open-set identification against a gallery with one template a subject.
 
@@ -163,7 +137,6 @@ def search(
         gallery_subjects: (G,) int, all different.
         ranks: k of the figures rank-k, each at least 1.
         fpirs: false positive identification rates, each above 0 and at most 1.
-        progress: show a bar on stderr where that is a terminal.
 
     Raises:
         ValueError: no probe, an empty gallery, two templates of a subject in it, values that are not finite, shapes
@@ -195,7 +168,7 @@ def search(
     mate_ranks = np.empty(len(probes), np.int64)
     pooled_counts = {float(fpir): math.ceil(len(probes) * fpir) for fpir in fpirs}
     strangers = Largest(max(pooled_counts.values(), default=0))
-    with tqdm(total=len(probes), desc="1:N", unit="probes", leave=False, disable=None if progress else True) as bar:
+    with tqdm(total=len(probes), desc="1:N", unit="probes", leave=False, disable=None) as bar:
         step = max(1, SCORES_AT_ONCE // len(gallery))
         for start in range(0, len(probes), step):
             block = slice(start, start + step)

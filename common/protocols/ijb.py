@@ -25,21 +25,13 @@ _PAIR = re.compile(r"\s*\d+\s+\d+\s+[01]\s*")
 
 @dataclass(frozen=True, eq=False)
 class Faces:
-    """The images of a set, N of them, in the order of its list files.
+    """The images of a set, N of them, in the order of its list files."""
 
-    Attributes:
-        names: file names in loose_crop.
-        landmarks: (N, 5, 2) float32, pixels of the loose crop, x and y: eyes, nose, mouth corners.
-        detector_scores: (N,) float32.
-        template_ids: (N,) int64.
-        media_ids: (N,) int64: images of one video share theirs.
-    """
-
-    names: tuple[str, ...]
-    landmarks: np.ndarray
-    detector_scores: np.ndarray
-    template_ids: np.ndarray
-    media_ids: np.ndarray
+    names: tuple[str, ...]  # file names in loose_crop
+    landmarks: np.ndarray  # (N, 5, 2) float32, pixels of the loose crop, x and y: eyes, nose, mouth corners
+    detector_scores: np.ndarray  # (N,) float32
+    template_ids: np.ndarray  # (N,) int64
+    media_ids: np.ndarray  # (N,) int64: images of one video share theirs
 
 
 class TemplatePairs(NamedTuple):
@@ -59,21 +51,13 @@ class TemplateSubjects(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class GallerySearches:
-    """1:N figures of a set.
+    """1:N figures of a set, in the order of the record."""
 
-    Attributes:
-        galleries: by name, the searches against each of the two galleries; together they have every subject.
-        merged: the search against both at once, as in insightface's ijb_1n.py.
-        ranks: by k, over the searches against single galleries: mates among the k best, divided by all mated probes.
-        tpir: by false positive identification rate, the mean of the two galleries' rates; empty where one has none.
-        probes: templates searched for.
-    """
-
-    galleries: dict[str, Search]
-    merged: Search
-    ranks: dict[int, float]
-    tpir: dict[float, float]
-    probes: int
+    probes: int  # templates searched for
+    ranks: dict[int, float]  # by k, over single galleries: mates among the k best, divided by all mated probes
+    tpir: dict[float, float]  # by FPIR, the mean of the two galleries' rates; empty where one has none
+    galleries: dict[str, Search]  # by name, against each of the two galleries; together they have every subject
+    merged: Search  # the search against both at once, as in insightface's ijb_1n.py
 
 
 def layout(root: Path, name: str) -> dict[str, tuple[Path, str]]:
@@ -86,18 +70,14 @@ def layout(root: Path, name: str) -> dict[str, tuple[Path, str]]:
         raise ValueError(f"expected one of {', '.join(GALLERIES)}, got {name!r}")
     meta = Path(root) / "meta"
     subjects = "a header, then TEMPLATE_ID,SUBJECT_ID,... a line"
-    files = {
+    faces = "a line an image: file name, x and y of 5 landmarks, detector score"
+    return {
         "media": (meta / f"{name}_face_tid_mid.txt", "a line an image: file name, template id, media id"),
-        "faces": (
-            meta / f"{name}_name_5pts_score.txt",
-            "a line an image: file name, x and y of 5 landmarks, detector score",
-        ),
+        "faces": (meta / f"{name}_name_5pts_score.txt", faces),
         "pairs": (meta / f"{name}_template_pair_label.txt", "a line a pair: two template ids, 1 or 0"),
         "probes": (meta / f"{name}_1N_probe_mixed.csv", subjects),
+        **{gallery: (meta / f"{name}_1N_gallery_{gallery}.csv", subjects) for gallery in GALLERIES[name]},
     }
-    for gallery in GALLERIES[name]:
-        files[gallery] = (meta / f"{name}_1N_gallery_{gallery}.csv", subjects)
-    return files
 
 
 def missing_files(root: Path, name: str) -> dict[str, str]:
@@ -124,8 +104,8 @@ def read_faces(root: Path, name: str) -> Faces:
                 f"{faces_path}, line {number}: expected the file name of {media_path.name}, {one[0]!r}, "
                 f"without folders, got {other[0]!r}"
             )
-    numbers = _floats(faces_path, [line[1:] for line in faces])
-    ids = _integers(media_path, [line[1:] for line in media])
+    numbers = _numbers(faces_path, faces, np.float32)
+    ids = _numbers(media_path, media, np.int64)
     return Faces(
         names=tuple(line[0] for line in media),
         landmarks=numbers[:, :-1].reshape(-1, LANDMARKS, 2),
@@ -225,15 +205,12 @@ def read_search_lists(root: Path, name: str) -> dict[str, TemplateSubjects]:
     return lists
 
 
-def search_galleries(
-    templates: Templates, lists: Mapping[str, TemplateSubjects], *, progress: bool = True
-) -> GallerySearches:
+def search_galleries(templates: Templates, lists: Mapping[str, TemplateSubjects]) -> GallerySearches:
     """Search the mixed probes of a set in each of its galleries, and in both at once.
 
     Args:
         templates: all templates of the set, pooled.
         lists: of `read_search_lists`.
-        progress: show bars on stderr where that is a terminal.
 
     Raises:
         ValueError: as `common.protocols.identification.search`, or a list names a template without images.
@@ -245,7 +222,7 @@ def search_galleries(
     def find(*parts: str) -> Search:
         gallery = np.concatenate([embeddings[part] for part in parts])
         whose = np.concatenate([subjects[part] for part in parts])
-        return search(embeddings["probes"], subjects["probes"], gallery, whose, progress=progress)
+        return search(embeddings["probes"], subjects["probes"], gallery, whose)
 
     galleries = {part: find(part) for part in names}
     mated = [found for found in galleries.values() if found.mated]
@@ -279,20 +256,13 @@ def _lines(path: Path, fields: int) -> list[list[str]]:
     return lines
 
 
-def _floats(path: Path, rows: list[list[str]]) -> np.ndarray:
-    numbers = _converted(path, rows, np.float32)
+def _numbers(path: Path, lines: list[list[str]], dtype: type) -> np.ndarray:
+    rows = [line[1:] for line in lines]
+    try:
+        numbers: np.ndarray = np.array(rows).astype(dtype)
+    except (ValueError, OverflowError) as error:
+        raise ValueError(f"{path}: expected numbers after the file names ({error})") from None
     wrong = np.flatnonzero(~np.isfinite(numbers).all(axis=1))
     if wrong.size:
         raise ValueError(f"{path}, line {wrong[0] + 1}: expected finite numbers, got {' '.join(rows[wrong[0]])}")
     return numbers
-
-
-def _integers(path: Path, rows: list[list[str]]) -> np.ndarray:
-    return _converted(path, rows, np.int64)
-
-
-def _converted(path: Path, rows: list[list[str]], dtype: type) -> np.ndarray:
-    try:
-        return np.array(rows).astype(dtype)
-    except (ValueError, OverflowError) as error:
-        raise ValueError(f"{path}: expected numbers after the file names ({error})") from None

@@ -20,15 +20,10 @@ _MOST_LIST_BYTES = 2**28  # 268 for each path of the largest list, a million
 
 @dataclass(frozen=True)
 class ProbeList:
-    """Photos of FaceScrub.
+    """Photos of FaceScrub."""
 
-    Attributes:
-        paths: P paths relative to the folder of the photos, as in "Adam_Brody/Adam_Brody_277.png".
-        subjects: P ids, who is on each.
-    """
-
-    paths: tuple[str, ...]
-    subjects: tuple[str, ...]
+    paths: tuple[str, ...]  # P paths relative to the folder of the photos, as in "Adam_Brody/Adam_Brody_277.png"
+    subjects: tuple[str, ...]  # P ids, who is on each
 
 
 def distractor_list(size: int, number: int = 1) -> str:

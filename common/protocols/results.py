@@ -1,13 +1,13 @@
 """Evaluations on IJB-B, IJB-C and MegaFace: as text for people and as records for JSON."""
 
+import dataclasses
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from common.io.text import NOTHING, text_table
 from common.protocols.distractors import DistractorSearch
-from common.protocols.identification import Comparison, OperatingPoint, Search
+from common.protocols.identification import Comparison, OperatingPoint
 from common.protocols.ijb import GallerySearches
 from common.protocols.templates import Pooling
 
@@ -16,52 +16,30 @@ CMC_RANKS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
 
 @dataclass(frozen=True, eq=False)
 class IjbEvaluation:
-    """Figures on IJB-B or IJB-C.
+    """Figures on IJB-B or IJB-C."""
 
-    Attributes:
-        name: of the set.
-        source: what was evaluated.
-        pooling: the switches.
-        images: in the set.
-        templates: in the set.
-        zero_templates: of these, how many are zero vectors.
-        comparison: 1:1; None where its list is missing.
-        searches: 1:N; None where its lists are missing.
-    """
-
-    name: str
-    source: str
-    pooling: Pooling
-    images: int
-    templates: int
-    zero_templates: int
-    comparison: Comparison | None
-    searches: GallerySearches | None
+    name: str  # of the set
+    source: str  # what was evaluated
+    pooling: Pooling  # the switches
+    images: int  # in the set
+    templates: int  # in the set
+    zero_templates: int  # of these, how many are zero vectors
+    comparison: Comparison | None  # 1:1; None where its list is missing
+    searches: GallerySearches | None  # 1:N; None where its lists are missing
 
 
 @dataclass(frozen=True, eq=False)
 class MegafaceEvaluation:
-    """Figures on MegaFace.
+    """Figures on MegaFace."""
 
-    Attributes:
-        size: of the list of distractors.
-        number: of the list.
-        source: what was evaluated.
-        flip: whether embeddings of mirror images were added; None for feature files, which do not say.
-        noisy: what was done with noisy faces: "remove", "centre" or "keep".
-        noisy_probes: how many.
-        noisy_distractors: how many; left out unless kept.
-        found: the figures.
-    """
-
-    size: int
-    number: int
-    source: str
-    flip: bool | None
-    noisy: str
-    noisy_probes: int
-    noisy_distractors: int
-    found: DistractorSearch
+    size: int  # of the list of distractors
+    number: int  # of the list
+    source: str  # what was evaluated
+    flip: bool | None  # whether embeddings of mirror images were added; None for feature files, which do not say
+    noisy: str  # what was done with noisy faces: "remove", "centre" or "keep"
+    noisy_probes: int  # how many
+    noisy_distractors: int  # how many; left out unless kept
+    found: DistractorSearch  # the figures
 
 
 def ijb_text(evaluation: IjbEvaluation) -> str:
@@ -85,19 +63,16 @@ def ijb_text(evaluation: IjbEvaluation) -> str:
 
 def ijb_record(evaluation: IjbEvaluation) -> dict[str, Any]:
     """For JSON."""
-    comparison, searches = evaluation.comparison, evaluation.searches
     return {
         "protocol": "templates pooled and compared as in insightface's evaluation, see docs/protocols.md",
         "set": evaluation.name,
         "source": evaluation.source,
-        "flip": evaluation.pooling.flip,
-        "keep_norm": evaluation.pooling.keep_norm,
-        "detector_score": evaluation.pooling.detector_score,
+        **vars(evaluation.pooling),
         "images": evaluation.images,
         "templates": evaluation.templates,
         "zero_templates": evaluation.zero_templates,
-        "one_to_one": None if comparison is None else _comparison_record(comparison),
-        "one_to_n": None if searches is None else _searches_record(searches),
+        "one_to_one": _json(evaluation.comparison),
+        "one_to_n": _json(evaluation.searches),
     }
 
 
@@ -134,8 +109,8 @@ def megaface_record(evaluation: MegafaceEvaluation) -> dict[str, Any]:
         "subjects": found.subjects,
         "searches": found.mates,
         "distractors": found.distractors,
-        "cmc": _by_number({k: found.rank(k) for k in CMC_RANKS}),
-        "tar": _points(found.tar),
+        "cmc": _json({k: found.rank(k) for k in CMC_RANKS}),
+        "tar": _json(found.tar),
     }
 
 
@@ -168,56 +143,20 @@ def _searches_table(searches: GallerySearches) -> str:
 
 def _distractor_table(found: DistractorSearch) -> str:
     """Among distractors: rank-k and TAR at FAR, in percent."""
-    ranks = {f"rank-{k}": found.rank(k) for k in (1, 10, 100)}
-    tar = {f"TAR@{far:g}": point.rate for far, point in found.tar.items()}
-    figures = ranks | tar
+    figures = {f"rank-{k}": found.rank(k) for k in (1, 10, 100)}
+    figures |= {f"TAR@{far:g}": point.rate for far, point in found.tar.items()}
     return text_table(list(figures), [[_percent(rate) for rate in figures.values()]])
 
 
-def _comparison_record(comparison: Comparison) -> dict[str, Any]:
-    return {
-        "pairs": comparison.pairs,
-        "same_pairs": comparison.same_pairs,
-        "auc": comparison.auc,
-        "tar": _points(comparison.tar),
-    }
-
-
-def _searches_record(searches: GallerySearches) -> dict[str, Any]:
-    return {
-        "probes": searches.probes,
-        "ranks": _by_number(searches.ranks),
-        "tpir": _by_number(searches.tpir),
-        "galleries": {name: _search_record(found) for name, found in searches.galleries.items()},
-        "merged": _search_record(searches.merged),
-    }
-
-
-def _search_record(found: Search) -> dict[str, Any]:
-    return {
-        "gallery": found.gallery,
-        "mated": found.mated,
-        "unmated": found.unmated,
-        "ranks": _by_number(found.ranks),
-        "tpir": _points(found.tpir),
-        "pooled_tpir": _points(found.pooled_tpir),
-    }
-
-
-def _points(points: Mapping[float, OperatingPoint]) -> dict[str, Any]:
-    return {
-        repr(asked): {name: _number(value) for name, value in point._asdict().items()}
-        for asked, point in points.items()
-    }
-
-
-def _by_number(rates: Mapping[int, float] | Mapping[float, float]) -> dict[str, float | None]:
-    return {repr(number): _number(rate) for number, rate in rates.items()}
-
-
-def _number(value: float) -> float | None:
-    """JSON has neither NaN nor infinity."""
-    return value if math.isfinite(value) else None
+def _json(value: Any) -> Any:
+    """Figures as JSON, which has neither NaN nor infinity; an `OperatingPoint` and each dataclass become an object."""
+    if isinstance(value, OperatingPoint):
+        value = value._asdict()
+    elif dataclasses.is_dataclass(value):
+        value = vars(value)
+    if isinstance(value, dict):
+        return {key if isinstance(key, str) else repr(key): _json(item) for key, item in value.items()}
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _two_digits(rate: float) -> str:

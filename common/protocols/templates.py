@@ -32,15 +32,10 @@ class Pooling:
 
 @dataclass(frozen=True, eq=False)
 class Templates:
-    """Pooled embeddings.
+    """Pooled embeddings."""
 
-    Attributes:
-        ids: (T,) int64, increasing.
-        embeddings: (T, D) float64, L2-normalised; a template whose pooled embedding is exactly zero stays zero.
-    """
-
-    ids: np.ndarray
-    embeddings: np.ndarray
+    ids: np.ndarray  # (T,) int64, increasing
+    embeddings: np.ndarray  # (T, D) float64, L2-normalised; exactly zero if the pooled embedding is
 
     @property
     def zeros(self) -> int:
@@ -103,8 +98,6 @@ def pool_templates(
     media_ids: np.ndarray,
     detector_scores: np.ndarray,
     pooling: Pooling | None = None,
-    *,
-    progress: bool = True,
 ) -> Templates:
     """Pool images to templates: the mean over the images of a medium, the sum over media, L2-normalised.
 
@@ -115,7 +108,6 @@ def pool_templates(
         media_ids: (N,) int, its medium; ids are compared within a template only.
         detector_scores: (N,) float.
         pooling: the switches; None for the defaults.
-        progress: show a bar on stderr where that is a terminal.
 
     Raises:
         ValueError: no image, shapes that do not fit, or a value that is not finite (the image is named).
@@ -132,14 +124,7 @@ def pool_templates(
     width = embeddings.shape[1] * (2 if pooling.flip == "concatenate" else 1)
     pooled = np.zeros((len(ids), width))
     ends = np.append(starts[1:], len(order))
-    spans = tqdm(
-        zip(starts, ends, strict=True),
-        total=len(ids),
-        desc="pooling",
-        unit="templates",
-        leave=False,
-        disable=None if progress else True,
-    )
+    spans = tqdm(zip(starts, ends, strict=True), "pooling", len(ids), unit="templates", leave=False, disable=None)
     for template, (start, end) in enumerate(spans):
         images = order[start:end]
         halves = None if mirrored is None else mirrored[images]

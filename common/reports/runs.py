@@ -31,22 +31,14 @@ NEGATIVE_LOSS = (
 
 @dataclass(frozen=True, eq=False)
 class Run:
-    """A run as it stands; what is missing is empty.
+    """A run as it stands; what is missing is empty."""
 
-    Attributes:
-        path: the folder.
-        settings, environment: JSON objects.
-        records: of log.jsonl, all kinds.
-        saved: evaluations by set, the run's own before its baselines.
-        problems: evaluations that cannot be read, each with the reason.
-    """
-
-    path: Path
-    settings: Mapping[str, Any]
-    environment: Mapping[str, Any]
-    records: Sequence[Mapping[str, Any]]
-    saved: Sequence[SavedEvaluation]
-    problems: Sequence[str]
+    path: Path  # the folder
+    settings: Mapping[str, Any]  # config.json
+    environment: Mapping[str, Any]  # environment.json
+    records: Sequence[Mapping[str, Any]]  # of log.jsonl, all kinds
+    saved: Sequence[SavedEvaluation]  # evaluations by set, the run's own before its baselines
+    problems: Sequence[str]  # evaluations that cannot be read, each with the reason
 
     @property
     def name(self) -> str:
@@ -76,17 +68,11 @@ class Run:
 
 @dataclass(frozen=True, eq=False)
 class FinishedRun(Run):
-    """A run that came to its end.
+    """A run that came to its end."""
 
-    Attributes:
-        config: the checked configuration.
-        backend: name of the framework.
-        log: (lines,) float64 for each of COLUMNS, by step.
-    """
-
-    config: RunConfig
-    backend: str
-    log: Mapping[str, np.ndarray]
+    config: RunConfig  # the checked configuration
+    backend: str  # name of the framework
+    log: Mapping[str, np.ndarray]  # (lines,) float64 for each of COLUMNS, by step
 
     @property
     def last_step(self) -> int:

@@ -13,7 +13,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import Any
 
 import numpy as np
 import tqdm
@@ -24,7 +23,7 @@ from common.config import RunConfig
 from common.datasets.loader import Batch, Loader
 from common.datasets.pair_sets import find_pair_sets
 from common.datasets.training_sets import Dataset
-from common.evaluation.evaluate import Evaluation, evaluate
+from common.evaluation.evaluate import evaluate
 from common.evaluation.results import evaluation_record, save_evaluation
 from common.io.files import read_json, write_json
 from common.ranks import Stopped
@@ -257,7 +256,11 @@ class _Run:
     def _evaluate_here(self, log: RunLog, class_weight: np.ndarray | None) -> bool:
         if self.angles is not None and class_weight is not None:
             log.write(self.angles.record(self.trainer.embed, class_weight, self.progress.step))
-        evaluations = evaluate_sets(self.trainer, self.pair_sets, self.config)
+        data = self.config.data
+        evaluations = [
+            evaluate(self.trainer.embed, pair_set, image_size=data.image_size, on_wrong_size=data.on_wrong_size)
+            for pair_set in self.pair_sets.values()
+        ]
         for evaluation in evaluations:
             save_evaluation(self.folder / "evaluation", evaluation, self.progress.step)
             log.write(evaluation_record(evaluation, self.progress.step))
@@ -283,14 +286,6 @@ class _Run:
             state = {"progress": dataclasses.asdict(self.progress), "config": configuration.to_json(self.config)}
             checkpoint.save_checkpoint(folder, step, arrays, state)
             checkpoint.prune(folder, self.config.keep, self.progress.best_step)
-
-
-def evaluate_sets(trainer: Trainer, pair_sets: dict[str, Any], config: RunConfig) -> list[Evaluation]:
-    """Evaluate on each opened set by the protocol of `common.evaluation.verification`."""
-    return [
-        evaluate(trainer.embed, pair_set, image_size=config.data.image_size, on_wrong_size=config.data.on_wrong_size)
-        for pair_set in pair_sets.values()
-    ]
 
 
 def refuse_another_run(folder: Path, config: RunConfig) -> None:

@@ -19,7 +19,7 @@ import numpy as np
 import safetensors
 from safetensors.numpy import load_file, save_file
 
-from common.io.files import read_json, sha256_of, sync_file, sync_folder, write_json
+from common.io.files import read_json, sha256_of, sync_file, write_json
 
 FORMAT_VERSION = 1
 WEIGHTS, TRAINING, STATE = "weights.safetensors", "training.safetensors", "state.json"
@@ -31,17 +31,11 @@ class DamagedCheckpoint(ValueError):
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A checkpoint that was read and verified.
+    """A checkpoint that was read and verified."""
 
-    Attributes:
-        arrays: `Trainer.state()` by canonical name, in the dtypes and shapes of training.
-        step: optimiser steps done.
-        state: the contents of state.json.
-    """
-
-    arrays: dict[str, np.ndarray]
-    step: int
-    state: dict[str, Any]
+    arrays: dict[str, np.ndarray]  # `Trainer.state()` by canonical name, in the dtypes and shapes of training
+    step: int  # optimiser steps done
+    state: dict[str, Any]  # the contents of state.json
 
 
 def latest_checkpoint(folder: Path) -> Path | None:
@@ -121,7 +115,7 @@ def save_checkpoint(folder: Path, step: int, arrays: dict[str, np.ndarray], stat
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
-    sync_folder(folder)
+    sync_file(folder)
     return final
 
 

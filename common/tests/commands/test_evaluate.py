@@ -92,7 +92,7 @@ def expected_row(result, xnorm):
 
 def test_the_same_network_from_every_source(run, root, checkpoint, tmp_path):
     """A run, its checkpoint, its ONNX export and its embeddings give one table."""
-    truth = evaluate(network(root).embed, open_pair_set(root / "lfw.bin"), image_size=SIZE, progress=False)
+    truth = evaluate(network(root).embed, open_pair_set(root / "lfw.bin"), image_size=SIZE)
     assert 0.5 < truth.result.accuracy < 1, "a figure that could differ"
     weight = network(root).arrays["backbone.weight"]
     offset = -weight.sum(axis=0)  # (x / 128 - 1) W inside the model

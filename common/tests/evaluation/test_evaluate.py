@@ -55,7 +55,7 @@ def test_evaluate_is_the_protocol_on_all_images(batch_size):
         sizes.append(len(images))
         return embed(images)
 
-    evaluation = evaluate(watched, pairs, image_size=SIZE, batch_size=batch_size, progress=False)
+    evaluation = evaluate(watched, pairs, image_size=SIZE, batch_size=batch_size)
     raw, mirrored = embed(pairs.images), embed(np.ascontiguousarray(pairs.images[:, :, :, ::-1]))
     expected = verify(flip_sum_normalise(raw, mirrored), pairs.issame)
     assert evaluation.name == "fake"
@@ -78,7 +78,7 @@ def test_an_image_of_several_pairs_is_embedded_once():
         sizes.append(len(images))
         return embed(images)
 
-    evaluation = evaluate(watched, pairs, image_size=SIZE, batch_size=8, progress=False)
+    evaluation = evaluate(watched, pairs, image_size=SIZE, batch_size=8)
     assert sum(sizes) == 2 * len(set(order))
     raw, mirrored = embed(pairs.images), embed(np.ascontiguousarray(pairs.images[:, :, :, ::-1]))
     expected = verify(flip_sum_normalise(raw, mirrored), pairs.issame)
@@ -88,7 +88,7 @@ def test_an_image_of_several_pairs_is_embedded_once():
 
 
 def test_folds_and_fars_are_passed_on():
-    evaluation = evaluate(embed, FakePairs(), image_size=SIZE, progress=False, folds=3, fars=(0.5,))
+    evaluation = evaluate(embed, FakePairs(), image_size=SIZE, folds=3, fars=(0.5,))
     assert len(evaluation.result.fold_accuracies) == 3
     assert list(evaluation.result.tar) == [0.5]
 
@@ -97,14 +97,14 @@ def test_a_damaged_image_is_named_and_ends_the_evaluation():
     pairs = FakePairs()
     pairs.files[41] = b"not an image"
     with pytest.raises(BadImage, match="fake image 41"):
-        evaluate(embed, pairs, image_size=SIZE, batch_size=8, progress=False)
+        evaluate(embed, pairs, image_size=SIZE, batch_size=8)
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("decode")]
 
 
 def test_another_size_fails_or_is_resized():
     with pytest.raises(BadImage, match="fake image 0: expected 8x8 pixels, got 16x16"):
-        evaluate(raw_pixels, FakePairs(), image_size=8, progress=False)
-    evaluation = evaluate(raw_pixels, FakePairs(), image_size=8, on_wrong_size="resize", progress=False)
+        evaluate(raw_pixels, FakePairs(), image_size=8)
+    evaluation = evaluate(raw_pixels, FakePairs(), image_size=8, on_wrong_size="resize")
     assert evaluation.result.accuracy > 0.9
 
 
@@ -119,7 +119,7 @@ def test_another_size_fails_or_is_resized():
 )
 def test_a_bad_embedding_is_named(wrong, message):
     with pytest.raises(ValueError, match=message):
-        evaluate(lambda images: wrong(embed(images)), FakePairs(), image_size=SIZE, batch_size=8, progress=False)
+        evaluate(lambda images: wrong(embed(images)), FakePairs(), image_size=SIZE, batch_size=8)
 
 
 def test_the_image_with_the_bad_embedding_is_counted_over_batches():
@@ -132,7 +132,7 @@ def test_the_image_with_the_bad_embedding_is_counted_over_batches():
         return embeddings
 
     with pytest.raises(ValueError, match="fake image 18"):
-        evaluate(diverging, FakePairs(), image_size=SIZE, batch_size=8, progress=False)
+        evaluate(diverging, FakePairs(), image_size=SIZE, batch_size=8)
 
 
 def test_impossible_sets_fail_before_any_work():
@@ -140,13 +140,13 @@ def test_impossible_sets_fail_before_any_work():
         raise AssertionError("called")
 
     with pytest.raises(ValueError, match="9 pairs for 10 folds"):
-        evaluate(never, FakePairs(9), image_size=SIZE, progress=False)
+        evaluate(never, FakePairs(9), image_size=SIZE)
     with pytest.raises(ValueError, match="batch size of at least 1"):
-        evaluate(never, FakePairs(), image_size=SIZE, batch_size=0, progress=False)
+        evaluate(never, FakePairs(), image_size=SIZE, batch_size=0)
     pairs = FakePairs()
     pairs.issame = pairs.issame[:-1]
     with pytest.raises(ValueError, match=r"issame of shape \(33,\), got \(32,\)"):
-        evaluate(never, pairs, image_size=SIZE, progress=False)
+        evaluate(never, pairs, image_size=SIZE)
 
 
 MEMORY = """
@@ -168,11 +168,11 @@ def embed(images): return images.reshape(len(images), -1)[:, 7000:7512].astype(n
 
 def peak(): return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
-evaluate(embed, Pairs(100), image_size=112, progress=False)
+evaluate(embed, Pairs(100), image_size=112)
 before = peak()
-evaluate(embed, Pairs(6000), image_size=112, progress=False)
+evaluate(embed, Pairs(6000), image_size=112)
 middle = peak()
-evaluate(raw_pixels, Pairs(700), image_size=112, progress=False)  # 210 MB, were the embeddings kept
+evaluate(raw_pixels, Pairs(700), image_size=112)  # 210 MB, were the embeddings kept
 print(middle - before, peak() - middle)
 """
 
@@ -200,10 +200,10 @@ def test_raw_pixels_have_no_mean():
 
 
 def test_raw_pixels_separate_the_fake_pairs():
-    assert evaluate(raw_pixels, FakePairs(), image_size=SIZE, progress=False).result.accuracy > 0.9
+    assert evaluate(raw_pixels, FakePairs(), image_size=SIZE).result.accuracy > 0.9
 
 
 def test_images_without_contrast_are_counted_not_fatal():
     pairs = FakePairs()
     pairs.files[4] = encode_image(np.full((3, SIZE, SIZE), 128, np.uint8))
-    assert evaluate(raw_pixels, pairs, image_size=SIZE, progress=False).result.zero_embeddings == 1
+    assert evaluate(raw_pixels, pairs, image_size=SIZE).result.zero_embeddings == 1

@@ -1,6 +1,5 @@
 """Arrays of a file that are described but not read yet, so that they can be checked before they take memory."""
 
-import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, TypeGuard
@@ -9,47 +8,26 @@ import numpy as np
 
 from common.io.pickles import Data, Items, Slice, Unexpected, text
 
-ITEM_BYTES = {
-    "float16": 2,
-    "bfloat16": 2,
-    "float32": 4,
-    "float64": 8,
-    "int8": 1,
-    "uint8": 1,
-    "int16": 2,
-    "int32": 4,
-    "int64": 8,
-    "bool": 1,
-}
+_NUMPY_DTYPES = ("float16", "float32", "float64", "int8", "uint8", "int16", "int32", "int64", "bool")
+ITEM_BYTES = {"bfloat16": 2, **{name: np.dtype(name).itemsize for name in _NUMPY_DTYPES}}
 MOST_DIMENSIONS = 32  # of a NumPy array
 DEPTH = 3  # dicts within dicts that are searched for weights
 
 
 @dataclass(frozen=True)
 class ForeignArray:
-    """An array of a foreign file.
+    """An array of a foreign file."""
 
-    Attributes:
-        shape: as the file says.
-        dtype: one of `ITEM_BYTES`, as the file says.
-        read: returns the values in that shape and dtype (bfloat16 as float32); raises ValueError if they are not there.
-    """
-
-    shape: tuple[int, ...]
-    dtype: str
-    read: Callable[[], np.ndarray]
+    shape: tuple[int, ...]  # as the file says
+    dtype: str  # one of `ITEM_BYTES`, as the file says
+    read: Callable[[], np.ndarray]  # returns the values (bfloat16 as float32); raises ValueError if they are not there
 
 
 class ForeignFile(NamedTuple):
-    """The contents of a file.
+    """The contents of a file."""
 
-    Attributes:
-        kind: name of the format, for people.
-        groups: its dicts of arrays by name; one of them holds the weights of the network.
-    """
-
-    kind: str
-    groups: list[dict[str, ForeignArray]]
+    kind: str  # name of the format, for people
+    groups: list[dict[str, ForeignArray]]  # its dicts of arrays by name; one of them holds the weights of the network
 
 
 def groups(
@@ -100,8 +78,3 @@ def is_shape(value: Any) -> TypeGuard[tuple[int, ...]]:
     """Tell whether a value from a file is a tuple of sizes, or of strides, that an array can have."""
     sizes = type(value) is tuple and len(value) <= MOST_DIMENSIONS
     return sizes and all(type(size) is int and 0 <= size < 2**63 for size in value)
-
-
-def item_count(shape: tuple[int, ...]) -> int:
-    """Count the numbers in an array of that shape."""
-    return math.prod(shape)

@@ -21,17 +21,11 @@ BIASED = ("Jittor", "MXNet")
 
 
 class Converted(NamedTuple):
-    """Weights of a backbone.
+    """Weights of a backbone."""
 
-    Attributes:
-        arrays: float32 arrays by canonical name, without "backbone.".
-        embedding_size: D.
-        notes: lines for people: what was read, converted and left out.
-    """
-
-    arrays: dict[str, np.ndarray]
-    embedding_size: int
-    notes: list[str]
+    arrays: dict[str, np.ndarray]  # float32 arrays by canonical name, without "backbone."
+    embedding_size: int  # D
+    notes: list[str]  # lines for people: what was read, converted and left out
 
 
 def convert(
@@ -138,19 +132,14 @@ def _check(path: Path, backbone: str, described: Layers, group: dict[str, Foreig
     shapes = described.shapes
     problems = [f"{name}: missing" for name in shapes if name not in names]
     problems += [f"{published}: unexpected" for name, published in names.items() if name not in shapes]
-    problems += [
-        problem for name in shapes if name in names for problem in _misfit(name, shapes[name], group[names[name]])
-    ]
+    for name in (name for name in shapes if name in names):
+        array = group[names[name]]
+        if array.shape != shapes[name] or array.dtype not in FLOATS:
+            problems.append(f"{name}: expected {shapes[name]} of floating point, got {array.dtype} {array.shape}")
     if problems:
         fitting = [other for other in BACKBONES if layout(other).shapes.keys() == names.keys() and other != backbone]
         hint = f"; its names are those of {', '.join(fitting)}" if fitting else ""
         raise ValueError(f"{path} does not fit {backbone}: {first_few(problems)}{hint}")
-
-
-def _misfit(name: str, shape: tuple[int, ...], array: ForeignArray) -> list[str]:
-    if array.shape == shape and array.dtype in FLOATS:
-        return []
-    return [f"{name}: expected {shape} of floating point, got {array.dtype} {array.shape}"]
 
 
 def _apply_symbol(symbol: Symbol, described: Layers, arrays: dict[str, np.ndarray], path: Path) -> list[str]:

@@ -20,15 +20,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from common.io.files import read_json
-from common.weights.foreign.arrays import (
-    ITEM_BYTES,
-    MOST_DIMENSIONS,
-    ForeignArray,
-    ForeignFile,
-    decode,
-    is_shape,
-    item_count,
-)
+from common.weights.foreign.arrays import ITEM_BYTES, MOST_DIMENSIONS, ForeignArray, ForeignFile, decode, is_shape
 
 LIST_MAGIC = 0x112
 V1, V2, V3 = 0xF993FAC8, 0xF993FAC9, 0xF993FACA
@@ -45,16 +37,11 @@ class BatchNormFacts(NamedTuple):
 
 @dataclass(frozen=True)
 class Symbol:
-    """The facts of a `-symbol.json` that the `.params` do not hold.
+    """The facts of a `-symbol.json` that the `.params` do not hold."""
 
-    Attributes:
-        batch_norms: attributes of each BatchNorm, by the layer's name.
-        pixel_mean, pixel_scale: of the network's own (pixel - mean) * scale; None where it has none.
-    """
-
-    batch_norms: dict[str, BatchNormFacts]
-    pixel_mean: float | None
-    pixel_scale: float | None
+    batch_norms: dict[str, BatchNormFacts]  # attributes of each BatchNorm, by the layer's name
+    pixel_mean: float | None  # of the network's own (pixel - mean) * scale; None where it has none
+    pixel_scale: float | None  # as pixel_mean
 
 
 def open_params(path: Path, data: mmap.mmap) -> ForeignFile:
@@ -157,7 +144,7 @@ def _array(reader: _Reader) -> ForeignArray:
     if flag not in DTYPES:
         raise ValueError(f"{reader.path}: expected a dtype among {sorted(DTYPES)}, got {flag}")
     dtype = DTYPES[flag]
-    size = item_count(shape) * ITEM_BYTES[dtype]
+    size = math.prod(shape) * ITEM_BYTES[dtype]
     start, data = reader.skip(size), reader.data
     return ForeignArray(shape, dtype, lambda: decode(data[start : start + size], dtype).reshape(shape))
 

@@ -67,18 +67,10 @@ def from_mxnet(names: Iterable[str], mobilefacenet: bool) -> dict[str, str]:
     for published in names:
         name = published.removeprefix("arg:").removeprefix("aux:")
         if name != PROTOTYPES:
-            found[mxnet_canonical(name, mobilefacenet)] = published
+            match = re.fullmatch(rf"(.+?)_({'|'.join(_MXNET_PARTS)})", name)
+            layer = mxnet_layer(match[1], mobilefacenet) if match else None
+            found[f"{layer}.{_MXNET_PARTS[match[2]]}" if match and layer else name] = published
     return found
-
-
-def mxnet_canonical(name: str, mobilefacenet: bool) -> str:
-    """Find the canonical name of one parameter; an unknown name stays as it is."""
-    match = re.fullmatch(rf"(.+?)_({'|'.join(_MXNET_PARTS)})", name)
-    if match:
-        layer = mxnet_layer(match[1], mobilefacenet)
-        if layer is not None:
-            return f"{layer}.{_MXNET_PARTS[match[2]]}"
-    return name
 
 
 def mxnet_layer(name: str, mobilefacenet: bool) -> str | None:

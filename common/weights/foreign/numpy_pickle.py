@@ -6,6 +6,7 @@ jittor/__init__.py (safepickle) and NumPy's `__reduce__` of arrays.
 """
 
 import hashlib
+import math
 import mmap
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ import numpy as np
 
 from common.io import pickles
 from common.io.pickles import Built, Call, Data, Slice, Unexpected, text
-from common.weights.foreign.arrays import ITEM_BYTES, ForeignArray, ForeignFile, decode, groups, is_shape, item_count
+from common.weights.foreign.arrays import ITEM_BYTES, ForeignArray, ForeignFile, decode, groups, is_shape
 
 TRAILER = b"HCAJSLHD"
 VARS = ("jittor.Var", "jittor_core.Var", "jittor.jittor_core.Var")  # 1.3.11 writes the last
@@ -56,7 +57,7 @@ def _array(value: Any, data: Data) -> ForeignArray | None:
         raise Unexpected("an array whose shape is no row of sizes")
     if not isinstance(raw, Slice):
         raise Unexpected("an array without its bytes")
-    size, length = item_count(shape) * ITEM_BYTES[name], raw.stop - raw.start
+    size, length = math.prod(shape) * ITEM_BYTES[name], raw.stop - raw.start
     if length < size or (not raw.is_text and length != size):  # as text, bytes take up to twice their number
         raise Unexpected(f"{length} bytes for an array of {size}")
 

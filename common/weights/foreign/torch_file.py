@@ -9,6 +9,7 @@ persistent id ("storage", torch.FloatStorage, key, location, count). Nothing is 
 Source of the layout: torch/serialization.py and torch/_utils.py of PyTorch.
 """
 
+import math
 import mmap
 import struct
 import zipfile
@@ -20,7 +21,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from common.io.pickles import Call, Data, Items, Slice, Stored, Unexpected, follow, text
-from common.weights.foreign.arrays import ITEM_BYTES, ForeignArray, ForeignFile, decode, groups, is_shape, item_count
+from common.weights.foreign.arrays import ITEM_BYTES, ForeignArray, ForeignFile, decode, groups, is_shape
 
 REBUILD, PARAMETER = "torch._utils._rebuild_tensor_v2", "torch._utils._rebuild_parameter"
 FUNCTIONS = frozenset({REBUILD, PARAMETER, "collections.OrderedDict"})
@@ -168,7 +169,7 @@ def _tensor(call: Any, data: Data, read: ReadStorage) -> ForeignArray | None:
 
     def values() -> np.ndarray:
         numbers = decode(read(storage.key, storage.size * ITEM_BYTES[storage.dtype]), storage.dtype)
-        if not item_count(shape):
+        if not math.prod(shape):
             return numbers[:0].reshape(shape)
         steps = [stride * numbers.itemsize for stride in strides]
         return np.lib.stride_tricks.as_strided(numbers[offset:], shape, steps, writeable=False).copy()
@@ -179,7 +180,7 @@ def _tensor(call: Any, data: Data, read: ReadStorage) -> ForeignArray | None:
 def _check_view(storage: Storage, offset: Any, shape: Any, strides: Any) -> None:
     if not (is_shape((offset,)) and is_shape(shape) and is_shape(strides) and len(shape) == len(strides)):
         raise Unexpected("a tensor whose shape, strides or offset are no sizes")
-    count = item_count(shape)
+    count = math.prod(shape)
     last = offset + sum((size - 1) * stride for size, stride in zip(shape, strides, strict=True))
     # with strides of 0, a tiny storage could claim to be a huge array: hence the second condition
     if count and (last >= storage.size or count > storage.size):
