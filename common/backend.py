@@ -17,18 +17,12 @@ if TYPE_CHECKING:  # at run time, `info` must work where packages are missing
 class Capabilities:
     """Options that only some backends offer. `Backend.check` refuses those that a backend lacks."""
 
-    title: str
-    """Name of the framework."""
-    precisions: tuple[str, ...] = ("fp32", "fp64")
-    """Values of --precision: the keys of the package's runtime.PRECISIONS."""
-    gpu_precisions: tuple[str, ...] | None = None
-    """Values of --precision on a GPU; None: the same."""
-    compile: bool = False
-    """--compile."""
-    class_sampling: bool = False
-    """--head.sample-rate below 1."""
-    sync_batch_norm_in_one_process: bool = True
-    """--sync-batch-norm if one process drives several GPUs."""
+    title: str  # name of the framework
+    precisions: tuple[str, ...] = ("fp32", "fp64")  # of --precision: the keys of the package's runtime.PRECISIONS
+    gpu_precisions: tuple[str, ...] | None = None  # of --precision on a GPU; None: the same
+    compile: bool = False  # --compile
+    class_sampling: bool = False  # --head.sample-rate below 1
+    sync_batch_norm_in_one_process: bool = True  # --sync-batch-norm if one process drives several GPUs
 
 
 CAPABILITIES = {

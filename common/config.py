@@ -10,7 +10,7 @@ import math
 import operator
 import types
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -154,25 +154,13 @@ class RunConfig:
 
 
 # A resumed run may change these fields: they do not change what is trained.
-FREE_ON_RESUME = frozenset(
-    {
-        "data.root",
-        "data.workers",
-        "data.prefetch_mib",
-        "data.evaluate_on",
-        "data.raw_pixels",
-        "devices",
-        "log_every",
-        "evaluate_every",
-        "save_every",
-        "angle_images",
-        "keep",
-        "out",
-    }
-)
+FREE_ON_RESUME = {
+    *("data.root", "data.workers", "data.prefetch_mib", "data.evaluate_on", "data.raw_pixels"),
+    *("devices", "log_every", "evaluate_every", "save_every", "angle_images", "keep", "out"),
+}
 
 # Old runs may hold these fields. They did not change the result, so they are ignored.
-REMOVED_FIELDS = frozenset({"optimiser.row_sparse"})
+REMOVED_FIELDS = {"optimiser.row_sparse"}
 
 CONVERTED = ((Path, str), (float, int))  # kind of a field, and the kind of its value in JSON
 
@@ -271,12 +259,21 @@ def from_json(value: Any) -> RunConfig:
 
 def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
     """Fields that differ between two `to_json` results and must not differ when a run resumes: "field: old -> new"."""
-    old_fields, new_fields = dict(_flat(old)), dict(_flat(new))
+    old_fields, new_fields = dict(flat(old)), dict(flat(new))
     return [
         f"{name}: {old_fields.get(name)!r} -> {new_fields.get(name)!r}"
         for name in sorted(old_fields.keys() | new_fields.keys())
         if name not in FREE_ON_RESUME | REMOVED_FIELDS and old_fields.get(name) != new_fields.get(name)
     ]
+
+
+def flat(value: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Dotted names, as on the command line, and values of a `to_json` result; an empty object is a value."""
+    for key, item in value.items():
+        if isinstance(item, dict) and item:
+            yield from flat(item, f"{prefix}{key}.")
+        else:
+            yield prefix + key, item
 
 
 def _build(kind: Any, value: Any, name: str) -> Any:
@@ -303,16 +300,12 @@ def _build_section(kind: Any, value: Any, prefix: str) -> Any:
         raise ValueError(f"{prefix.rstrip('.') or 'configuration'}: expected an object, got {value!r}")
     value = {key: item for key, item in value.items() if prefix + key not in REMOVED_FIELDS}
     hints = typing.get_type_hints(kind)
-    needed = {entry.name for entry in dataclasses.fields(kind) if not _has_default(entry)}
+    needed = {f.name for f in dataclasses.fields(kind) if f.default is f.default_factory is dataclasses.MISSING}
     for name in sorted(needed - value.keys()):
         raise ValueError(f"{prefix}{name}: missing")
     for name in sorted(value.keys() - hints.keys()):
         raise ValueError(f"{prefix}{name}: unknown field")
     return kind(**{key: _build(hints[key], item, prefix + key) for key, item in value.items()})
-
-
-def _has_default(entry: dataclasses.Field[Any]) -> bool:
-    return entry.default is not dataclasses.MISSING or entry.default_factory is not dataclasses.MISSING
 
 
 def _plain(value: Any) -> Any:
@@ -321,10 +314,3 @@ def _plain(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_plain(item) for item in value]
     return str(value) if isinstance(value, Path) else value
-
-
-def _flat(value: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
-    pairs: list[tuple[str, Any]] = []
-    for key, item in value.items():
-        pairs += _flat(item, f"{prefix}{key}.") if isinstance(item, dict) else [(prefix + key, item)]
-    return pairs

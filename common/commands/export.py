@@ -27,12 +27,7 @@ class Options:
 
 
 def run(backend: Backend, arguments: list[str]) -> int:
-    """Export a checkpoint to ONNX.
-
-    Raises:
-        FileNotFoundError: there is no checkpoint.
-        ValueError: it is damaged, or an option is out of range.
-    """
+    """Export a checkpoint to ONNX; raises as `load_checkpoint` and `export_onnx`."""
     options = tyro.cli(Options, prog=f"python -m {backend.package} export", args=arguments)
     path = latest_checkpoint(options.source) or options.source
     saved = checkpoint.load_checkpoint(path)

@@ -35,12 +35,7 @@ class Options:
 
 
 def run(backend: Backend, arguments: list[str]) -> int:
-    """Import published weights.
-
-    Raises:
-        FileNotFoundError: no such file.
-        ValueError: it is damaged, hostile, of another network, or an option is missing or out of range.
-    """
+    """Import published weights; raises as `convert`, or a ValueError for an option that is out of range."""
     options = tyro.cli(Options, prog=f"python -m {backend.package} import", args=arguments)
     if latest_checkpoint(options.out) is not None:
         raise ValueError(f"{options.out}: holds a checkpoint already; choose another folder")

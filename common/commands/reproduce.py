@@ -63,7 +63,10 @@ def run(backend: Backend, arguments: list[str]) -> int:
     data = look_at_data(config, row)
     statement = compare_with_published(config, row, backend.name, data.images)
     folder = train.run_folder(backend, config)
-    print("\n".join([*data.lines, "", *statement_lines(statement, row), ""]), flush=True)
+    lines = [*data.lines, "", f"Against the published run in {row.implementation}"]
+    lines += [f"  same     {line}" for line in statement.same]
+    lines += [f"  differs  {line}" for line in statement.differs]
+    print("\n".join(lines), end="\n\n", flush=True)
     if check:
         probe = measure(backend.create_trainer, config, data.classes, PROBE_SECONDS, _say)
         free = shutil.disk_usage(_existing(folder)).free
@@ -138,15 +141,6 @@ def compare_with_published(config: RunConfig, row: Row, backend: str, images: in
         "published codes part from it"
     )
     return Statement(same, differs)
-
-
-def statement_lines(statement: Statement, row: Row) -> list[str]:
-    """A `Statement` as it is printed."""
-    return [
-        f"Against the published run in {row.implementation}",
-        *(f"  same     {line}" for line in statement.same),
-        *(f"  differs  {line}" for line in statement.differs),
-    ]
 
 
 def look_at_data(config: RunConfig, row: Row) -> Data:

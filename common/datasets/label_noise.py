@@ -30,11 +30,7 @@ class Labels(NamedTuple):
 
 
 def write_changes(path: Path, changes: Iterable[Change]) -> None:
-    """Write noise.csv, atomically.
-
-    Raises:
-        OSError: it cannot be written.
-    """
+    """Write noise.csv, atomically."""
     with atomic_write(path, "w") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(Change._fields)

@@ -9,11 +9,11 @@
 All numbers are little-endian. Each length and offset is compared with the size of the file before it is used.
 """
 
+import contextlib
 import os
 import struct
 import weakref
 from pathlib import Path
-from types import TracebackType
 from typing import NamedTuple, Self
 
 import numpy as np
@@ -184,7 +184,7 @@ class RecordReader:
         )
 
 
-class RecordWriter:
+class RecordWriter(contextlib.ExitStack):
     """Writes NAME.rec and NAME.idx. Both appear if the `with` block ends well, else neither.
 
     Raises:
@@ -193,16 +193,9 @@ class RecordWriter:
     """
 
     def __init__(self, path: Path) -> None:
-        self._files = atomic_pair(Path(path), Path(path).with_suffix(".idx"))
-
-    def __enter__(self) -> Self:
-        self._records, self._index = self._files.__enter__()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self._files.__exit__(kind, error, traceback)
+        super().__init__()
+        files = atomic_pair(Path(path), Path(path).with_suffix(".idx"))
+        self._records, self._index = self.enter_context(files)
 
     def write_image(self, key: int, label: int, image: bytes) -> None:
         """Write an encoded image with one label."""

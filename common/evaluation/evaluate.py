@@ -5,12 +5,12 @@ from collections import Counter
 from collections.abc import Container, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Protocol
 
 import numpy as np
 
 from common.config import OnWrongSize
 from common.datasets.images import decode_image
+from common.datasets.pair_sets import PairSet
 from common.evaluation.embedding import Embed, embed_images
 from common.evaluation.verification import (
     VerificationResult,
@@ -30,20 +30,6 @@ PROTOCOL_AS_GIVEN = f"embeddings as given, {_PROTOCOL}"
 RAW_PIXELS = "raw_pixels"  # name of the baseline among the methods that were evaluated
 
 
-class Pairs(Protocol):
-    """What `evaluate` needs of a pair set; `common.datasets.pair_sets.PairSet` is one."""
-
-    @property
-    def name(self) -> str: ...
-
-    @property
-    def issame(self) -> np.ndarray: ...
-
-    def __len__(self) -> int: ...
-
-    def encoded(self, i: int, /) -> Any: ...
-
-
 @dataclass(frozen=True, eq=False)
 class Evaluation:
     """One embedding on one pair set."""
@@ -55,7 +41,7 @@ class Evaluation:
 
 def evaluate(
     embed: Embed,
-    pair_set: Pairs,
+    pair_set: PairSet,
     *,
     image_size: int,
     batch_size: int = 64,
@@ -151,7 +137,7 @@ def raw_pixels(images: np.ndarray) -> np.ndarray:
     return pixels
 
 
-def _distinct_images(pairs: Pairs) -> tuple[list[int], dict[int, int]]:
+def _distinct_images(pairs: PairSet) -> tuple[list[int], dict[int, int]]:
     """For each image the first one with the same bytes, and how often each of these is used."""
     firsts: dict[bytes, int] = {}
     image_of = []

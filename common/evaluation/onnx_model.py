@@ -93,17 +93,14 @@ def _checked_shape(path: Path, session: Any) -> tuple[int, int | None]:
     """Image size and batch size (None: any) of a model that takes images and gives embeddings."""
     inputs, outputs = session.get_inputs(), session.get_outputs()
     shape = inputs[0].shape if len(inputs) == 1 else []
-    if len(shape) != 4 or inputs[0].type != "tensor(float)" or shape[1] != 3 or not _is_size(shape[2:]):
+    is_image = len(shape) == 4 and shape[1] == 3 and shape[2] == shape[3] and shape[2] in range(1, 2**13 + 1)
+    if not is_image or inputs[0].type != "tensor(float)":
         found = ", ".join(f"{one.name} {one.type} {one.shape}" for one in inputs) or "none"
         raise ValueError(f"{path}: expected one input tensor(float) [N, 3, S, S], the model has {found}")
     if len(outputs) != 1 or outputs[0].type != "tensor(float)" or len(outputs[0].shape) != 2:
         found = ", ".join(f"{one.name} {one.type} {one.shape}" for one in outputs)
         raise ValueError(f"{path}: expected one output tensor(float) [N, D], the model has {found}")
     return shape[2], shape[0] if isinstance(shape[0], int) else None
-
-
-def _is_size(sides: list[Any]) -> bool:
-    return isinstance(sides[0], int) and sides[0] == sides[1] and 1 <= sides[0] <= 2**13
 
 
 def _providers(onnxruntime: Any, device: str) -> list[Any]:

@@ -103,15 +103,7 @@ def read_json(path: Path, what: str, limit: int = MOST_JSON_BYTES) -> dict[str, 
 
 
 def require_file(path: Path, what: str) -> Path:
-    """Return `path` if it is a file.
-
-    Args:
-        path: a file that a user named.
-        what: what the file should be, for the error message: "a record file".
-
-    Raises:
-        FileNotFoundError: there is no such file.
-    """
+    """Return `path`; raise a FileNotFoundError unless it is a file, with `what` it should be: "a record file"."""
     if not path.is_file():
         raise FileNotFoundError(f"{path}: expected {what}, found none")
     return path
@@ -131,11 +123,7 @@ def check_files(paths: Sequence[Path], what: str) -> None:
 
 
 def file_stem(name: str) -> str:
-    """Return `name` if it can be part of a file name.
-
-    Raises:
-        ValueError: it is empty, starts with a dot, or has a slash, a backslash or a NUL.
-    """
+    """Return `name`; raise a ValueError if it is empty, starts with a dot, or has a slash, a backslash or a NUL."""
     if not name or name.startswith(".") or any(character in name for character in "/\\\0"):
         raise ValueError(f"expected a name that can be part of a file name, got {name!r}")
     return name

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 
 from common.protocols.identification import FPIRS, RANKS, Search, search
-from common.protocols.templates import Templates
+from common.protocols.templates import Templates, template_rows
 
 GALLERIES = {"ijbb": ("S1", "S2"), "ijbc": ("G1", "G2")}
 LANDMARKS = 5
@@ -215,7 +215,8 @@ def search_galleries(templates: Templates, lists: Mapping[str, TemplateSubjects]
     Raises:
         ValueError: as `common.protocols.identification.search`, or a list names a template without images.
     """
-    embeddings = {part: templates.embeddings[templates.rows(listed.templates, part)] for part, listed in lists.items()}
+    rows = {part: template_rows(templates.ids, listed.templates, part) for part, listed in lists.items()}
+    embeddings = {part: templates.embeddings[where] for part, where in rows.items()}
     subjects = {part: listed.subjects for part, listed in lists.items()}
     names = [part for part in lists if part != "probes"]
 

@@ -42,10 +42,6 @@ class Templates:
         """How many embeddings are zero vectors: above 0, the network has collapsed."""
         return int((~self.embeddings.any(axis=1)).sum())
 
-    def rows(self, wanted: np.ndarray, source: str) -> np.ndarray:
-        """`template_rows` of these templates."""
-        return template_rows(self.ids, wanted, source)
-
 
 def template_rows(ids: np.ndarray, wanted: np.ndarray, source: str) -> np.ndarray:
     """Where the ids `wanted`, (n,) int, lie in `ids`, (T,) int, increasing: (n,) int32.

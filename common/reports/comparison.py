@@ -224,7 +224,7 @@ def _by_seed(runs: Sequence[Run]) -> list[Block]:
 
 
 def _differences(runs: dict[str, Run]) -> Block:
-    settings = [dict(flat_settings(run.settings)) for run in runs.values()]
+    settings = [flat_settings(run.settings) for run in runs.values()]
     names = dict.fromkeys(name for one in settings for name in one)
     rows = [[name, *(one.get(name, NOTHING) for one in settings)] for name in names]
     rows = [row for row in rows if len(set(row[1:])) > 1]

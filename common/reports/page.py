@@ -2,12 +2,11 @@
 Markdown with its figures beside it."""
 
 import base64
-import html
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from html import escape
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from common.io.files import atomic_write
 
@@ -55,31 +54,27 @@ figure img {{ max-width: 100%; height: auto; }}
 """
 
 
-@dataclass(frozen=True)
-class Heading:
+class Heading(NamedTuple):
     """Level 1 is the title of the page."""
 
     level: Literal[1, 2, 3]
     text: str
 
 
-@dataclass(frozen=True)
-class Paragraph:
+class Paragraph(NamedTuple):
     """A note is smaller, a warning stands out."""
 
     text: str
     kind: Literal["note", "warning"] = "note"
 
 
-@dataclass(frozen=True)
-class Cards:
+class Cards(NamedTuple):
     """A few figures in large type, by their names."""
 
     figures: Mapping[str, str]
 
 
-@dataclass(frozen=True)
-class Table:
+class Table(NamedTuple):
     """Rows as wide as `head`; faint ones are grey. Settings have monospaced cells, which may be long."""
 
     head: Sequence[str]
@@ -88,8 +83,7 @@ class Table:
     kind: Literal["figures", "settings"] = "figures"
 
 
-@dataclass(frozen=True)
-class Figure:
+class Figure(NamedTuple):
     """An SVG; `name` becomes the name of a file beside the Markdown."""
 
     name: str
@@ -97,8 +91,7 @@ class Figure:
     svg: bytes
 
 
-@dataclass(frozen=True)
-class Picture:
+class Picture(NamedTuple):
     """A small JPEG with a caption; `name` as in `Figure`."""
 
     name: str
@@ -106,8 +99,7 @@ class Picture:
     jpeg: bytes
 
 
-@dataclass(frozen=True)
-class Gallery:
+class Gallery(NamedTuple):
     """Pictures side by side."""
 
     pictures: Sequence[Picture]
@@ -133,7 +125,7 @@ def write_page(path: Path, title: str, blocks: Sequence[Block]) -> Path:
             file.write(content)
     body = "\n".join(_html(block) for block in blocks)
     text = "\n\n".join(_markdown(block, folder.name) for block in blocks) + "\n"
-    for target, page in ((path, HTML.format(title=_escape(title), body=body)), (path.with_suffix(".md"), text)):
+    for target, page in ((path, HTML.format(title=escape(title), body=body)), (path.with_suffix(".md"), text)):
         with atomic_write(target) as file:
             # Names may hold lone surrogates, from JSON or from file names that are not UTF-8.
             file.write(page.encode("utf-8", "replace"))
@@ -149,11 +141,11 @@ def _files(blocks: Sequence[Block]) -> dict[str, bytes]:
 def _html(block: Block) -> str:
     match block:
         case Heading(level, text):
-            return f"<h{level}>{_escape(text)}</h{level}>"
+            return f"<h{level}>{escape(text)}</h{level}>"
         case Paragraph(text, kind):
-            return f'<p class="{kind}">{_escape(text)}</p>'
+            return f'<p class="{kind}">{escape(text)}</p>'
         case Cards(figures):
-            items = "".join(f"<div><dt>{_escape(n)}</dt><dd>{_escape(v)}</dd></div>" for n, v in figures.items())
+            items = "".join(f"<div><dt>{escape(n)}</dt><dd>{escape(v)}</dd></div>" for n, v in figures.items())
             return f'<dl class="cards">{items}</dl>'
         case Table():
             return _html_table(block)
@@ -161,18 +153,18 @@ def _html(block: Block) -> str:
             return f"<figure>{_image('svg+xml', svg, description)}</figure>"
         case Gallery(pictures):
             items = "".join(
-                f"<figure>{_image('jpeg', one.jpeg, '')}<figcaption>{_escape(one.caption)}</figcaption></figure>"
+                f"<figure>{_image('jpeg', one.jpeg, '')}<figcaption>{escape(one.caption)}</figcaption></figure>"
                 for one in pictures
             )
             return f'<div class="gallery">{items}</div>'
 
 
 def _html_table(table: Table) -> str:
-    head = "".join(f"<th>{_escape(cell)}</th>" for cell in table.head)
+    head = "".join(f"<th>{escape(cell)}</th>" for cell in table.head)
     rows = []
     for number, row in enumerate(table.rows):
         kind = ' class="faint"' if number in table.faint else ""
-        rows.append(f"<tr{kind}>" + "".join(f"<td>{_escape(cell)}</td>" for cell in row) + "</tr>")
+        rows.append(f"<tr{kind}>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>")
     kind = ' class="settings"' if table.kind == "settings" else ""
     head = f"<thead><tr>{head}</tr></thead>" if table.head else ""
     return f'<div class="wide"><table{kind}>{head}<tbody>{"".join(rows)}</tbody></table></div>'
@@ -180,7 +172,7 @@ def _html_table(table: Table) -> str:
 
 def _image(kind: str, content: bytes, description: str) -> str:
     encoded = base64.b64encode(content).decode("ascii")
-    return f'<img src="data:image/{kind};base64,{encoded}" alt="{_escape(description)}">'
+    return f'<img src="data:image/{kind};base64,{encoded}" alt="{escape(description)}">'
 
 
 def _markdown(block: Block, folder: str) -> str:
@@ -209,14 +201,10 @@ def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]], rule: str
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
-def _escape(text: str) -> str:
-    return html.escape(text, quote=True)
-
-
 def _plain(text: str) -> str:
     """Text escaped for Markdown: no markup, no HTML, no end of a line or of a cell."""
     printable = "".join(character if character.isprintable() else " " for character in text)
-    return re.sub(r"([\\`*_\[\]|~$#!])", r"\\\1", html.escape(printable, quote=False))
+    return re.sub(r"([\\`*_\[\]|~$#!])", r"\\\1", escape(printable, quote=False))
 
 
 def _safe(name: str) -> str:

@@ -161,7 +161,7 @@ def _hardest(run: Run, evaluation: Evaluation) -> list[Block]:
 
 
 def _settings(settings: Mapping[str, Any]) -> Block:
-    rows = list(flat_settings(settings))
+    rows = list(flat_settings(settings).items())
     return Table((), rows, kind="settings") if rows else Paragraph("Not recorded.")
 
 

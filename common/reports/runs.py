@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -172,13 +172,10 @@ def changed_settings(old: RunConfig, new: RunConfig, free: Collection[str] = FRE
     return [change for change in changes if change.partition(":")[0] not in free]
 
 
-def flat_settings(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
-    """Dotted names, as on the command line, and values as text."""
-    for key, value in settings.items():
-        if isinstance(value, dict) and value:
-            yield from flat_settings(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+def flat_settings(settings: Mapping[str, Any]) -> dict[str, str]:
+    """Values as text by dotted name, as on the command line."""
+    flat = configuration.flat(settings)
+    return {name: value if isinstance(value, str) else json.dumps(value, ensure_ascii=False) for name, value in flat}
 
 
 def metric_series(train: Sequence[Mapping[str, Any]]) -> dict[str, Series]:

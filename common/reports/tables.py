@@ -92,7 +92,7 @@ def collect(runs: Sequence[FinishedRun]) -> Tables:
         refuse_unlike(members, (*FREE, "optimiser.accumulate"))
         figures = [own_figures(run) for run in members]
         keys = _keys(recipe, members, figures)
-        changes = [_changes(run) for run in members]
+        changes = [changed_settings(RECIPES[recipe](), r.config) if recipe in RECIPES else [] for r in members]
         for key in keys:
             ours: dict[str, list[float]] = {}
             for run, known in zip(members, figures, strict=True):
@@ -174,12 +174,6 @@ def _missing(run: FinishedRun, keys: Sequence[Key]) -> list[str]:
     for name, step in late.items():
         notes.append(f"{run.path}: {title(name)} left out, evaluated at step {step} of {run.last_step}.")
     return notes
-
-
-def _changes(run: FinishedRun) -> list[str]:
-    """Settings of a run that are not those of the recipe whose name it has."""
-    name = run.config.name
-    return changed_settings(RECIPES[name](), run.config) if name in RECIPES else []
 
 
 def _cells(tables: Tables) -> tuple[list[str], list[list[str]], list[str]]:

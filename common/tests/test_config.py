@@ -139,7 +139,7 @@ def test_differences_name_what_changes_the_trajectory():
 
 
 def test_free_fields_exist():
-    fields = dict(configuration._flat(configuration.to_json(RECIPES["orl-demo"]())))
+    fields = dict(configuration.flat(configuration.to_json(RECIPES["orl-demo"]())))
     assert fields.keys() >= configuration.FREE_ON_RESUME
     assert not fields.keys() & configuration.REMOVED_FIELDS
 

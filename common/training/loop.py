@@ -4,13 +4,12 @@ A run can be stopped at any moment, by Ctrl-C or kill -9. It goes on when the sa
 then computes the same bits as an unbroken run.
 """
 
-import contextlib
 import dataclasses
 import signal
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from pathlib import Path
 from types import FrameType
 
@@ -125,7 +124,7 @@ class _Run:
     def train(self, stop_asked: threading.Event) -> None:
         progress = self.progress
         batches = self.loader.batches(progress.step, self.total)
-        with contextlib.closing(batches), self._log() as log, self._bar() as bar:
+        with closing(batches), self._log() as log, self._bar() as bar:
             self._announce()
             lap = time.monotonic()
             while progress.step < self.total:
@@ -151,14 +150,9 @@ class _Run:
                     bar.unpause()  # images/s and the time left are those of training
                 lap = time.monotonic()
 
-    @contextmanager
-    def _log(self) -> Iterator[RunLog | None]:
+    def _log(self) -> AbstractContextManager[RunLog | None]:
         """The log on rank 0; None on the others."""
-        if not self.writes:
-            yield None
-            return
-        with contextlib.closing(RunLog(self.folder, self.progress.step)) as log:
-            yield log
+        return closing(RunLog(self.folder, self.progress.step)) if self.writes else nullcontext()
 
     def _bar(self) -> tqdm.tqdm:
         batch_size = self.config.optimiser.batch_size

@@ -126,15 +126,6 @@ def load_checkpoint(path: Path) -> Checkpoint:
         FileNotFoundError: `path` is no checkpoint folder.
         DamagedCheckpoint: a file is missing, cut short, altered, or of another format.
     """
-    state = read_state(path)
-    arrays: dict[str, np.ndarray] = {}
-    for name in (WEIGHTS, TRAINING):
-        arrays |= _read_arrays(path / name, state["files"].get(name))
-    return Checkpoint(arrays, state["step"], state)
-
-
-def read_state(path: Path) -> dict[str, Any]:
-    """Read and check `state.json` of a checkpoint folder; raises as `load_checkpoint`."""
     if not path.is_dir():
         raise FileNotFoundError(f"{path}: expected a checkpoint folder (step-...), found none")
     try:
@@ -145,7 +136,10 @@ def read_state(path: Path) -> dict[str, Any]:
         raise DamagedCheckpoint(f"{path / STATE}: expected format {FORMAT_VERSION}, got {found!r}; {_ADVICE}")
     if not isinstance(state.get("step"), int) or not isinstance(state.get("files"), dict):
         raise DamagedCheckpoint(f"{path / STATE}: expected the fields step and files; {_ADVICE}")
-    return state
+    arrays: dict[str, np.ndarray] = {}
+    for name in (WEIGHTS, TRAINING):
+        arrays |= _read_arrays(path / name, state["files"].get(name))
+    return Checkpoint(arrays, state["step"], state)
 
 
 def checkpoints(folder: Path) -> list[Path]:

@@ -167,7 +167,4 @@ def _number(value: Any) -> float:
 
 def _attributes(node: dict[str, Any]) -> dict[str, str]:
     """MXNet named the attributes differently in three versions."""
-    for name in ("attrs", "attr", "param"):
-        if name in node:
-            return node[name]
-    return {}
+    return next((node[name] for name in ("attrs", "attr", "param") if name in node), {})
