@@ -33,14 +33,10 @@ class Map(NamedTuple):
 
 
 class Layers:
-    """Layers of a network; shapes only.
-
-    Attributes:
-        shapes: shape of each parameter and running statistic by canonical name, in the order of the calls.
-        eps: eps of each BatchNorm by canonical name.
-    """
+    """Layers of a network; shapes only."""
 
     def __init__(self) -> None:
+        # by canonical name, in the order of the calls: shapes of parameters and running statistics, eps of BatchNorms
         self.shapes: dict[str, tuple[int, ...]] = {}
         self.eps: dict[str, float] = {}
 
