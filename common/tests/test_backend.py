@@ -41,8 +41,7 @@ def test_what_pytorch_alone_offers(name, options, message):
 
 
 @pytest.mark.parametrize(
-    "options",
-    [*({"precision": p} for p in ("fp32", "bf16", "fp16", "fp64")), {"compile": True}, {"head": SAMPLED}],
+    "options", [*({"precision": p} for p in ("fp32", "bf16", "fp16", "fp64")), {"compile": True}, {"head": SAMPLED}]
 )
 def test_pytorch_offers_every_option(options):
     Backend("pytorch").check(configured(**options))

@@ -97,12 +97,7 @@ LAUNCH = "import sys; from mxnet_impl import distributed as d; d._run(2, [sys.ex
 @pytest.mark.parametrize(
     ("signal_number", "target", "status", "message"),
     [
-        (
-            signal.SIGSTOP,
-            "1",
-            1,
-            r"LostRank: rank 1 on \S+, process \d+, has given no news for 2 s; start the same",
-        ),
+        (signal.SIGSTOP, "1", 1, r"LostRank: rank 1 on \S+, process \d+, has given no news for 2 s; start the same"),
         (signal.SIGKILL, "launcher", -9, "sum 2"),
     ],
 )

@@ -8,14 +8,7 @@ from torch import nn
 from common.weights.initialisation import ParameterSpec, draw_parameters
 from pytorch_impl.backbones import BACKBONES, create_backbone
 from pytorch_impl.backbones._prelu import PReLU
-from pytorch_impl.checkpoint import (
-    from_arrays,
-    from_canonical,
-    named_tensors,
-    parameter_specs,
-    to_arrays,
-    to_canonical,
-)
+from pytorch_impl.checkpoint import from_arrays, from_canonical, named_tensors, parameter_specs, to_arrays, to_canonical
 from pytorch_impl.losses.margin_heads import SoftmaxHead
 from pytorch_impl.losses.sface import SFaceHead
 from pytorch_impl.tests.test_backbones import FAMILIES, small

@@ -7,14 +7,7 @@ import pytest
 import torch
 
 from parity_tests.cases.inputs import planted
-from pytorch_impl.losses import (
-    ArcFaceHead,
-    CosFaceHead,
-    MarginHead,
-    NormalisedSoftmaxHead,
-    SoftmaxHead,
-    SphereFaceHead,
-)
+from pytorch_impl.losses import ArcFaceHead, CosFaceHead, MarginHead, NormalisedSoftmaxHead, SoftmaxHead, SphereFaceHead
 
 HEADS = (SoftmaxHead, NormalisedSoftmaxHead, CosFaceHead, ArcFaceHead, SphereFaceHead)
 

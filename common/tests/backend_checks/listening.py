@@ -2,7 +2,7 @@
 
 from common.tests.backend_checks.lost_ranks import job  # noqa: F401
 from common.tests.listening import seen_until
-from common.training import latest_checkpoint
+from common.weights.checkpoint import latest_checkpoint
 
 
 def test_a_job_on_one_host_listens_on_loopback_alone(job, tmp_path):  # noqa: F811

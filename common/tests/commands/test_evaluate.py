@@ -99,12 +99,7 @@ def test_the_same_network_from_every_source(run, root, checkpoint, tmp_path):
     model = write_model(tmp_path / "net.onnx", weight / 128, offset=offset, metadata={"colours": "rgb"})
     embeddings, mirrored, issame = raw(root)
     np.savez(tmp_path / "lfw.npz", embeddings=embeddings, mirrored=mirrored, issame=issame)
-    sources = {
-        tmp_path / "run": (),
-        checkpoint: (),
-        model: ("--root", root, "--sets", "lfw"),
-        tmp_path / "lfw.npz": (),
-    }
+    sources = {tmp_path / "run": (), checkpoint: (), model: ("--root", root, "--sets", "lfw"), tmp_path / "lfw.npz": ()}
     for source, options in sources.items():
         status, output, _ = run("evaluate", source, "--device", "cpu", *options)
         assert status == 0

@@ -175,14 +175,7 @@ def test_nothing_is_there(tmp_path):
 def test_all_is_there(faces):
     found = looked_at(faces, "lfw", "cfp_fp")
     sets = ["  lfw           20 pairs", "  cfp_fp        20 pairs"]
-    assert found == (
-        [f"Data in {faces}", "  training set  15 images of 5 identities", *sets],
-        True,
-        15,
-        5,
-        40,
-        None,
-    )
+    assert found == ([f"Data in {faces}", "  training set  15 images of 5 identities", *sets], True, 15, 5, 40, None)
 
 
 def test_damaged_files_are_missing_too(faces, tmp_path):

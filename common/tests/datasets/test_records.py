@@ -76,13 +76,7 @@ def test_keys_in_any_order(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("ids", "keys"),
-    [
-        ([1, 2, 0], [1, 2, 0]),
-        ([7, MAGIC], [7, MAGIC]),
-        ([5, 5, 5], [0, 1, 2]),
-        ([0, 2**63], [0, 1]),
-    ],
+    ("ids", "keys"), [([1, 2, 0], [1, 2, 0]), ([7, MAGIC], [7, MAGIC]), ([5, 5, 5], [0, 1, 2]), ([0, 2**63], [0, 1])]
 )
 def test_without_an_index_the_ids_are_the_keys(tmp_path, ids, keys):
     path = tmp_path / "a.rec"

@@ -138,10 +138,7 @@ def test_a_bad_list_line_is_named(tmp_path, line):
 
 @pytest.mark.parametrize(
     ("images", "message"),
-    [
-        ([(b"a", 3)], "expected a label 0 to 2, got 3"),
-        ([(b"a", 0), (b"b", 1), (b"c", 0)], "label 0 comes again"),
-    ],
+    [([(b"a", 3)], "expected a label 0 to 2, got 3"), ([(b"a", 0), (b"b", 1), (b"c", 0)], "label 0 comes again")],
 )
 def test_writing_bad_labels_leaves_nothing(tmp_path, images, message):
     with pytest.raises(ValueError, match=message):

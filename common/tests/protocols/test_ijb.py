@@ -329,11 +329,7 @@ def test_the_search_alone(root, capsys, stand_ins):
     [
         ("pairs", lambda lines: [*lines, "1 99 0"], "ijbc_template_pair_label.txt: .*template 99, which has none"),
         ("probes", lambda lines: [*lines, "99,1,x"], "ijbc_1N_probe_mixed.csv: .*template 99, which has none"),
-        (
-            "pairs",
-            lambda lines: [line for line in lines if line.endswith("0")],
-            "of one person and of two, got 0",
-        ),
+        ("pairs", lambda lines: [line for line in lines if line.endswith("0")], "of one person and of two, got 0"),
         ("G1", lambda lines: [*lines, "7,4,x"], "several of subject 4"),
         (
             "G2",

@@ -157,8 +157,7 @@ def test_a_gpu_that_does_not_say(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("largest", "sizes"),
-    [(256, [2, 4, 8, 16, 32, 64, 128, 256]), (6, [2, 4, 6]), (3, [2, 3]), (2, [2]), (1, [1])],
+    ("largest", "sizes"), [(256, [2, 4, 8, 16, 32, 64, 128, 256]), (6, [2, 4, 6]), (3, [2, 3]), (2, [2]), (1, [1])]
 )
 def test_batch_sizes(largest, sizes):
     assert batch_sizes(largest) == sizes

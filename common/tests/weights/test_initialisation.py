@@ -44,8 +44,7 @@ def test_normal_kinds(name: str, std: float) -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "value"),
-    [("bn_weight", 1), ("bn_bias", 0), ("bn_mean", 0), ("bn_var", 1), ("prelu", 0.25), ("bias", 0)],
+    ("kind", "value"), [("bn_weight", 1), ("bn_bias", 0), ("bn_mean", 0), ("bn_var", 1), ("prelu", 0.25), ("bias", 0)]
 )
 def test_constant_kinds(kind: Kind, value: float) -> None:
     values = draw_parameter("any", ParameterSpec(kind, (7,)), seed=5)
