@@ -4,10 +4,11 @@ import jittor as jt
 import numpy as np
 import pytest
 
+from common.tests.backend_checks.checkpoint import same
 from common.tests.backend_checks.imports import *  # noqa: F403
 from common.tests.backend_checks.imports import imported
 from common.weights.checkpoint import load_checkpoint
-from jittor_impl.tests.test_checkpoint import network, same
+from jittor_impl.tests.test_checkpoint import network
 
 
 @pytest.mark.parametrize("name", ["iresnet_small", "mobilefacenet"])

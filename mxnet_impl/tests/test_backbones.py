@@ -8,52 +8,18 @@ import pytest
 from mxnet import autograd, nd
 from mxnet.gluon import nn
 
-from common.tests.published_networks import published_shapes
-from mxnet_impl.backbones import BACKBONES, create_backbone
+from common.tests.backend_checks.backbones import *  # noqa: F403
 from mxnet_impl.backbones._layers import BatchNorm1D, PReLU, SyncBatchNorm
-from mxnet_impl.checkpoint import parameter_specs
 
 
-@pytest.mark.parametrize("name", [name for name in BACKBONES if name != "iresnet_small"])
-def test_names_and_shapes_are_the_published_ones(name):
-    shapes = {key: spec.shape for key, spec in parameter_specs(create_backbone(name)).items()}
-    assert shapes == {key: shape for key, shape in published_shapes(name).items() if "num_batches" not in key}
+def zeros(shape):
+    return nd.zeros(shape)
 
 
-@pytest.mark.parametrize("name", ["iresnet_small", "ir50", "mobilefacenet"])
-@pytest.mark.parametrize("shape", [(2, 3, 64, 48), (2, 1, 48, 48), (3, 48, 48)])
-def test_images_of_another_shape_are_refused(name, shape):
-    with pytest.raises(ValueError, match=r"images: expected \(N, 3, 48, 48\), got \(.*48"):
-        create_backbone(name, 16, 48)(nd.zeros(shape))
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (("resnet50",), "backbone: expected one of iresnet_small, iresnet18, .*mobilefacenet, got 'resnet50'"),
-        (("iresnet50", 0), "embedding_size: expected at least 1, got 0"),
-        (("iresnet50", 16, 112, 1.0), "dropout: expected at least 0 and below 1, got 1.0"),
-        (("iresnet50", 16, 15), "image_size: expected at least 16, got 15"),
-        (("ir50", 16, 0), "image_size: expected at least 16, got 0"),
-        (("mobilefacenet", 16, -16), "image_size: expected at least 16, got -16"),
-    ],
-)
-def test_bad_arguments_are_refused(arguments, message):
-    with pytest.raises(ValueError, match=message):
-        create_backbone(*arguments)
-
-
-@pytest.mark.parametrize(("name", "default"), [("iresnet18", 0.4), ("ir50", 0.5), ("mobilefacenet", 0)])
-def test_dropout(name, default):
-    def rates(**options):
-        found = []
-        network = create_backbone(name, 16, 32, **options)
-        network.apply(lambda layer: found.append(layer._rate) if isinstance(layer, nn.Dropout) else None)
-        return found
-
-    assert rates() == [default]
-    assert rates(dropout=0.25) == [0.25]
-    assert rates(dropout=0.0) == [0.0]
+def dropout_rates(network):
+    found = []
+    network.apply(lambda layer: found.append(layer._rate) if isinstance(layer, nn.Dropout) else None)
+    return found
 
 
 @pytest.mark.parametrize("hybrid", [False, True])

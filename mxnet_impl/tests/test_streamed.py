@@ -9,39 +9,22 @@ import numpy as np
 import pytest
 from mxnet import autograd, nd
 
+from common.tests.backend_checks.sface_loss import LOSSES, METRICS, TOLERANCE, assert_gradients, error
 from mxnet_impl.losses import skipping
 from mxnet_impl.losses.sface import Rescaling, SFaceHead, sface_loss
 from mxnet_impl.losses.streamed import _dense
+from mxnet_impl.tests.test_sface_loss import labels_of, variable
+from mxnet_impl.tests.test_sface_loss import run as sface
 from parity_tests.cases.inputs import planted
 from parity_tests.truth import sface as oracle
 
-TOLERANCE = {"float64": 1e-10, "float32": 2e-5}  # as in parity_tests/tolerances.py, level 3
-NAMES = ("loss", "intra_loss", "inter_loss", "target_cosine", "other_cosine", "accuracy")
 EPSILON = 2.0**-23
 RESCALING = Rescaling(64, 80, 80, 0.87, 1.2)
 CUT = 1.2 + np.log(1 / EPSILON - 1) / 80  # the angle from which r_inter < 64 * EPSILON
 
 
-def variable(array, dtype="float64", grad_req="write"):
-    found = nd.array(array, dtype=dtype)
-    found.attach_grad(grad_req)
-    return found
-
-
-def labels_of(labels):
-    return nd.array(labels, dtype="int64")
-
-
 def run(case, dtype="float64", **options):
-    x, w = variable(case[0], dtype), variable(case[1], dtype)
-    with autograd.record():
-        result = sface_loss(x, w, labels_of(case[2]), **options)
-    result.loss.backward()
-    return result, x.grad.asnumpy(), w.grad.asnumpy()
-
-
-def error(found, expected):
-    return np.abs(np.asarray(found, np.float64) - expected).max() / np.abs(expected).max()
+    return sface(*case, dtype, "streamed", **{"block_size": None, **options})
 
 
 def _unit(vectors):
@@ -70,10 +53,9 @@ def test_results_and_gradients_are_those_of_the_truth(dtype, kind, waiting, monk
     case = sparse_case()
     result, *gradients = run(case, dtype, block_size=32)
     truth = oracle.sface(*case)
-    for name in NAMES:
-        assert getattr(result, name).asscalar() == pytest.approx(getattr(truth, name), rel=TOLERANCE[dtype]), name
-    assert error(gradients[0], truth.grad_embeddings) <= TOLERANCE[dtype]
-    assert error(gradients[1], truth.grad_class_weight) <= TOLERANCE[dtype]
+    for name in (*LOSSES, *METRICS):
+        assert getattr(result, name) == pytest.approx(getattr(truth, name), rel=TOLERANCE[dtype]), name
+    assert_gradients(gradients, truth, TOLERANCE[dtype])
     assert result.loss.dtype == np.dtype(dtype)
 
 
@@ -83,8 +65,7 @@ def test_below_the_floor_of_a_norm_the_gradient_is_a_plain_division(kind):
     class_weight[labels[3]] *= 5e-13 / np.linalg.norm(class_weight[labels[3]])
     _, *gradients = run((embeddings, class_weight, labels), block_size=32)
     truth = oracle.sface(embeddings, class_weight, labels)
-    assert error(gradients[0], truth.grad_embeddings) < 1e-10
-    assert error(gradients[1], truth.grad_class_weight) < 1e-10
+    assert_gradients(gradients, truth, 1e-10)
 
 
 def test_blocks_are_sparse_or_dense_by_the_count_of_their_entries():
@@ -104,10 +85,9 @@ def test_the_device_part_gives_the_truth_too(block_size):
         results = _dense(x, w, labels_of(case[2]), RESCALING, block_size)
     results[0].backward()
     truth = oracle.sface(*case)
-    for name, result in zip(NAMES, results, strict=True):
+    for name, result in zip((*LOSSES, *METRICS), results, strict=True):
         assert result.asscalar() == pytest.approx(getattr(truth, name), rel=1e-10), name
-    assert error(x.grad.asnumpy(), truth.grad_embeddings) < 1e-10
-    assert error(w.grad.asnumpy(), truth.grad_class_weight) < 1e-10
+    assert_gradients((x.grad.asnumpy(), w.grad.asnumpy()), truth, 1e-10)
 
 
 def at_angles(angles, size=400):
@@ -143,7 +123,7 @@ def test_what_is_left_out_stays_below_the_bound(epsilon):
     truth = oracle.sface(*case)
     errors = [np.linalg.norm(a - b, axis=1) for a, b in zip(gradients, truth[5:7], strict=True)]
     norms = [np.linalg.norm(array, axis=1) for array in case[:2]]
-    assert 0 < abs(result.inter_loss.asscalar() - truth.inter_loss) < 64 * epsilon * 399
+    assert 0 < abs(result.inter_loss - truth.inter_loss) < 64 * epsilon * 399
     assert (errors[0] < 64 * epsilon * 399 / (4 * norms[0])).all()
     assert (errors[1][1:] < 64 * epsilon / norms[1][1:]).all()
     assert (errors[1][1:301] > 0).all()
@@ -153,7 +133,7 @@ def test_epsilon_0_leaves_nothing_out():
     case = at_angles([CUT + 0.1, 3.0, np.pi])
     result, *gradients = run(case, epsilon=0, inter_slope=2.0)
     truth = oracle.sface(*case, inter_slope=2.0)
-    assert result.loss.asscalar() == pytest.approx(truth.loss, rel=1e-13)
+    assert result.loss == pytest.approx(truth.loss, rel=1e-13)
     assert error(gradients[0], truth.grad_embeddings) < 1e-13
     assert error(gradients[1][1:], truth.grad_class_weight[1:]) < 1e-12
 
@@ -178,7 +158,7 @@ def test_the_default_epsilon_does_not_move_float32_results():
     case = sparse_case()
     result, *gradients = run(case, "float32", block_size=32)
     exact, *expected = run(case, "float32", block_size=32, epsilon=0)
-    assert result.loss.asscalar() == pytest.approx(exact.loss.asscalar(), rel=1e-6)
+    assert result.loss == pytest.approx(exact.loss, rel=1e-6)
     assert error(gradients[0], expected[0]) < 1e-6
     assert error(gradients[1], expected[1]) < 1e-6
 
@@ -226,8 +206,7 @@ def test_gradients_replace_or_join_what_was_there(kind):
             loss = sface_loss(x, w, labels_of(case[2]), block_size=32).loss
         for _ in range(2 if grad_req == "write" else 1):
             loss.backward(retain_graph=True)
-        assert error(x.grad.asnumpy() - before, truth.grad_embeddings) < 1e-10
-        assert error(w.grad.asnumpy() - before, truth.grad_class_weight) < 1e-10
+        assert_gradients((x.grad.asnumpy() - before, w.grad.asnumpy() - before), truth, 1e-10)
 
 
 def test_one_input_may_need_no_gradient(kind):
@@ -271,7 +250,7 @@ def test_a_prototype_that_is_not_finite_shows_in_the_loss(kind, bad):
     embeddings, class_weight, labels = sparse_case()
     class_weight[140, 3] = bad
     result, _, _ = run((embeddings, class_weight, labels), "float32", block_size=32)
-    assert np.isnan(result.loss.asscalar())
+    assert np.isnan(result.loss)
 
 
 PEAK = """

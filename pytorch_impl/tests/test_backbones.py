@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 
+from common.tests.backend_checks.backbones import *  # noqa: F403
 from common.tests.published_networks import published_shapes
 from pytorch_impl.backbones import BACKBONES, create_backbone
 from pytorch_impl.backbones._prelu import PReLU
@@ -17,6 +18,14 @@ from pytorch_impl.backbones.mobilefacenet import MobileFaceNet
 from pytorch_impl.checkpoint import from_canonical, named_tensors, to_canonical
 
 RUN_AT_112 = ("iresnet_small", "iresnet18", "iresnet50", "ir50", "ir_se50", "mobilefacenet")
+
+
+def zeros(shape):
+    return torch.zeros(shape)
+
+
+def dropout_rates(network):
+    return [module.p for module in network.modules() if isinstance(module, nn.Dropout)]
 
 
 def images(count=2, size=112, seed=0):
@@ -33,6 +42,7 @@ def _seed():
 
 @pytest.mark.parametrize("name", [name for name in BACKBONES if name != "iresnet_small"])
 def test_names_and_shapes_are_the_published_ones(name):
+    """In place of the test of all backends: counters too."""
     with torch.device("meta"):
         backbone = create_backbone(name)
     shapes = {key: tuple(tensor.shape) for key, tensor in backbone.state_dict().items()}
@@ -86,21 +96,6 @@ def test_iresnet_features_weight_does_not_train():
         fixed = [key for key, parameter in backbone.named_parameters() if not parameter.requires_grad]
         assert fixed == ["features.weight"]
     assert all(parameter.requires_grad for parameter in create_backbone("mobilefacenet", 16, 32).parameters())
-
-
-@pytest.mark.parametrize(
-    ("name", "default"),
-    [("iresnet18", 0.4), ("iresnet_small", 0.4), ("ir50", 0.5), ("ir_se50", 0.5), ("mobilefacenet", 0)],
-)
-def test_dropout(name, default):
-    def rates(**options):
-        with torch.device("meta"):
-            modules = create_backbone(name, 16, 32, **options).modules()
-        return [module.p for module in modules if isinstance(module, nn.Dropout)]
-
-    assert rates() == [default]
-    assert rates(dropout=0.25) == [0.25]
-    assert rates(dropout=0.0) == [0.0]  # none asked for is not the same as nothing said
 
 
 # Numbers: whole networks in NumPy, float64, in the order of the papers
@@ -326,26 +321,3 @@ def test_autocast_stays_close(family):
     with torch.autocast("cpu", torch.bfloat16):
         backbone.train()(x).float().square().sum().backward()
     assert all(bool(p.grad.isfinite().all()) for p in backbone.parameters() if p.requires_grad)
-
-
-@pytest.mark.parametrize("name", ["iresnet_small", "ir50", "mobilefacenet"])
-@pytest.mark.parametrize("shape", [(2, 3, 64, 48), (2, 1, 48, 48), (3, 48, 48), (2, 48, 48, 3)])
-def test_images_of_another_shape_are_refused(name, shape):
-    with pytest.raises(ValueError, match=r"images: expected \(N, 3, 48, 48\), got \(.*48"):
-        create_backbone(name, 16, 48)(torch.zeros(shape))
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (("resnet50",), "backbone: expected one of iresnet_small, iresnet18, .*mobilefacenet, got 'resnet50'"),
-        (("iresnet50", 0), "embedding_size: expected at least 1, got 0"),
-        (("iresnet50", 16, 112, 1.0), "dropout: expected at least 0 and below 1, got 1.0"),
-        (("iresnet50", 16, 15), "image_size: expected at least 16, got 15"),
-        (("ir50", 16, 0), "image_size: expected at least 16, got 0"),
-        (("mobilefacenet", 16, -16), "image_size: expected at least 16, got -16"),
-    ],
-)
-def test_bad_arguments_are_refused(arguments, message):
-    with pytest.raises(ValueError, match=message):
-        create_backbone(*arguments)

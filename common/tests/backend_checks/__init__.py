@@ -6,6 +6,5 @@ fixture `backend`, a `common.commands.main.Backend`.
 
 import pytest
 
-pytest.register_assert_rewrite(
-    *(f"{__name__}.{name}" for name in ("command_line", "export", "imports", "lost_ranks", "trainer"))
-)
+NAMES = ("backbones", "checkpoint", "command_line", "export", "imports", "lost_ranks", "sface_loss", "trainer")
+pytest.register_assert_rewrite(*(f"{__name__}.{name}" for name in NAMES))
