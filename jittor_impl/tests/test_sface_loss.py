@@ -15,7 +15,9 @@ def run(embeddings, class_weight, labels, dtype="float64", form="plain", block_s
     x, w = jt.array(embeddings, dtype), jt.array(class_weight, dtype)
     result = sface_loss(x, w, jt.array(np.asarray(labels)), form=form, block_size=block_size, **parameters)
     gradients = jt.grad(jt.array(factor, dtype) * result.loss, [x, w])  # 4 * loss would round in float32
-    return result._make(value.numpy()[()] for value in result), *[gradient.numpy().copy() for gradient in gradients]
+    return result._make(value.numpy().ravel()[0] for value in result), *[
+        gradient.numpy().copy() for gradient in gradients
+    ]
 
 
 @pytest.mark.parametrize("form", FORMS)

@@ -1,6 +1,5 @@
 """The backbones against descriptions written independently of them: lists of names and shapes, and plain NumPy."""
 
-import itertools
 import math
 
 import numpy as np
@@ -9,13 +8,15 @@ import torch
 from torch import nn
 
 from common.tests.backend_checks.backbones import *  # noqa: F403
+from common.tests.backend_checks.checkpoint import random_arrays
 from common.tests.published_networks import published_shapes
+from parity_tests.truth import networks
 from pytorch_impl.backbones import BACKBONES, create_backbone
 from pytorch_impl.backbones._prelu import PReLU
 from pytorch_impl.backbones.ir import IR
 from pytorch_impl.backbones.iresnet import IResNet
 from pytorch_impl.backbones.mobilefacenet import MobileFaceNet
-from pytorch_impl.checkpoint import from_canonical, named_tensors, to_canonical
+from pytorch_impl.checkpoint import from_canonical, to_canonical
 
 RUN_AT_112 = ("iresnet_small", "iresnet18", "iresnet50", "ir50", "ir_se50", "mobilefacenet")
 
@@ -100,134 +101,18 @@ def test_iresnet_features_weight_does_not_train():
 
 # Numbers: whole networks in NumPy, float64, in the order of the papers
 
-
-class Layers:
-    """Layers in NumPy on canonical arrays. In training, `updated` collects the new running statistics."""
-
-    def __init__(self, arrays, training):
-        self.arrays, self.training, self.updated = arrays, training, {}
-
-    def conv(self, name, x, stride=1, padding=0, groups=1):
-        weight = self.arrays[f"{name}.weight"]
-        x = np.pad(x, ((0, 0), (0, 0), (padding, padding), (padding, padding)))
-        windows = np.lib.stride_tricks.sliding_window_view(x, weight.shape[2:], axis=(2, 3))[:, :, ::stride, ::stride]
-        if groups == 1:
-            return np.tensordot(windows, weight, axes=((1, 4, 5), (1, 2, 3))).transpose(0, 3, 1, 2)
-        return np.einsum("nchwkl,ckl->nchw", windows, weight[:, 0])
-
-    def bn(self, name, x, eps=1e-5):
-        weight, bias, mean, var = (
-            self.arrays[f"{name}.{part}"] for part in ("weight", "bias", "running_mean", "running_var")
-        )
-        axes, shape = (0, *range(2, x.ndim)), (1, -1, *[1] * (x.ndim - 2))
-        if self.training:
-            count = x.size // x.shape[1]
-            self.updated[f"{name}.running_mean"] = 0.9 * mean + 0.1 * x.mean(axes)
-            self.updated[f"{name}.running_var"] = 0.9 * var + 0.1 * x.var(axes) * count / (count - 1)
-            mean, var = x.mean(axes), x.var(axes)
-        mean, var, weight, bias = (value.reshape(shape) for value in (mean, var, weight, bias))
-        return (x - mean) / np.sqrt(var + eps) * weight + bias
-
-    def prelu(self, name, x):
-        return np.where(x > 0, x, self.arrays[f"{name}.weight"].reshape(1, -1, 1, 1) * x)
-
-    def linear(self, name, x):
-        return x @ self.arrays[f"{name}.weight"].T + self.arrays[f"{name}.bias"]
-
-
-def numpy_iresnet(net, x, blocks):
-    x = net.prelu("prelu", net.bn("bn1", net.conv("conv1", x, padding=1)))
-    for stage, count in enumerate(blocks, 1):
-        for block in range(count):
-            here, stride = f"layer{stage}.{block}", 2 if block == 0 else 1
-            y = net.bn(f"{here}.bn1", x)
-            y = net.conv(f"{here}.conv1", y, padding=1)
-            y = net.bn(f"{here}.bn2", y)
-            y = net.prelu(f"{here}.prelu", y)
-            y = net.conv(f"{here}.conv2", y, stride, padding=1)
-            y = net.bn(f"{here}.bn3", y)
-            if block == 0:
-                x = net.bn(f"{here}.downsample.1", net.conv(f"{here}.downsample.0", x, stride))
-            x = x + y
-    x = net.bn("bn2", x).reshape(len(x), -1)
-    return net.bn("features", net.linear("fc", x))
-
-
-def numpy_ir(net, x, blocks, widths, squeeze_excite):
-    x = net.prelu("input_layer.2", net.bn("input_layer.1", net.conv("input_layer.0", x, padding=1)))
-    position, in_width = itertools.count(), widths[0]
-    for count, width in zip(blocks, widths, strict=True):
-        for block in range(count):
-            here, stride = f"body.{next(position)}", 2 if block == 0 else 1
-            y = net.bn(f"{here}.res_layer.0", x)
-            y = net.conv(f"{here}.res_layer.1", y, padding=1)
-            y = net.prelu(f"{here}.res_layer.2", y)
-            y = net.conv(f"{here}.res_layer.3", y, stride, padding=1)
-            y = net.bn(f"{here}.res_layer.4", y)
-            if squeeze_excite:
-                gate = y.mean((2, 3), keepdims=True)
-                gate = np.maximum(net.conv(f"{here}.res_layer.5.fc1", gate), 0)
-                y = y / (1 + np.exp(-net.conv(f"{here}.res_layer.5.fc2", gate)))
-            if in_width == width:
-                x = x[:, :, ::stride, ::stride]
-            else:
-                x = net.bn(f"{here}.shortcut_layer.1", net.conv(f"{here}.shortcut_layer.0", x, stride))
-            x, in_width = x + y, width
-    x = net.bn("output_layer.0", x).reshape(len(x), -1)
-    return net.bn("output_layer.4", net.linear("output_layer.3", x))
-
-
-def numpy_mobilefacenet(net, x):
-    def layer(name, x, activation=True, **options):
-        x = net.bn(f"{name}.batchnorm", net.conv(f"{name}.conv2d", x, **options), eps=1e-3)
-        return net.prelu(f"{name}.relu", x) if activation else x
-
-    def bottleneck(name, x, inside, stride=1):
-        x = layer(f"{name}.conv_sep", x)
-        x = layer(f"{name}.conv_dw", x, stride=stride, padding=1, groups=inside)
-        return layer(f"{name}.conv_proj", x, activation=False)
-
-    def residuals(name, x, inside, count):
-        for block in range(count):
-            x = x + bottleneck(f"{name}.model.block{block}", x, inside)
-        return x
-
-    x = layer("conv_2_dw", layer("conv_1", x, stride=2, padding=1), padding=1, groups=64)
-    x = residuals("res_3", bottleneck("dconv_23", x, 128, stride=2), 128, 4)
-    x = residuals("res_4", bottleneck("dconv_34", x, 256, stride=2), 256, 6)
-    x = residuals("res_5", bottleneck("dconv_45", x, 512, stride=2), 256, 2)
-    x = layer("conv_6dw7_7", layer("conv_6sep", x), activation=False, groups=512)
-    return net.bn("fc1", net.linear("pre_fc1", x.reshape(len(x), -1)), eps=2e-5)
-
-
-def random_arrays(backbone, seed=0):
-    """Canonical arrays with nothing at its neutral value, and variances so small that eps shows."""
-    rng = np.random.default_rng(seed)
-    arrays = {}
-    for name, tensor in named_tensors(backbone).items():
-        shape = tuple(tensor.shape)
-        if len(shape) > 1:
-            arrays[name] = rng.normal(size=shape) / np.sqrt(np.prod(shape[1:]))
-        elif name.endswith("running_var"):
-            arrays[name] = rng.uniform(0.2, 0.5, shape)
-        else:
-            arrays[name] = rng.uniform(0.2, 0.8, shape)
-    return arrays
-
-
-IR_SIZES = {"blocks": (2, 1, 3, 1), "widths": (16, 32, 32, 48)}  # a stage that keeps the width: strided shortcut
-
+BLOCKS, WIDTHS = (2, 1, 3, 1), (4, 6, 6, 8)
 FAMILIES = {
     "iresnet": (
-        lambda **o: IResNet((2, 1, 3, 1), (4, 6, 6, 8), **o),
-        lambda net, x: numpy_iresnet(net, x, (2, 1, 3, 1)),
+        lambda **o: IResNet(BLOCKS, WIDTHS, **o),
+        lambda tape, x: networks._iresnet(tape, x, BLOCKS, WIDTHS, 16),
     ),
-    "ir": (lambda **o: IR(**IR_SIZES, **o), lambda net, x: numpy_ir(net, x, **IR_SIZES, squeeze_excite=False)),
+    "ir": (lambda **o: IR(BLOCKS, **o), lambda tape, x: networks._ir(tape, x, BLOCKS, False, 16)),
     "ir_se": (
-        lambda **o: IR(**IR_SIZES, squeeze_excite=True, **o),
-        lambda net, x: numpy_ir(net, x, **IR_SIZES, squeeze_excite=True),
+        lambda **o: IR(BLOCKS, squeeze_excite=True, **o),
+        lambda tape, x: networks._ir(tape, x, BLOCKS, True, 16),
     ),
-    "mobilefacenet": (MobileFaceNet, numpy_mobilefacenet),
+    "mobilefacenet": (MobileFaceNet, lambda tape, x: networks._mobilefacenet(tape, x, 16)),
 }
 
 
@@ -240,15 +125,16 @@ def small(family, **options):
 @pytest.mark.parametrize("family", FAMILIES)
 def test_same_numbers_as_numpy(family, training):
     backbone = small(family, dropout=0.0).double().train(training)
-    arrays = random_arrays(backbone)
+    arrays = random_arrays(to_canonical(backbone))
     from_canonical(backbone, arrays)
     x = images(6, 32).double()
-    net = Layers(arrays, training)
-    expected = FAMILIES[family][1](net, x.numpy())
+    tape = networks.Tape(dict(arrays), training=training)
+    expected = FAMILIES[family][1](tape, networks.Value(x.numpy())).data
     np.testing.assert_allclose(backbone(x).detach().numpy(), expected, rtol=1e-9, atol=1e-9)
     after = to_canonical(backbone)
-    for name, array in arrays.items():
-        np.testing.assert_allclose(after[name], net.updated.get(name, array), rtol=1e-9, atol=1e-12, err_msg=name)
+    assert after.keys() == tape.arrays.keys()
+    for name, array in tape.arrays.items():
+        np.testing.assert_allclose(after[name], array, rtol=1e-9, atol=1e-12, err_msg=name)
 
 
 # Behaviour
