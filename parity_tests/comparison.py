@@ -1,6 +1,7 @@
 """Cases for a backend, checks of its answers, and rows of the table."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -9,6 +10,7 @@ from parity_tests.tolerances import TOLERANCES
 
 DTYPES = ("float64", "float32")
 FLOAT32_ROUNDING = 2.0**-24
+SFACE_PARAMETERS = ("scale", "intra_slope", "inter_slope", "intra_center", "inter_center")
 Arrays = dict[str, np.ndarray]
 
 
@@ -68,6 +70,12 @@ def relative(quantity: str, tolerance: str, output: str, truth: np.ndarray) -> C
 def held_by_float32(array: np.ndarray) -> np.ndarray:
     """The values rounded to float32, as float64: both dtypes then have the same truth."""
     return array.astype(np.float32).astype(np.float64)
+
+
+def read_arrays(path: Path) -> Arrays:
+    """The arrays of an .npz file without pickles."""
+    with np.load(path, allow_pickle=False) as file:
+        return dict(file)
 
 
 def as_arrays(values: Mapping[str, object]) -> Arrays:

@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from parity_tests.cases.trajectories import (
     trajectory_cases,
     true_trajectory,
 )
-from parity_tests.comparison import DTYPES, Arrays, Case, Check, Row, as_arrays, relative
+from parity_tests.comparison import DTYPES, Arrays, Case, Check, Row, as_arrays, read_arrays, relative
 from parity_tests.tolerances import TOLERANCES
 
 ROOT = Path(__file__).parents[1]
@@ -81,8 +81,7 @@ def describe(backend: str) -> dict[str, Any]:
         BackendFailed: it cannot run.
     """
     answer = ask(backend, {"it": {"kind": np.array("describe")}})["it"]
-    described: dict[str, Any] = json.loads(str(answer["json"]))
-    return described
+    return dict(json.loads(str(answer["json"])))
 
 
 def ask(backend: str, cases: dict[str, Arrays], root: Path = ROOT) -> dict[str, Arrays]:
@@ -99,11 +98,7 @@ def ask(backend: str, cases: dict[str, Arrays], root: Path = ROOT) -> dict[str, 
         status, errors = in_new_process(backend, source, target, root)
         if status:
             raise BackendFailed(f"{backend}: its process ended with {status}: {errors[-2000:].strip()}")
-        answers = {}
-        for name in cases:
-            with np.load(target / f"{name}.npz", allow_pickle=False) as file:
-                answers[name] = dict(file)
-        return answers
+        return {name: read_arrays(target / f"{name}.npz") for name in cases}
 
 
 def in_new_process(backend: str, source: Path, target: Path, root: Path) -> tuple[int, str]:
@@ -118,11 +113,11 @@ def in_new_process(backend: str, source: Path, target: Path, root: Path) -> tupl
     Returns:
         Its exit status and its error output.
     """
-    variable = f"SFACE_PYTHON_{backend.upper().replace('.', '_')}"
-    python = os.environ.get(variable, sys.executable)
+    python = os.environ.get(f"SFACE_PYTHON_{backend.upper().replace('.', '_')}", sys.executable)
     command = [python, "-m", "parity_tests.worker", backend, str(source), str(target)]
-    import_paths = os.pathsep.join([str(root), str(ROOT)])  # the backend from `root`, all else from here
-    environment = {**os.environ, "PYTHONPATH": import_paths}
+    environment = os.environ | {
+        "PYTHONPATH": f"{root}{os.pathsep}{ROOT}"
+    }  # the backend from `root`, all else from here
     done = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, check=False)
     return done.returncode, done.stderr
 
@@ -142,19 +137,16 @@ def _compare(backend: str, cases: list[Case], answers: dict[str, Arrays], levels
 
 def _groups(levels: frozenset[int], backbones: Sequence[str], quick: bool) -> Iterable[list[Case]]:
     """Cases by the process that answers them. Each backbone has its own process, as deep ones fill the memory."""
-    groups: list[Callable[[], list[Case]]] = []
     if levels & {1, 2, 3}:
-        groups.append(lambda: head_cases(quick))
+        yield head_cases(quick)
     if 4 in levels:
-        groups += [functools.partial(backbone_cases, backbone) for backbone in backbones]
+        yield from map(backbone_cases, backbones)
     if 5 in levels:
-        groups.append(step_cases)
+        yield step_cases()
     if 6 in levels:
-        groups.append(lambda: trajectory_cases(*QUICK_STEPS) if quick else trajectory_cases(*STEPS))
+        yield trajectory_cases(*(QUICK_STEPS if quick else STEPS))
     if 8 in levels:
-        groups.append(_data_cases)
-    for group in groups:
-        yield group()
+        yield _data_cases()
 
 
 def _checkpoints(backends: Sequence[str], root: Path, dtypes: Sequence[str]) -> list[Row]:
@@ -234,5 +226,5 @@ def _data_cases() -> list[Case]:
     given = as_arrays(inputs | {"embeddings": embeddings, "issame": np.arange(120) % 2 == 0})
     truth = worker.answer(None, given)
     names = {"images": "data: batches", "labels": "data: labels", "figures": "evaluation: figures"}
-    checks = [Check(row, "data", output, truth[output], np.ones(())) for output, row in names.items()]
+    checks = [Check(row, "data", output, truth[output], 1.0) for output, row in names.items()]
     return [Case("data", "float32", given, checks)]

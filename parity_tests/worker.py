@@ -21,7 +21,7 @@ from common.datasets.loader import Loader
 from common.datasets.training_sets import open_dataset
 from common.evaluation.verification import verify
 from common.weights.checkpoint import load_checkpoint, save_checkpoint
-from parity_tests.comparison import Arrays
+from parity_tests.comparison import SFACE_PARAMETERS, Arrays, read_arrays
 
 STATE = "state."
 
@@ -40,8 +40,7 @@ def answer(adapter: Any, case: Arrays) -> Arrays:
 
 def _sface(adapter: Any, case: Arrays) -> Arrays:
     dtype = np.dtype(str(case["dtype"]))
-    names = ("scale", "intra_slope", "inter_slope", "intra_center", "inter_center")
-    parameters = {name: float(case[name]) for name in names}
+    parameters = {name: float(case[name]) for name in SFACE_PARAMETERS}
     x, w = case["embeddings"].astype(dtype), case["class_weight"].astype(dtype)
     form = str(case["form"])
     out: Arrays = adapter.sface(
@@ -79,10 +78,7 @@ def _backbone(adapter: Any, case: Arrays) -> Arrays:
 
 
 def _train(adapter: Any, case: Arrays) -> Arrays:
-    """Train from the initial weights, from `state.*`, or from the checkpoint folder `resume`.
-
-    `save` is a folder for a checkpoint at the end, `embed` images to embed then.
-    """
+    """Train from the initial weights, `state.*`, or the checkpoint folder `resume`; `save` one at the end."""
     config = configuration.from_json(json.loads(str(case["config"])))
     trainer = adapter.create_trainer(config, int(case["num_classes"]))
     start = 0
@@ -101,19 +97,13 @@ def _train(adapter: Any, case: Arrays) -> Arrays:
         save_checkpoint(Path(str(case["save"])), start + len(losses), state, {})
     out = {f"{STATE}{name}": array for name, array in state.items()}
     out["losses"] = np.asarray(losses, np.float64)
-    if "embed" in case:
-        out["embeddings"] = trainer.embed(case["embed"])
     return out
 
 
 def _data(_adapter: Any, case: Arrays) -> Arrays:
     """Batches of a data set, and verification figures, in a process with the framework loaded."""
-    loader = Loader(
-        open_dataset(Path(str(case["root"]))),
-        int(case["batch_size"]),
-        seed=int(case["seed"]),
-        image_size=int(case["image_size"]),
-    )
+    batch_size, seed, image_size = (int(case[name]) for name in ("batch_size", "seed", "image_size"))
+    loader = Loader(open_dataset(Path(str(case["root"]))), batch_size, seed=seed, image_size=image_size)
     batches = list(loader.batches(0, int(case["steps"])))
     result = verify(case["embeddings"], case["issame"])
     return {
@@ -160,10 +150,8 @@ def main(arguments: list[str]) -> int:
         target.mkdir(exist_ok=True)
         pairs = [(path, target / path.name) for path in sorted(source.glob("*.npz"))]
     for path_in, path_out in pairs:
-        with np.load(path_in, allow_pickle=False) as file:
-            case = dict(file)
         with tempfile.NamedTemporaryFile(dir=path_out.parent, suffix=".tmp", delete=False) as temporary:
-            np.savez(temporary, **answer(adapter, case))
+            np.savez(temporary, **answer(adapter, read_arrays(path_in)))
         Path(temporary.name).replace(path_out)
     return 0
 

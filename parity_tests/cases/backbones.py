@@ -25,14 +25,10 @@ def backbone_cases(backbone: str, embedding_size: int = 16) -> list[Case]:
     train_output = forward(trained, backbone, x, embedding_size)
     trained.backward(train_output, grad_output)
 
-    checks = [relative(f"{backbone}: eval output", "backbone outputs", "eval.output", eval_output.data)]
-    checks += [
-        relative(f"{backbone}: eval taps", "backbone outputs", f"eval.{n}", a) for n, a in evaluated.taps.items()
-    ]
-    checks += [relative(f"{backbone}: train output", "backbone outputs", "train.output", train_output.data)]
-    checks += [
-        relative(f"{backbone}: train taps", "backbone outputs", f"train.{n}", a) for n, a in trained.taps.items()
-    ]
+    checks = []
+    for mode, output, taps in (("eval", eval_output, evaluated.taps), ("train", train_output, trained.taps)):
+        checks.append(relative(f"{backbone}: {mode} output", "backbone outputs", f"{mode}.output", output.data))
+        checks += [relative(f"{backbone}: {mode} taps", "backbone outputs", f"{mode}.{n}", a) for n, a in taps.items()]
     checks += [
         relative(f"{backbone}: running statistics", "backbone outputs", f"after.{name}", array)
         for name, array in trained.arrays.items()
@@ -44,9 +40,8 @@ def backbone_cases(backbone: str, embedding_size: int = 16) -> list[Case]:
     for name, value in trained.parameters.items():
         if not (backbone.startswith("iresnet") and name == "features.weight"):
             scale = np.maximum(np.abs(value.grad).max(), floor)
-            checks.append(
-                Check(f"{backbone}: parameter gradients", "backbone gradients", f"grad.{name}", value.grad, scale)
-            )
+            row = f"{backbone}: parameter gradients"
+            checks.append(Check(row, "backbone gradients", f"grad.{name}", value.grad, scale))
     cases = []
     for dtype in DTYPES:
         inputs = {"kind": "backbone", "backbone": backbone, "images": images, "grad_output": grad_output}

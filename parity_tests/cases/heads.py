@@ -8,7 +8,16 @@ import numpy as np
 
 from parity_tests.cases.inputs import Case as Inputs
 from parity_tests.cases.inputs import on_both_knees, planted
-from parity_tests.comparison import DTYPES, Case, Check, as_arrays, held_by_float32
+from parity_tests.comparison import (
+    DTYPES,
+    SFACE_PARAMETERS,
+    Case,
+    Check,
+    as_arrays,
+    held_by_float32,
+    read_arrays,
+    relative,
+)
 from parity_tests.truth import sface as oracle
 from parity_tests.truth.margin_heads import margin_loss
 
@@ -41,10 +50,11 @@ def _sface_cases(quick: bool) -> Iterable[Case]:
             assert_on_knees(truth, parameters["scale"])
         yield from _sface_case(name, rounded, parameters, block_size, truth._asdict())
     for path in sorted(GOLDEN.glob("*.npz"))[: 1 if quick else None]:
-        golden = dict(np.load(path, allow_pickle=False))
-        names = ("scale", "intra_slope", "inter_slope", "intra_center", "inter_center")
+        golden = read_arrays(path)
         arrays = Inputs(golden["embeddings"], golden["class_weight"], golden["labels"])
-        yield from _sface_case(f"golden-{path.stem}", arrays, {n: float(golden[n]) for n in names}, 64, golden)
+        yield from _sface_case(
+            f"golden-{path.stem}", arrays, {n: float(golden[n]) for n in SFACE_PARAMETERS}, 64, golden
+        )
 
 
 def assert_on_knees(truth: oracle.SFaceTruth, scale: float) -> None:
@@ -100,7 +110,5 @@ def _margin_cases(quick: bool) -> Iterable[Case]:
 
 
 def _gradient_checks(name: str, truth: dict[str, np.ndarray]) -> list[Check]:
-    return [
-        Check(f"{name}: {part}", "head gradients", part, truth[part], np.abs(truth[part]).max())
-        for part in ("grad_embeddings", "grad_class_weight")
-    ]
+    parts = ("grad_embeddings", "grad_class_weight")
+    return [relative(f"{name}: {part}", "head gradients", part, truth[part]) for part in parts]

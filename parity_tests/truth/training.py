@@ -6,6 +6,7 @@ import numpy as np
 
 from common.config import RunConfig
 from common.weights.initialisation import ParameterSpec, draw_parameter
+from parity_tests.comparison import SFACE_PARAMETERS
 from parity_tests.truth import sface as oracle
 from parity_tests.truth.networks import Tape, Value, copy_arrays, forward, is_decayed, is_trained
 
@@ -56,17 +57,8 @@ class TrueTrainer:
         tape = Tape(self.backbone, training=True, noise=self.noise, random=self._random)
         x = (images.astype(np.float64) - MEAN) / HALF_RANGE
         embeddings = forward(tape, self.config.model.backbone, Value(x), self._embedding_size)
-        head = self.config.head
-        truth = oracle.sface(
-            embeddings.data,
-            self.class_weight,
-            labels,
-            scale=head.scale,
-            intra_slope=head.intra_slope,
-            inter_slope=head.inter_slope,
-            intra_center=head.intra_center,
-            inter_center=head.inter_center,
-        )
+        parameters = {name: getattr(self.config.head, name) for name in SFACE_PARAMETERS}
+        truth = oracle.sface(embeddings.data, self.class_weight, labels, **parameters)
         tape.backward(embeddings, truth.grad_embeddings)
         gradients = {f"backbone.{name}": value.grad for name, value in tape.parameters.items()}
         gradients["head.class_weight"] = truth.grad_class_weight
@@ -80,10 +72,6 @@ class TrueTrainer:
                 weight *= 1 + self.noise * self._random.choice([-1.0, 1.0], weight.shape)
         return truth.loss
 
-    def embed(self, images: np.ndarray) -> np.ndarray:
-        x = (images.astype(np.float64) - MEAN) / HALF_RANGE
-        return forward(Tape(self.backbone), self.config.model.backbone, Value(x), self._embedding_size).data
-
     def state(self) -> dict[str, np.ndarray]:
         """As `common.backend.Trainer.state`, float64."""
         return copy_arrays(self._weights() | self._momentum())
@@ -93,9 +81,8 @@ class TrueTrainer:
             array[...] = state[name]
 
     def _weights(self) -> dict[str, np.ndarray]:
-        return {f"backbone.{name}": array for name, array in self.backbone.items()} | {
-            "head.class_weight": self.class_weight
-        }
+        backbone = {f"backbone.{name}": array for name, array in self.backbone.items()}
+        return backbone | {"head.class_weight": self.class_weight}
 
     def _momentum(self) -> dict[str, np.ndarray]:
         return {f"momentum.{name}": buffer for name, buffer in self.momentum.items()}
