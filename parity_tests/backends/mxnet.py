@@ -8,11 +8,11 @@ import numpy as np
 from mxnet import autograd, nd
 from mxnet.ndarray import NDArray
 
-from common.config import HeadConfig, RunConfig
+from common.config import HeadConfig
 from mxnet_impl import checkpoint, runtime
 from mxnet_impl.backbones import create_backbone
 from mxnet_impl.losses import SphereFaceHead, sface_loss
-from mxnet_impl.losses.sface import Form, Rescaling
+from mxnet_impl.losses.sface import Rescaling
 from mxnet_impl.running_statistics import RunningStatistics
 from mxnet_impl.trainer import Trainer, create_head
 
@@ -22,24 +22,16 @@ def describe() -> dict[str, Any]:
     return runtime.describe(runtime.resolve_device("auto"))
 
 
-def create_trainer(config: RunConfig, num_classes: int) -> Trainer:
-    """A trainer as `common.training.loop.fit` drives it."""
-    return Trainer(config, num_classes)
+create_trainer = Trainer  # as `common.training.loop.fit` drives it
 
 
 def sface(
-    embeddings: np.ndarray,
-    class_weight: np.ndarray,
-    labels: np.ndarray,
-    *,
-    form: Form,
-    block_size: int,
-    **parameters: float,
+    embeddings: np.ndarray, class_weight: np.ndarray, labels: np.ndarray, **options: Any
 ) -> dict[str, np.ndarray]:
-    """Loss, its two parts and both gradients of `sface_loss`, in the dtype of `embeddings`."""
+    """Loss, its two parts and both gradients of `sface_loss` with its options, in the dtype of `embeddings`."""
     x, w = _variable(embeddings), _variable(class_weight)
     with autograd.record():
-        result = sface_loss(x, w, _labels(labels), form=form, block_size=block_size, **parameters)
+        result = sface_loss(x, w, _labels(labels), **options)
     result.loss.backward()
     names = ("loss", "intra_loss", "inter_loss")
     return {name: _scalar(getattr(result, name)) for name in names} | _gradients(x.grad, w.grad)
@@ -69,23 +61,9 @@ def margin_head(
 
 
 def backbone(
-    name: str,
-    state: Mapping[str, np.ndarray],
-    images: np.ndarray,
-    grad_output: np.ndarray,
-    *,
-    taps: Sequence[str],
+    name: str, state: Mapping[str, np.ndarray], images: np.ndarray, grad_output: np.ndarray, *, taps: Sequence[str]
 ) -> dict[str, np.ndarray]:
-    """Outputs of a backbone and of the modules `taps` in evaluation and in training, then gradients of
-    sum(output * grad_output) in training, and what became of the running statistics.
-
-    Args:
-        name: of the backbone; without dropout.
-        state: canonical names without "backbone.", in the dtype of `images`.
-        images: normalised (N, 3, S, S).
-        grad_output: (N, D).
-        taps: paths of modules.
-    """
+    """As `parity_tests.backends.pytorch.backbone`."""
     network = create_backbone(name, grad_output.shape[1], images.shape[2], dropout=0.0)
     network.initialize()
     network.cast(images.dtype)

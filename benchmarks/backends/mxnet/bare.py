@@ -19,12 +19,7 @@ class Bare:
 
     Threads are the trainer's, so the ratio of the two is the cost of the trainer's own work.
 
-    Args:
-        config: checked.
-        num_classes: identities.
-        images: (N, 3, S, S) uint8.
-        labels: (N,) int64.
-        learning_rate: of all steps.
+    The arguments are those of `benchmarks.backends.pytorch.bare.Bare`.
     """
 
     def __init__(

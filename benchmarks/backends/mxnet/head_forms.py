@@ -15,17 +15,7 @@ from mxnet_impl.runtime import resolve_device
 def head_forms(
     embeddings: np.ndarray, class_weight: np.ndarray, labels: np.ndarray, device: str
 ) -> dict[str, Callable[[], tuple[NDArray, ...]]]:
-    """Functions that compute one form each and return when it is done: the gradients for embeddings and class_weight.
-
-    "product" is embeddings class_weight' alone, "softmax" the normalised softmax with cross-entropy and scale 64,
-    "update" the optimiser's step of a class_weight.
-
-    Args:
-        embeddings: float32 (N, D).
-        class_weight: float32 (C, D).
-        labels: int64 (N,).
-        device: "cpu" or "cuda:N".
-    """
+    """As `benchmarks.backends.pytorch.head_forms.head_forms`, with those forms that every backend has."""
     context = resolve_device(device)
     x, w, y = (nd.array(array, context, array.dtype) for array in (embeddings, class_weight, labels))
 
