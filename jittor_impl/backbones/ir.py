@@ -19,11 +19,7 @@ from jittor_impl.backbones._layers import BatchNorm, PReLU
 EPS = 1e-5
 REDUCTION = 16  # squeeze-excite: channels to hidden units
 
-BLOCKS = {
-    50: (3, 4, 14, 3),
-    101: (3, 13, 30, 3),
-    152: (3, 8, 36, 3),
-}  # depth: blocks of each stage
+BLOCKS = {50: (3, 4, 14, 3), 101: (3, 13, 30, 3), 152: (3, 8, 36, 3)}  # depth: blocks of each stage
 
 
 class IR(nn.Module):
@@ -60,9 +56,7 @@ class IR(nn.Module):
         last_size = -(-image_size // 16)  # four strides of 2; each rounds up
 
         self.input_layer = nn.Sequential(
-            nn.Conv2d(3, widths[0], 3, padding=1, bias=False),
-            BatchNorm(widths[0], eps=EPS),
-            PReLU(widths[0]),
+            nn.Conv2d(3, widths[0], 3, padding=1, bias=False), BatchNorm(widths[0], eps=EPS), PReLU(widths[0])
         )
         self.body = nn.Sequential(
             *_stage(widths[0], widths[0], blocks[0], squeeze_excite),

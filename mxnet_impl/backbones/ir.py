@@ -22,11 +22,7 @@ from mxnet_impl.backbones._layers import BatchNorm1D, PReLU, spread
 EPS = 1e-5
 REDUCTION = 16  # squeeze-excite: channels to hidden units
 
-BLOCKS = {
-    50: (3, 4, 14, 3),
-    101: (3, 13, 30, 3),
-    152: (3, 8, 36, 3),
-}  # depth: blocks of each stage
+BLOCKS = {50: (3, 4, 14, 3), 101: (3, 13, 30, 3), 152: (3, 8, 36, 3)}  # depth: blocks of each stage
 
 
 class IR(gluon.HybridBlock):
