@@ -70,16 +70,10 @@ def blocks(found: dict[str, dict[str, Any]], machine: dict[str, Any], quick: boo
 
 
 def table(chart: Chart) -> Table:
-    rows = [
-        [
-            bar.label,
-            results.number(bar.figure.median),
-            results.number(bar.figure.lowest),
-            results.number(bar.figure.highest),
-            "" if bar.target is None else f"{'≥' if chart.more_is_better else '≤'} {results.number(bar.target)}",
-        ]
-        for bar in chart.bars
-    ]
+    sign = "≥" if chart.more_is_better else "≤"
+    targets = ["" if bar.target is None else f"{sign} {results.number(bar.target)}" for bar in chart.bars]
+    figures = [map(results.number, bar.figure) for bar in chart.bars]
+    rows = [[bar.label, *figure, target] for bar, figure, target in zip(chart.bars, figures, targets, strict=True)]
     return Table(("", chart.unit, "lowest", "highest", "target"), rows)
 
 

@@ -1,6 +1,7 @@
 """python -m benchmarks scale: a step of the head on several ranks, as classes grow, and a projection to many GPUs."""
 
 import importlib
+import itertools
 import json
 import re
 import subprocess
@@ -143,32 +144,14 @@ def fit(records: Sequence[Record]) -> dict[str, tuple[float, float, float]]:
 
 
 def measured_table(records: Sequence[Record]) -> str:
-    head = [
-        "C",
-        "ranks",
-        "head",
-        "ms a step (lowest, highest)",
-        "bytes sent a rank",
-        "model",
-        "MiB a rank",
-        "12 C D, MiB",
-    ]
+    head = ["C", "ranks", "head", "ms a step (lowest, highest)", "bytes sent a rank", "model"]
     rows = []
     for r in records:
+        case = [f"{r['classes']:,}", str(r["ranks"]), r["form"], str(results.figure(r["seconds"], 1000))]
         needed = bytes_sent(r["form"], r["ranks"], r["batch"], r["classes"], r["dim"])
-        rows.append(
-            [
-                f"{r['classes']:,}",
-                str(r["ranks"]),
-                r["form"],
-                str(results.figure(r["seconds"], 1000)),
-                f"{np.median(r['sent']):,.0f}",
-                f"{needed:,.0f}",
-                f"{r['memory'] / 2**20:,.0f}",
-                f"{12 * _held(r) / 2**20:,.0f}",
-            ]
-        )
-    return results.table(head, rows)
+        numbers = np.median(r["sent"]), needed, r["memory"] / 2**20, 12 * _held(r) / 2**20
+        rows.append(case + [f"{number:,.0f}" for number in numbers])
+    return results.table([*head, "MiB a rank", "12 C D, MiB"], rows)
 
 
 def fit_table(records: Sequence[Record]) -> str:
@@ -184,25 +167,14 @@ def projection(options: Options) -> str:
     """The table of a GPU's compute and network time, bytes sent and memory, by the model."""
     head = ["identities", "GPUs", "head", "ms compute", "ms network", "MB sent", "GB held"]
     rows = []
-    for classes in (10**7, 10**8):
-        for ranks in (8, 64, 512):
-            for form in FORMS:
-                tflops = options.softmax_tflops if form == "sharded softmax" else options.sface_tflops
-                is_whole = form == "data parallel"
-                samples = options.gpu_batch * (1 if is_whole else ranks)
-                held = classes * options.gpu_dim / (1 if is_whole else ranks)
-                sent = bytes_sent(form, ranks, options.gpu_batch, classes, options.gpu_dim)
-                rows.append(
-                    [
-                        f"{classes:.0e}".replace("e+0", "e"),
-                        str(ranks),
-                        form,
-                        results.number(1e3 * 6 * samples * held / (1e12 * tflops)),
-                        results.number(1e3 * sent / (1e9 * options.bandwidth)),
-                        results.number(sent / 1e6),
-                        results.number(12 * held / 1e9),
-                    ]
-                )
+    for classes, ranks, form in itertools.product((10**7, 10**8), (8, 64, 512), FORMS):
+        tflops = options.softmax_tflops if form == "sharded softmax" else options.sface_tflops
+        shards = 1 if form == "data parallel" else ranks
+        samples, held = options.gpu_batch * shards, classes * options.gpu_dim / shards
+        sent = bytes_sent(form, ranks, options.gpu_batch, classes, options.gpu_dim)
+        milliseconds = 1e3 * 6 * samples * held / (1e12 * tflops), 1e3 * sent / (1e9 * options.bandwidth)
+        numbers = map(results.number, (*milliseconds, sent / 1e6, 12 * held / 1e9))
+        rows.append([f"{classes:.0e}".replace("e+0", "e"), str(ranks), form, *numbers])
     return results.table(head, rows)
 
 
@@ -219,11 +191,8 @@ def run(options: Options) -> Report:
     ]
     charts = []
     for classes in options.classes:
-        bars = [
-            Bar(f"{r['form']}, {r['ranks']} ranks", results.figure(r["seconds"], 1000))
-            for r in records
-            if r["classes"] == classes
-        ]
+        of_size = [r for r in records if r["classes"] == classes]
+        bars = [Bar(f"{r['form']}, {r['ranks']} ranks", results.figure(r["seconds"], 1000)) for r in of_size]
         charts.append(Chart(f"A step of the head, {classes:,} identities", "ms", bars, more_is_better=False))
     return Report("\n\n".join(page), charts, records)
 

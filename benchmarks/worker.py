@@ -6,6 +6,7 @@ it does this much work, waits for the device, and prints a JSON line with "secon
 the kind measured.
 """
 
+import functools
 import importlib
 import itertools
 import json
@@ -31,6 +32,7 @@ from common.training.loop import Stopped, fit
 
 Settings = dict[str, Any]
 Work = Callable[[int], dict[str, Any]]
+Kind = Callable[[str, Settings], tuple[Work, Settings]]
 RATE = 1e-6  # a batch that is learned by heart has gradients so small that processors slow down on them
 INSTALL = {  # what a loader may lack
     "torch": "pip install -r requirements/pytorch.txt",
@@ -100,13 +102,23 @@ def training(backend: str, settings: Settings) -> tuple[Work, Settings]:
     return work, trainer.describe()
 
 
-def bare(backend: str, settings: Settings) -> tuple[Work, Settings]:
-    """Steps of the framework's own training loop: the same network and loss on one batch on the device."""
-    loop = _bare(backend, settings)
+def bare(backend: str, settings: Settings, method: str) -> tuple[Work, Settings]:
+    """The framework's own loop, with the same network and loss on one batch on the device.
 
-    def work(steps: int) -> dict[str, Any]:
-        for _ in range(steps):
-            loop.step()
+    `method` is "step", of training, or "forward", a forward pass in evaluation mode.
+    """
+    config = configuration.from_json(settings["config"])
+    random = np.random.default_rng(0)
+    size, batch_size = config.data.image_size, settings.get("batch_size", config.optimiser.batch_size)
+    images = random.integers(0, 256, (batch_size, 3, size, size), np.uint8)
+    labels = random.integers(0, settings["classes"], batch_size)
+    module = importlib.import_module(f"benchmarks.backends.{backend}.bare")
+    loop = module.Bare(config, settings["classes"], images, labels, RATE)
+    once = getattr(loop, method)
+
+    def work(times: int) -> dict[str, Any]:
+        for _ in range(times):
+            once()
         loop.wait()
         return {}
 
@@ -116,41 +128,22 @@ def bare(backend: str, settings: Settings) -> tuple[Work, Settings]:
 def evaluation(backend: str, settings: Settings) -> tuple[Work, Settings]:
     """Evaluations of a set of pairs, from its file to its figures."""
     config, trainer = _trainer(backend, settings)
-    path = Path(settings["pairs"])
+    path, sizes = Path(settings["pairs"]), {"image_size": config.data.image_size, "batch_size": settings["batch_size"]}
 
     def work(times: int) -> dict[str, Any]:
         for _ in range(times):
-            evaluate(
-                trainer.embed,
-                open_pair_set(path),
-                image_size=config.data.image_size,
-                batch_size=settings["batch_size"],
-            )
+            evaluate(trainer.embed, open_pair_set(path), **sizes)
         return {}
 
     return work, trainer.describe()
-
-
-def forward(backend: str, settings: Settings) -> tuple[Work, Settings]:
-    """The framework's own forward passes of one batch on the device, in evaluation mode."""
-    loop = _bare(backend, settings)
-
-    def work(batches: int) -> dict[str, Any]:
-        for _ in range(batches):
-            loop.forward()
-        loop.wait()
-        return {}
-
-    return work, {}
 
 
 def loader(backend: str, settings: Settings) -> tuple[Work, Settings]:
     """Epochs of a record file through a loader; where a package is missing, the facts say how to install it."""
     try:
         module = importlib.import_module(f"benchmarks.backends.{backend}.loaders")
-        epoch = module.open_loader(
-            settings["name"], Path(settings["root"]), settings["size"], settings["batch_size"], settings["workers"]
-        )
+        sizes = [settings[name] for name in ("size", "batch_size", "workers")]
+        epoch = module.open_loader(settings["name"], Path(settings["root"]), *sizes)
     except ModuleNotFoundError as error:
         if error.name not in INSTALL:
             raise
@@ -172,16 +165,16 @@ def run(backend: str, settings: Settings) -> Settings:
     return {}
 
 
-def once(measure: Callable[[str, Settings], Settings]) -> Callable[[str, Settings], tuple[Work, Settings]]:
+def once(measure: Callable[[str, Settings], Settings]) -> Kind:
     """A kind of work that is done when the process starts; its results are the facts."""
     return lambda backend, settings: (_nothing, measure(backend, settings))
 
 
-KINDS = {
+KINDS: dict[str, Kind] = {
     "training": training,
-    "bare": bare,
+    "bare": functools.partial(bare, method="step"),
     "evaluation": evaluation,
-    "forward": forward,
+    "forward": functools.partial(bare, method="forward"),
     "loader": loader,
     "head": once(head.times),
     "head memory": once(head.memory),
@@ -197,16 +190,6 @@ def _nothing(_amount: int) -> dict[str, Any]:
 def _trainer(backend: str, settings: Settings) -> tuple[RunConfig, Trainer]:
     config = configuration.from_json(settings["config"])
     return config, Backend(backend).create_trainer(config, settings["classes"])
-
-
-def _bare(backend: str, settings: Settings) -> Any:
-    config = configuration.from_json(settings["config"])
-    random = np.random.default_rng(0)
-    size, batch_size = config.data.image_size, settings.get("batch_size", config.optimiser.batch_size)
-    images = random.integers(0, 256, (batch_size, 3, size, size), np.uint8)
-    labels = random.integers(0, settings["classes"], batch_size)
-    module = importlib.import_module(f"benchmarks.backends.{backend}.bare")
-    return module.Bare(config, settings["classes"], images, labels, RATE)
 
 
 if __name__ == "__main__":

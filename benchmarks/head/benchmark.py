@@ -61,24 +61,16 @@ def measure(options: Options) -> list[Record]:
     Raises:
         ValueError: a backend cannot run.
     """
-    sizes = [(classes, options.batch[0], options.dim[0]) for classes in options.classes]
-    sizes += [(options.classes[0], batch, options.dim[0]) for batch in options.batch[1:]]
-    sizes += [(options.classes[0], options.batch[0], dim) for dim in options.dim[1:]]
+    first = {name: getattr(options, name)[0] for name in ("classes", "batch", "dim")}
+    sizes = [first, *(first | {name: value} for name in first for value in getattr(options, name)[1:])]
     cases = list(itertools.product(sizes, options.inputs))
     records = []
-    for (classes, batch, dim), inputs in tqdm(cases, desc=f"head in {options.backend}", unit="case", leave=False):
-        case = {
-            "backend": options.backend,
-            "classes": classes,
-            "batch": batch,
-            "dim": dim,
-            "inputs": inputs,
-            "device": options.device,
-        }
+    for size, inputs in tqdm(cases, desc=f"head in {options.backend}", unit="case", leave=False):
+        case = {"backend": options.backend, **size, "inputs": inputs, "device": options.device}
         measured = ask("head", {**case, "forms": options.forms, "turns": options.turns})
         on_cpu = options.forms if options.device == "cpu" else ()
         memory = {form: ask("head memory", {**case, "form": form}) for form in on_cpu}
-        share = active_share(INPUTS[inputs](classes, batch, dim), HeadConfig(), float(np.finfo(np.float32).eps))
+        share = active_share(INPUTS[inputs](**size), HeadConfig(), float(np.finfo(np.float32).eps))
         records.append({**case, "active_share": share, **measured, "memory": memory})
     return records
 

@@ -1,7 +1,8 @@
 """The figure of a head's cost as classes, samples and dimensions grow, beside the work of one matrix product."""
 
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+import math
+from collections.abc import Sequence
+from typing import Any
 
 import matplotlib as mpl
 
@@ -13,25 +14,9 @@ Record = dict[str, Any]
 AXES = {"classes": "identities C", "batch": "samples N", "dim": "embedding size D"}
 
 
-class Model(NamedTuple):
-    """Work that every head must do, and the form whose time gives the time of a unit of it."""
-
-    label: str
-    style: str
-    form: str
-    in_form: Callable[[Record], float]
-    in_head: Callable[[Record], float]
-
-
-MODELS = (
-    Model(
-        "2 N C D operations",
-        "--",
-        "product",
-        lambda r: 2 * r["batch"] * _entries(r),
-        lambda r: 2 * r["batch"] * _entries(r),
-    ),
-    Model("8 C D bytes", ":", "update", lambda r: 20 * _entries(r), lambda r: 8 * _entries(r)),
+MODELS = (  # work of every head: its name, the line, the form that does it, its share of that, what it grows with
+    ("2 N C D operations", "--", "product", 1, ("batch", "classes", "dim")),
+    ("8 C D bytes", ":", "update", 8 / 20, ("classes", "dim")),
 )
 
 
@@ -75,14 +60,9 @@ def _times(axis: Any, records: Sequence[Record], name: str) -> None:
         points = [(r[name], results.figure(r["seconds"][form], 1000).median) for r in records if form in r["seconds"]]
         if points:
             axis.loglog(*zip(*points, strict=True), "o-", color=colour, label=form, markersize=4)
-    for model in MODELS:
-        if model.form in records[0]["seconds"]:
-            unit = results.figure(records[0]["seconds"][model.form]).median / model.in_form(records[0])
-            points = [(r[name], 1000 * unit * model.in_head(r)) for r in records]
-            axis.loglog(*zip(*points, strict=True), model.style, color=INK, linewidth=1, label=model.label)
+    for label, style, form, share, sizes in MODELS:
+        if form in records[0]["seconds"]:
+            first = share * results.figure(records[0]["seconds"][form], 1000).median
+            points = [(r[name], first * math.prod(r[size] / records[0][size] for size in sizes)) for r in records]
+            axis.loglog(*zip(*points, strict=True), style, color=INK, linewidth=1, label=label)
     axis.set(xlabel=AXES[name], title="milliseconds")
-
-
-def _entries(record: Record) -> float:
-    """Entries of class_weight."""
-    return float(record["classes"] * record["dim"])

@@ -71,9 +71,8 @@ def write_all(results: Sequence[Result], out: Path) -> list[Path]:
 def accuracy_figure(results: Sequence[Result]) -> Figure | None:
     """Mean, lowest and highest accuracy over the share of wrong labels; a panel a backend."""
     tests = [r for r in results if r["tested_on"] == TEST]
-    backends = sorted(
-        {r["backend"] for r in tests}, key=lambda name: (name != "pytorch", name)
-    )  # PyTorch has all heads
+    # PyTorch, which has all heads, comes first
+    backends = sorted({r["backend"] for r in tests}, key=lambda name: (name != "pytorch", name))
     if not tests:
         return None
     with mpl.rc_context(STYLE):
@@ -90,16 +89,8 @@ def accuracy_figure(results: Sequence[Result]) -> Figure | None:
                 if points:
                     share, low, mean, high = np.array(points).T
                     beside = 0.5 * (place - (len(methods) - 1) / 2)  # so that the bars of a share do not overlap
-                    panel.errorbar(
-                        share + beside,
-                        mean,
-                        np.array([mean - low, high - mean]),
-                        marker="o",
-                        markersize=4,
-                        capsize=3,
-                        color=CYCLE[place % len(CYCLE)],
-                        label=method,
-                    )
+                    look = {"marker": "o", "markersize": 4, "capsize": 3, "color": CYCLE[place % len(CYCLE)]}
+                    panel.errorbar(share + beside, mean, np.array([mean - low, high - mean]), label=method, **look)
             panel.set_title(backend)
             panel.set_xlabel("wrong labels, % of the training set")
             panel.yaxis.set_major_formatter(PercentFormatter(1))
@@ -146,11 +137,8 @@ def settings_figure(results: Sequence[Result]) -> Figure | None:
 def angles_figure(results: Sequence[Result]) -> Figure | None:
     """Angles between training samples and the prototypes of their labels, at the largest share of wrong labels."""
     most = max((r["share"] for r in results), default=0)
-    chosen = [
-        r
-        for r in results
-        if r["tested_on"] == TEST and r["share"] == most and r["angles"] and r["backend"] == "pytorch"
-    ]
+    wanted = ("pytorch", TEST, most)
+    chosen = [r for r in results if r["angles"] and (r["backend"], r["tested_on"], r["share"]) == wanted]
     methods = {r["method"]: r for r in reversed(chosen)}  # the first seed of each
     if not most or not methods:
         return None

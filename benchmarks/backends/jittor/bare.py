@@ -32,8 +32,7 @@ class Bare:
         # the trainer's initial weights: with the framework's own, activations may fade, which slows a processor down
         modules = _Modules(self._backbone, self._head)
         checkpoint.from_canonical(modules, draw_parameters(checkpoint.parameter_specs(modules), config.seed))
-        parameters = [*self._backbone.parameters(), *self._head.parameters()]
-        parameters = [p for p in parameters if not p.is_stop_grad()]  # not running statistics
+        parameters = [p for p in modules.parameters() if not p.is_stop_grad()]  # not running statistics
         self._optimizer = jt.optim.SGD(parameters, lr=learning_rate, momentum=0.9, weight_decay=5e-4)
         self._images = (jt.array(images).float32() - 127.5) / 128
         self._labels = jt.array(labels, "int64")

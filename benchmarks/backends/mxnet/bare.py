@@ -38,9 +38,7 @@ class Bare:
         self._images = (nd.array(images, device, np.float32) - 127.5) / 128
         self._labels = nd.array(labels, device, np.int64)
         self._backbone(self._images).wait_to_read()  # settles the shapes of the parameters
-        parameters = gluon.ParameterDict()
-        parameters.update(self._backbone.collect_params())
-        parameters.update(self._head.collect_params())
+        parameters = modules.collect_params()
         settings = {"learning_rate": learning_rate, "momentum": 0.9, "wd": 5e-4}
         self._parameters = list(parameters.values())
         self._trainer = gluon.Trainer(parameters, "sgd", settings)

@@ -41,8 +41,7 @@ class Bare:
         modules = nn.ModuleDict({"backbone": self._backbone, "head": self._head})
         checkpoint.from_canonical(modules, draw_parameters(checkpoint.parameter_specs(modules), config.seed))
         self._backbone.to(self._device, memory_format=torch.channels_last)
-        parameters = [*self._backbone.parameters(), *self._head.parameters()]
-        self._optimizer = torch.optim.SGD(parameters, lr=learning_rate, momentum=0.9, weight_decay=5e-4)
+        self._optimizer = torch.optim.SGD(modules.parameters(), lr=learning_rate, momentum=0.9, weight_decay=5e-4)
         pixels = (torch.from_numpy(images).float() - 127.5) / 128
         self._images = pixels.to(self._device, memory_format=torch.channels_last)
         self._labels = torch.from_numpy(labels).to(self._device)
