@@ -87,7 +87,8 @@ def _aligned(source: Path, pairs: Path, test_pairs: list[Pair], tested: set[str]
     """Align the images of the test pairs, and MOST_IMAGES at most of each other person; PNGs by name."""
     wanted = {name for pair in test_pairs for name in (pair.first, pair.second)}
     aligned: dict[str, bytes] = {}
-    for person, number, encoded in tqdm.tqdm(_images(source), desc="align", unit="images", total=13_233):
+    images = _images_of_folder(source) if source.is_dir() else _images_of_archive(source)
+    for person, number, encoded in tqdm.tqdm(images, desc="align", unit="images", total=13_233):
         name = f"{person}/{person}_{number:04d}"
         if name in wanted or (person not in tested and number <= MOST_IMAGES):
             aligned[name] = _align(encoded, name, size)
@@ -106,12 +107,8 @@ def _align(encoded: bytes, name: str, size: int) -> bytes:
     return encode_image(aligned[:, :, ::-1].transpose(2, 0, 1))
 
 
-def _images(source: Path) -> Iterator[tuple[str, int, bytes]]:
-    """Read person, number and JPEG of each image, in any order."""
-    return _images_of_folder(source) if source.is_dir() else _images_of_archive(source)
-
-
 def _images_of_folder(source: Path) -> Iterator[tuple[str, int, bytes]]:
+    """Read person, number and JPEG of each image, in any order."""
     for path in source.rglob("*.jpg"):
         if match := _match(path.relative_to(source.parent).as_posix(), path.stat().st_size):
             yield match["person"], int(match["number"]), path.read_bytes()

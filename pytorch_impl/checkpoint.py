@@ -38,7 +38,7 @@ HEAD: dict[str, Kind] = {"class_weight": "class_weight", "bias": "bias"}  # of a
 
 def named_tensors(module: nn.Module) -> dict[str, Tensor]:
     """Parameters and running statistics by canonical name; detached, they share the memory of `module`."""
-    return {name: tensor for name, tensor in module.state_dict().items() if not _is_counter(name)}
+    return {name: tensor for name, tensor in module.state_dict().items() if not name.endswith("num_batches_tracked")}
 
 
 def parameter_specs(module: nn.Module) -> dict[str, ParameterSpec]:
@@ -103,7 +103,3 @@ def from_arrays(tensors: Mapping[str, Tensor], arrays: Mapping[str, np.ndarray])
     with torch.no_grad():
         for name, tensor in tensors.items():
             tensor.copy_(torch.from_numpy(np.require(arrays[name], requirements=["C", "W"])))
-
-
-def _is_counter(name: str) -> bool:
-    return name.endswith("num_batches_tracked")

@@ -32,20 +32,14 @@ def planted(
     class_weight = random.standard_normal((num_classes, embedding_size))
     labels = np.arange(batch_size) * 7 % num_classes
     others = (labels + 1 + np.arange(batch_size) % (num_classes - 1)) % num_classes
-    embeddings = np.stack(
-        [
-            _at_angles(
-                class_weight[label],
-                class_weight[other],
-                intra_center + spread * random.standard_normal(),
-                inter_center + spread * random.standard_normal(),
-                random,
-            )
-            for label, other in zip(labels, others, strict=True)
-        ]
-    )
+
+    def near(center: float) -> float:
+        return center + spread * random.standard_normal()
+
+    prototypes = zip(class_weight[labels], class_weight[others], strict=True)
+    units = [_at_angles(*two, near(intra_center), near(inter_center), random) for two in prototypes]
     norms = 2.0 ** random.uniform(-2, 2, (batch_size, 1))
-    return Case(embeddings * norms, class_weight * 2.0 ** random.uniform(-2, 2, (num_classes, 1)), labels)
+    return Case(np.stack(units) * norms, class_weight * 2.0 ** random.uniform(-2, 2, (num_classes, 1)), labels)
 
 
 def on_both_knees(
