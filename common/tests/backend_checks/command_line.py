@@ -209,19 +209,17 @@ def test_bad_input_is_one_clear_message(backend, run, arguments, message, capsys
     assert "Traceback" not in errors
 
 
-def test_a_device_that_is_not_there(run, faces, tmp_path, capsys):
-    assert small_run(run, faces, tmp_path / "run", "--device", "cuda:77") == 2
-    assert "error: device: cuda:77 asked for, but" in capsys.readouterr().err
-
-
-def test_an_unknown_backbone(run, faces, tmp_path, capsys):
-    assert small_run(run, faces, tmp_path / "run", "--model.backbone", "vgg") == 2
-    assert "backbone: expected one of" in capsys.readouterr().err
-
-
-def test_wrong_image_size_says_what_to_do(run, faces, tmp_path, capsys):
-    assert small_run(run, faces, tmp_path / "run", "--data.on-wrong-size", "fail") == 2
-    assert "expected 32x32 pixels, got 112x112" in capsys.readouterr().err
+@pytest.mark.parametrize(
+    ("option", "value", "message"),
+    [
+        ("--device", "cuda:77", "error: device: cuda:77 asked for, but"),
+        ("--model.backbone", "vgg", "backbone: expected one of"),
+        ("--data.on-wrong-size", "fail", "expected 32x32 pixels, got 112x112"),
+    ],
+)
+def test_a_run_that_cannot_start_says_why(run, faces, tmp_path, capsys, option, value, message):
+    assert small_run(run, faces, tmp_path / "run", option, value) == 2
+    assert message in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("missing", ["train.rec", "property"])
