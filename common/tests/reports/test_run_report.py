@@ -72,9 +72,8 @@ def page(finished):
 
 def make_run(folder):
     folder.mkdir()
-    (folder / "config.json").write_text(
-        json.dumps({"name": "orl", "head": {"name": "sface", "scale": 64.0}, "seed": 3})
-    )
+    config = {"name": "orl", "head": {"name": "sface", "scale": 64.0}, "seed": 3}
+    (folder / "config.json").write_text(json.dumps(config))
     (folder / "environment.json").write_text(json.dumps({"python": "3.11.7", "backend": {"torch": "2.13.0"}}))
     records = [train_line(step) for step in range(10, 110, 10)]
     records.append({"kind": "evaluation", "step": 100, "set": "lfw", "accuracy": 0.95})
@@ -86,6 +85,29 @@ def add_evaluations(folder):
     save_evaluation(folder / "evaluation", evaluation("lfw"), 100)
     save_evaluation(folder / "evaluation", evaluation("agedb_30", 0.5), 100)
     save_evaluation(folder / "evaluation", evaluation("lfw", 0.2), 0, method="raw_pixels")
+
+
+def command(name, capsys, *arguments):
+    """Status, output and errors of python -m common NAME."""
+    status = main([name, *map(str, arguments)])
+    captured = capsys.readouterr()
+    return status, captured.out, captured.err
+
+
+def refused(name, capsys, *arguments):
+    """The error of python -m common NAME."""
+    status, out, error = command(name, capsys, *arguments)
+    assert (status, out) == (2, "")
+    assert error.startswith("error: ")
+    return error
+
+
+def printed_by(*arguments):
+    """What python -m common prints, in a process of its own."""
+    command = [sys.executable, "-m", "common", *map(str, arguments)]
+    done = subprocess.run(command, cwd=Path(__file__).parents[3], capture_output=True, text=True, check=True)
+    assert done.stderr == ""
+    return done.stdout
 
 
 class Page(html.parser.HTMLParser):
@@ -268,15 +290,12 @@ def test_damaged_files_are_named(bare, name, content, message):
 def test_no_such_run(tmp_path, capsys):
     with pytest.raises(FileNotFoundError, match="expected a run folder, found none"):
         write_report(tmp_path / "absent")
-    assert main(["report", str(tmp_path / "absent")]) == 2
-    assert capsys.readouterr().err == f"error: {tmp_path / 'absent'}: expected a run folder, found none\n"
+    expected = f"error: {tmp_path / 'absent'}: expected a run folder, found none\n"
+    assert refused("report", capsys, tmp_path / "absent") == expected
 
 
 def test_command_line(bare):
-    command = [sys.executable, "-m", "common", "report", str(bare)]
-    result = subprocess.run(command, cwd=Path(__file__).parents[3], capture_output=True, text=True, check=True)
-    assert result.stdout == f"{bare / 'report.html'}\n"
-    assert result.stderr == ""
+    assert printed_by("report", bare) == f"{bare / 'report.html'}\n"
 
 
 # ---- the hardest pairs ----

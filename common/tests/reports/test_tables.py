@@ -1,21 +1,17 @@
 """Tables of made-up runs beside published figures, against numbers worked out by hand."""
 
 import dataclasses
-import html.parser
 import json
-import subprocess
-import sys
-from pathlib import Path
+from functools import partial
 
 import pytest
 
-from common.__main__ import main
 from common.config import to_json
 from common.evaluation.results import save_evaluation
 from common.recipes import RECIPES
 from common.reports.published import WITHOUT_ROW
 from common.tests.reports.test_comparison import evaluation
-from common.tests.reports.test_run_report import train_line, write_log
+from common.tests.reports.test_run_report import Page, command, printed_by, refused, train_line, write_log
 
 STEPS = 40
 EVERY_SET = ("lfw", "cfp_fp", "agedb_30", "calfw", "cplfw", "sllfw", "talfw")
@@ -39,16 +35,11 @@ def make_run(folder, recipe="casia-r50", backend="pytorch", seed=0, wrong=None, 
 
 def tables(capsys, *arguments):
     """Status, lines of output, and errors of the command."""
-    status = main(["tables", *map(str, arguments)])
-    captured = capsys.readouterr()
-    return status, captured.out.splitlines(), captured.err
+    status, out, error = command("tables", capsys, *arguments)
+    return status, out.splitlines(), error
 
 
-def rejected(capsys, *arguments):
-    status, out, error = tables(capsys, *arguments)
-    assert (status, out) == (2, [])
-    assert error.startswith("error: ")
-    return error
+rejected = partial(refused, "tables")
 
 
 def test_one_row(tmp_path, capsys):
@@ -83,15 +74,8 @@ def test_one_row(tmp_path, capsys):
         "no result. The following figures belong to no row, so no run is held against them:",
         *(f"- {note}" for note in WITHOUT_ROW),
     ]
-    for figure in (
-        "LFW 99.82",
-        "YTF 96.08",
-        "1e-6 98.61",
-        "1e-4 87.27",
-        "LFW 99.60",
-        "CALFW 93.95",
-        "99.42 (int8 block",
-    ):
+    elsewhere = ("LFW 99.82", "YTF 96.08", "1e-6 98.61", "1e-4 87.27", "LFW 99.60", "CALFW 93.95", "99.42 (int8 block")
+    for figure in elsewhere:
         assert figure in "\n".join(out[-3:])
 
 
@@ -185,9 +169,8 @@ def test_rates_that_are_none(tmp_path, capsys, rates):
 def test_runs_of_one_recipe_must_be_alike(tmp_path, capsys):
     one = make_run(tmp_path / "one", wrong={"lfw": 0})
     other = make_run(tmp_path / "other", backend="mxnet", optimiser={"learning_rate": 0.05})
-    assert rejected(capsys, one, other) == (
-        f"error: {one} and {other} differ in optimiser.learning_rate: 0.1 -> 0.05\n"
-    )
+    expected = f"error: {one} and {other} differ in optimiser.learning_rate: 0.1 -> 0.05\n"
+    assert rejected(capsys, one, other) == expected
     shorter = make_run(tmp_path / "shorter", backend="mxnet")
     write_log(shorter, [train_line(20, epoch=100, seconds=1)])
     assert "differ in size of the training set, by the last step: 40 -> 20" in rejected(capsys, one, shorter)
@@ -213,32 +196,14 @@ def test_what_is_no_finished_run(tmp_path, capsys):
 # ---- files ----
 
 
-class Cells(html.parser.HTMLParser):
-    def __init__(self, text):
-        super().__init__()
-        self.rows, self.tags = [], set()
-        self.feed(text)
-
-    def handle_starttag(self, tag, attributes):
-        self.tags.add(tag)
-        if tag == "tr":
-            self.rows.append([])
-        elif tag in ("td", "th"):
-            self.rows[-1].append("")
-
-    def handle_data(self, data):
-        if self.rows and self.rows[-1]:
-            self.rows[-1][-1] += data
-
-
 def test_html_has_the_cells_of_the_markdown(tmp_path, capsys):
     run = make_run(tmp_path / "run", "ms1mv2-r100", wrong={"lfw": 0, "<b>|x": 1})
     page = tmp_path / "tables.html"
     out = tables(capsys, run, "--out", page)[1]
     assert "91.57" in page.with_suffix(".md").read_text("utf-8")
 
-    found = Cells(page.read_text("utf-8"))
-    assert not found.tags & {"script", "link", "img", "a", "b"}
+    found = Page(page)
+    assert not set(found.tags) & {"script", "link", "img", "a", "b"}
     cells = [line[2:].removesuffix(" |").split(" | ") for line in out if line.startswith("| ") and "---" not in line]
     shown = [[cell.replace("\\|", "|").replace("&lt;", "<").strip() for cell in line] for line in cells]
     assert [[cell.strip() for cell in row] for row in found.rows][: len(shown) - 1] == shown[:-1]
@@ -254,6 +219,4 @@ def test_other_kinds_of_file(tmp_path, capsys):
 def test_command_line(tmp_path, capsys):
     run = make_run(tmp_path / "run", wrong={"lfw": 1})
     expected = tables(capsys, run)[1]
-    command = [sys.executable, "-m", "common", "tables", str(run)]
-    result = subprocess.run(command, cwd=Path(__file__).parents[3], capture_output=True, text=True, check=True)
-    assert result.stdout.splitlines() == expected
+    assert printed_by("tables", run).splitlines() == expected
