@@ -41,7 +41,7 @@ def needs_launcher(device: str) -> bool:
 
 
 def launch(devices: int, arguments: list[str]) -> None:
-    """Run `python -m jittor_impl ARGUMENTS` in so many processes on this host, under mpirun.
+    """Run `python -m jittor_impl ARGUMENTS` in `devices` processes on this host, under mpirun.
 
     Raises:
         Stopped: Ctrl-C; a checkpoint was saved.
@@ -183,7 +183,7 @@ class _Job:
 
 
 def _mpirun(count: int) -> tuple[list[str], dict[str, str]]:
-    """A command that runs the Python module named after it in so many processes on this host, and its environment."""
+    """A command that runs the Python module named after it in `count` processes on this host, and its environment."""
     # pip puts it beside this Python
     found = shutil.which("mpirun", path=Path(sys.executable).parent) or shutil.which("mpirun")
     if found is None:

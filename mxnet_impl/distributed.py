@@ -59,7 +59,7 @@ def needs_launcher(device: str) -> bool:
 
 
 def launch(devices: int, arguments: list[str]) -> None:
-    """Run `python -m mxnet_impl ARGUMENTS` in so many processes on this host.
+    """Run `python -m mxnet_impl ARGUMENTS` in `devices` processes on this host.
 
     Raises:
         Stopped: Ctrl-C or SIGTERM; a checkpoint was saved.
@@ -75,10 +75,10 @@ def join() -> Ranks:
 
 
 def local_devices(device: str, count: int) -> list[mx.Context]:
-    """The devices of this process: one, or so many GPUs if no launcher gave it a part of the job.
+    """The devices of this process: one, or `count` GPUs if no launcher gave it a part of the job.
 
     Raises:
-        ValueError: there are not so many.
+        ValueError: there are fewer GPUs.
     """
     first = runtime.resolve_device(device)
     if count == 1 or is_launched() or first.device_type == "cpu":

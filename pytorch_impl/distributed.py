@@ -47,7 +47,7 @@ def needs_launcher(device: str) -> bool:
 
 
 def launch(devices: int, arguments: list[str]) -> None:
-    """Run `python -m pytorch_impl ARGUMENTS` in so many processes on this host; nothing listens beyond loopback.
+    """Run `python -m pytorch_impl ARGUMENTS` in `devices` processes on this host; nothing listens beyond loopback.
 
     Raises:
         Stopped: Ctrl-C, SIGTERM or SIGHUP; a checkpoint was saved.

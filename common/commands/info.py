@@ -55,7 +55,7 @@ def packages(requirements: Path) -> list[Package]:
 
 
 def describe(backend: str) -> tuple[str, bool]:
-    """A page for people: Python, machine and packages of a backend; and whether all packages are there."""
+    """A page for the user: Python, machine and packages of a backend; and whether all packages are there."""
     requirements = REQUIREMENTS / f"{backend}.txt"
     listed = packages(requirements)
     lines = [f"Python {platform.python_version()} on {platform.platform()}", ""]

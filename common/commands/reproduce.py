@@ -38,7 +38,7 @@ class Statement(NamedTuple):
 
 
 class Data(NamedTuple):
-    """Which data of a row are there, in lines for people. Counts of a missing set are those of the public one."""
+    """Which data of a row are there, in lines for the user. Counts of a missing set are those of the public one."""
 
     lines: list[str]
     complete: bool

@@ -15,7 +15,7 @@ COLOURS = ("rgb", "bgr")
 class OnnxModel(NamedTuple):
     """An opened model."""
 
-    description: str  # one line for people
+    description: str  # one line for the user
     image_size: int  # width and height of its input, pixels
     embed: Embed  # (N, 3, S, S) uint8 RGB, any N >= 1, to (N, D) float32, raw
 

@@ -1,6 +1,6 @@
 """The two files that an evaluation leaves behind, written and read back.
 
-SET.json holds every figure, for people and scripts. SET.npz holds the distances, `issame` and the ROC.
+SET.json holds every figure. SET.npz holds the distances, `issame` and the ROC.
 """
 
 import math
@@ -82,7 +82,7 @@ def save_evaluation(
         evaluation: what to write.
         step: optimiser steps done.
         method: None for the run's network; for a baseline its name, as in "raw_pixels": SET.raw_pixels.json.
-        protocol: in words, for people.
+        protocol: in words.
 
     Returns:
         The path of the JSON file.

@@ -21,7 +21,7 @@ from common.weights.checkpoint import latest_checkpoint
 class Source:
     """An opened source: a network (`embed`, `image_size`), or embeddings (`arrays`)."""
 
-    description: str  # one line for people, of what it is
+    description: str  # one line for the user: what it is
     image_size: int = 0  # width and height of the network's input, pixels; 0 for embeddings
     embed: Embed | None = None  # (N, 3, S, S) uint8 RGB, any N >= 1, to (N, D) float32, raw; None for embeddings
     arrays: Mapping[str, np.ndarray] = field(default_factory=dict)  # of the .npz file, by name; empty for a network

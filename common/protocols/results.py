@@ -1,4 +1,4 @@
-"""Evaluations on IJB-B, IJB-C and MegaFace: as text for people and as records for JSON."""
+"""Evaluations on IJB-B, IJB-C and MegaFace: as text and as records for JSON."""
 
 import dataclasses
 import math

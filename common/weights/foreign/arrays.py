@@ -26,7 +26,7 @@ class ForeignArray:
 class ForeignFile(NamedTuple):
     """The contents of a file."""
 
-    kind: str  # name of the format, for people
+    kind: str  # name of the format
     groups: list[dict[str, ForeignArray]]  # its dicts of arrays by name; one of them holds the weights of the network
 
 

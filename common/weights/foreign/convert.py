@@ -25,7 +25,7 @@ class Converted(NamedTuple):
 
     arrays: dict[str, np.ndarray]  # float32 arrays by canonical name, without "backbone."
     embedding_size: int  # D
-    notes: list[str]  # lines for people: what was read, converted and left out
+    notes: list[str]  # lines for the user: what was read, converted and left out
 
 
 def convert(
@@ -143,7 +143,7 @@ def _check(path: Path, backbone: str, described: Layers, group: dict[str, Foreig
 
 
 def _apply_symbol(symbol: Symbol, described: Layers, arrays: dict[str, np.ndarray], path: Path) -> list[str]:
-    """Give each BatchNorm the eps and the gamma of its training; returns notes for people."""
+    """Give each BatchNorm the eps and the gamma of its training; returns notes for the user."""
     mobilefacenet = "pre_fc1.weight" in described.shapes
     found = {mxnet_layer(name, mobilefacenet): facts for name, facts in symbol.batch_norms.items()}
     moved = fixed = 0
