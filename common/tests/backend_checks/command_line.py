@@ -183,7 +183,7 @@ def test_help(run, arguments, capsys):
     output = capsys.readouterr().out
     assert "train" in output or "casia" in output
     if "casia-r50" in arguments:
-        for text in ("--head.intra-center", "radians", "--data.on-bad-image", "Steps between checkpoints"):
+        for text in ("--head.intra-center", "radians", "--data.on-bad-image", "Steps between two checkpoints"):
             assert text in output
 
 
