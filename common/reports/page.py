@@ -20,7 +20,7 @@ HTML = """<!doctype html>
 <style>
 :root {{ color-scheme: light; }}
 body {{ font: 15px/1.5 system-ui, -apple-system, "Segoe UI", Roboto, "Liberation Sans", sans-serif; color: #222;
-  background: #fff; max-width: 980px; margin: 2.5rem auto; padding: 0 1.25rem; }}
+  background: #fff; max-width: 1100px; margin: 2.5rem auto; padding: 0 1.25rem; }}
 h1 {{ font-size: 1.7rem; margin: 0; overflow-wrap: anywhere; }}
 h2 {{ font-size: 1.15rem; margin: 2.5rem 0 .6rem; padding-bottom: .25rem; border-bottom: 2px solid #0072B2; }}
 h3 {{ font-size: .95rem; margin: 1.2rem 0 .3rem; }}
