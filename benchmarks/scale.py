@@ -4,7 +4,7 @@ import importlib
 import itertools
 import json
 import re
-import subprocess
+import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,8 +15,9 @@ import numpy as np
 from tqdm import tqdm
 
 from benchmarks import process, results
-from benchmarks.process import worker_command
+from benchmarks.process import Worker
 from benchmarks.results import Bar, Chart, Report
+from common.io.files import read_json, write_json
 from common.io.memory import host_peak
 
 FORMS = ("data parallel", "sharded softmax", "sharded sface")
@@ -68,22 +69,27 @@ def measure(options: Options) -> list[Record]:
     ]
     records = []
     for ranks, case in tqdm([(ranks, case) for ranks in options.ranks for case in cases], unit="case", leave=False):
-        python, *worker = worker_command("pytorch", "rank", case)
-        torchrun = [python, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)]
-        done = subprocess.run(torchrun + worker, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
-        if done.returncode:
-            raise ValueError(f"{json.dumps(case)} on {ranks} ranks failed: {done.stderr[-2000:]}")
-        answers = [json.loads(line)["facts"] for line in done.stdout.splitlines()]
-        records += [{**case, **facts} for facts in answers if facts]
+        with Worker("pytorch", "ranks", {**case, "ranks": ranks}) as worker:
+            records.append(worker.facts)
     return records
 
 
-def measure_rank(_backend: str, case: Record) -> Record:
-    """One rank of a torchrun job measures steps of a head; rank 0 returns the record, the others nothing.
+def measure_ranks(backend: str, case: Record) -> Record:
+    """The record of a case, measured by `case["ranks"]` processes of this host.
 
-    The record has the number of ranks, the seconds of each turn, the bytes that loopback carried for a rank in it, and
-    the peak memory of the rank with the most.
+    It has the seconds of each turn, the bytes that loopback carried for a rank in it, and the peak memory of the rank
+    with the most.
     """
+    distributed = importlib.import_module("pytorch_impl.distributed")
+    with tempfile.TemporaryDirectory() as folder:
+        found = Path(folder) / "record.json"
+        settings = json.dumps({**case, "found": str(found)})
+        distributed.launch(case["ranks"], [backend, "rank", settings], module="benchmarks.worker")
+        return {**case, **read_json(found, "what rank 0 measured")}
+
+
+def measure_rank(_backend: str, case: Record) -> Record:
+    """Measure steps of a head in one rank of a job; rank 0 writes what was found to `case["found"]`."""
     forms = importlib.import_module("benchmarks.backends.pytorch.sharded_forms")
     ranks = forms.group()
     before = host_peak()
@@ -98,9 +104,9 @@ def measure_rank(_backend: str, case: Record) -> Record:
         seconds.append(time.perf_counter() - start)
         sent.append((loopback_bytes() - carried) / ranks.count)
     used = [ranks.total(host_peak() - before if rank == ranks.rank else 0) for rank in range(ranks.count)]
-    if ranks.rank:
-        return {}
-    return {"ranks": ranks.count, "seconds": seconds, "sent": sent, "memory": max(used)}
+    if ranks.rank == 0:
+        write_json(Path(case["found"]), {"seconds": seconds, "sent": sent, "memory": max(used)})
+    return {}
 
 
 def loopback_bytes() -> int:

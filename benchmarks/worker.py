@@ -179,6 +179,7 @@ KINDS: dict[str, Kind] = {
     "head": once(head.times),
     "head memory": once(head.memory),
     "rank": once(scale.measure_rank),
+    "ranks": once(scale.measure_ranks),
     "run": once(run),
 }
 

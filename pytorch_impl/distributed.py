@@ -46,16 +46,16 @@ def needs_launcher(device: str) -> bool:
     return not is_launched()
 
 
-def launch(devices: int, arguments: list[str]) -> None:
-    """Run `python -m pytorch_impl ARGUMENTS` in `devices` processes on this host; nothing listens beyond loopback.
+def launch(devices: int, arguments: list[str], module: str = "pytorch_impl") -> None:
+    """Run `python -m MODULE ARGUMENTS` in `devices` processes on this host; nothing listens beyond loopback.
 
     Raises:
-        Stopped: Ctrl-C, SIGTERM or SIGHUP; a checkpoint was saved.
+        Stopped: Ctrl-C or SIGTERM; a checkpoint was saved.
         KeyboardInterrupt: a second Ctrl-C, or ranks did not stop in 30 seconds; nothing was saved.
         LostRank: a process ended early; named.
     """
     with contextlib.ExitStack() as stack:
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        for number in (signal.SIGINT, signal.SIGTERM):
             stack.callback(signal.signal, number, signal.signal(number, signal.default_int_handler))
         # torchrun's rendezvous listens on all interfaces and unpickles what it is sent; this folder is the user's alone
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="sface-ranks-")))
@@ -70,7 +70,7 @@ def launch(devices: int, arguments: list[str]) -> None:
 
         def start(rank: int) -> subprocess.Popen[bytes]:
             process = subprocess.Popen(
-                [sys.executable, "-m", "pytorch_impl", *arguments],
+                [sys.executable, "-m", module, *arguments],
                 env=environment | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
                 stdin=subprocess.DEVNULL,
                 start_new_session=True,  # without our Ctrl-C

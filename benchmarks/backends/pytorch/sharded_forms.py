@@ -14,7 +14,7 @@ from pytorch_impl.optimizer import create_optimizer, set_learning_rate
 
 
 def group() -> Group:
-    """All ranks of this torchrun job, on the CPU."""
+    """All ranks of this job, on the CPU."""
     found = join(runtime.resolve_device("cpu"))
     assert isinstance(found, Group)
     return found
