@@ -12,7 +12,7 @@ from benchmarks import process, results
 from benchmarks.head import figures
 from benchmarks.head.figures import extra_mib
 from benchmarks.head.inputs import INPUTS, active_share
-from benchmarks.process import Worker
+from benchmarks.process import Worker, named_backends
 from benchmarks.results import Bar, Chart, Report
 from common.config import HeadConfig
 
@@ -39,8 +39,8 @@ class Options(process.Options):
     others have their first value; all with each of the inputs.
     """
 
-    backend: Literal["pytorch", "mxnet", "jittor"] = "pytorch"
-    """Whose head."""
+    backend: str = "pytorch"
+    """Whose head: pytorch, mxnet or jittor."""
     classes: tuple[int, ...] = (85_742,)
     """Numbers of identities C."""
     batch: tuple[int, ...] = (256,)
@@ -115,6 +115,7 @@ def charts(records: Sequence[Record]) -> list[Chart]:
 def run(options: Options) -> Report:
     if min(options.turns, *options.batch, *options.dim) < 1 or min(options.classes) < 2:
         raise ValueError(f"expected at least 1 turn, sample and dimension, and 2 classes, got {options}")
+    named_backends(options.backend)
     if options.backend != "pytorch" and set(PYTORCHS) & set(options.forms):
         raise ValueError(f"forms: {', '.join(PYTORCHS)} are PyTorch's alone, not {options.backend}'s")
     records = measure(options)

@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from benchmarks.noise import figures
 from benchmarks.noise.figures import TEST, VALIDATION
-from benchmarks.process import worker_command
+from benchmarks.process import named_backends, worker_command
 from common import config as configuration
 from common.config import HeadConfig, RunConfig
 from common.evaluation.results import evaluation_record, load_evaluation
@@ -53,8 +53,8 @@ class Options:
     part: Literal["heads", "scan", "all", "none"] = "heads"
     """heads: every head at 0, 20 and 40 % (PyTorch), SFace and ArcFace at 0 and 20 % (MXNet, Jittor); scan: a, b
     and scales at 0 and 40 %, on the validation set (PyTorch); all: both; none: train nothing."""
-    backend: Literal["pytorch", "mxnet", "jittor"] = "pytorch"
-    """Framework that trains."""
+    backend: str = "pytorch"
+    """Framework that trains: pytorch, mxnet or jittor."""
     data: Path = Path("datasets/lfw-small")
     """Folder that `python -m data lfw` wrote."""
     out: Path = Path("runs/noise-study")
@@ -240,6 +240,7 @@ def run(options: Options) -> int:
     """Train what is left; the exit status."""
     if options.jobs < 1:
         raise ValueError(f"jobs: expected at least 1, got {options.jobs}")
+    named_backends(options.backend)
     wanted = cases(options.part, options.backend, options.seeds)
     waiting = [case for case in wanted if not (options.out / "results" / f"{case.key}.json").exists()]
     print(f"{len(wanted)} runs, {len(wanted) - len(waiting)} done")

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from common.io.files import atomic_write, read_json
+from common.io.files import read_json
 
 PROBE_LIST = "facescrub_features_list.json"
 FEATURES_AT_ONCE = 8192
@@ -140,12 +140,6 @@ def read_feature(path: Path) -> np.ndarray:
     if not np.isfinite(feature).all():
         raise ValueError(f"{path}: expected finite numbers")
     return feature
-
-
-def write_feature(path: Path, feature: np.ndarray) -> None:
-    """Write what `read_feature` reads: (N,) float."""
-    with atomic_write(path) as file:
-        file.write(_HEADER.pack(len(feature), 1, 4, _FLOAT) + np.asarray(feature, "<f4").tobytes())
 
 
 def feature_blocks(root: Path, paths: Sequence[str], suffix: str) -> Iterator[np.ndarray]:

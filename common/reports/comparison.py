@@ -22,7 +22,6 @@ from common.reports.page import Block, Figure, Heading, Paragraph, Table, markdo
 from common.reports.plots import comparison_figure, runs_figure
 from common.reports.rate_plots import Curve, det_figure, roc_figure
 from common.reports.runs import (
-    NEGATIVE_LOSS,
     FinishedRun,
     Run,
     accuracy_series,
@@ -34,6 +33,7 @@ from common.reports.runs import (
     refuse_unlike,
 )
 from common.reports.verification_table import verification_table
+from common.training.run_log import NEGATIVE_LOSS
 
 
 @dataclasses.dataclass(frozen=True)

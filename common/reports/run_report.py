@@ -20,8 +20,9 @@ from common.reports.hardest_pairs import hardest_pairs, pair_picture
 from common.reports.page import Block, Cards, Figure, Gallery, Heading, Paragraph, Picture, Table, write_page
 from common.reports.plots import histogram_figure, training_figure
 from common.reports.rate_plots import Curve, det_figure, roc_figure
-from common.reports.runs import NEGATIVE_LOSS, Run, accuracy_series, flat_settings, is_number, metric_series, read_run
+from common.reports.runs import Run, accuracy_series, flat_settings, is_number, metric_series, read_run
 from common.reports.verification_table import verification_table
+from common.training.run_log import NEGATIVE_LOSS
 
 HARDEST = 6
 """Pairs of each kind that a report shows for each set."""

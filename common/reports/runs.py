@@ -22,11 +22,6 @@ METRICS = ("loss", "intra_loss", "inter_loss", "target_cosine", "other_cosine", 
 COLUMNS = ("step", "epoch", "loss", "images_per_second", "seconds")
 FREE = ("seed", "device")
 """Settings in which runs of one recipe may differ."""
-NEGATIVE_LOSS = (
-    "SFace: a negative loss is normal. intra_loss = -mean(r_intra cos θ) falls while samples move towards their "
-    "prototypes. It rises towards 0 when their angles fall below a, where the pull r_intra vanishes. inter_loss is "
-    "positive or negative by the sign of cos θ."
-)
 
 
 @dataclass(frozen=True, eq=False)

@@ -27,14 +27,9 @@ from common.evaluation.results import evaluation_record, save_evaluation
 from common.io.files import read_json, write_json
 from common.ranks import Stopped
 from common.training.angles import AngleProbe
-from common.training.run_log import RunLog, environment
+from common.training.run_log import NEGATIVE_LOSS, RunLog, environment
 from common.training.schedule import scheduled_rate, total_steps
 from common.weights import checkpoint
-
-NEGATIVE_LOSS = (
-    "The loss of sface is normally negative. Its pull, the mean of -r cos(theta), falls as samples approach their "
-    "prototypes, and rises to 0 once theta is below a = {:g} rad, where r vanishes."
-)
 
 
 class NonFiniteLoss(ArithmeticError):
@@ -173,7 +168,7 @@ class _Run:
         for missing in self.missing_sets:
             tqdm.tqdm.write(f"evaluation set {missing}: not found at {self.config.data.root / (missing + '.bin')}")
         if self.config.head.name == "sface":
-            tqdm.tqdm.write(NEGATIVE_LOSS.format(self.config.head.intra_center))
+            tqdm.tqdm.write(NEGATIVE_LOSS)
 
     def _step(self, batches: Iterator[Batch]) -> float:
         """Train one step; returns its learning rate."""

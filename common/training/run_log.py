@@ -16,6 +16,11 @@ from tensorboard.summary import Writer
 from common.io.files import atomic_write
 
 LOG = "log.jsonl"
+NEGATIVE_LOSS = (
+    "SFace: a negative loss is normal. intra_loss = -mean(r_intra cos θ) falls while samples move towards their "
+    "prototypes. It rises towards 0 when their angles fall below a, where the pull r_intra vanishes. inter_loss is "
+    "positive or negative by the sign of cos θ."
+)
 
 
 class RunLog:
