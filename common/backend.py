@@ -32,6 +32,8 @@ CAPABILITIES = {
     "jittor": Capabilities("Jittor", gpu_precisions=("fp32",)),
 }
 BACKENDS = tuple(CAPABILITIES)
+METRICS = ("loss", "intra_loss", "inter_loss", "target_cosine", "other_cosine", "accuracy")
+"""Numbers of a step that a head's result has and a trainer reports; a margin head has no `intra_loss`, `inter_loss`."""
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ import jittor as jt
 import numpy as np
 from jittor import Var, nn
 
-from common.backend import check_labels
+from common.backend import METRICS, check_labels
 from common.config import HeadConfig, RunConfig
 from common.weights.initialisation import draw_parameters
 from jittor_impl import checkpoint, distributed, runtime
@@ -90,7 +90,8 @@ class Trainer:
             result = self.head(self._forward(part_images), jt.array(part_labels, "int64"))
             self._optimizer.backward(result.loss / parts)
             for name, value in result._asdict().items():
-                totals[name] = totals.get(name, 0) + value.detach() / parts
+                if name in METRICS:
+                    totals[name] = totals.get(name, 0) + value.detach() / parts
         self._metrics = totals
         if isinstance(self.ranks, Group):
             self._average_gradients(self.ranks)

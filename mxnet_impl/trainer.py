@@ -10,7 +10,7 @@ import numpy as np
 from mxnet import autograd, gluon, nd
 from mxnet.ndarray import NDArray
 
-from common.backend import check_labels
+from common.backend import METRICS, check_labels
 from common.config import HeadConfig, RunConfig
 from common.weights.initialisation import draw_parameters
 from mxnet_impl import checkpoint, distributed, runtime
@@ -115,7 +115,8 @@ class Trainer:
                     loss = result.loss / parts
                 loss.backward()
             for name, value in result._asdict().items():
-                totals[name] = totals.get(name, 0) + value.detach() / parts
+                if name in METRICS:
+                    totals[name] = totals.get(name, 0) + value.detach() / parts
         self._metrics = totals
         self._remember_if_bad(totals["loss"])
 

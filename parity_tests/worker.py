@@ -43,9 +43,10 @@ def _sface(adapter: Any, case: Arrays) -> Arrays:
     parameters = {name: float(case[name]) for name in SFACE_PARAMETERS}
     x, w = case["embeddings"].astype(dtype), case["class_weight"].astype(dtype)
     form = str(case["form"])
-    out: Arrays = adapter.sface(
-        x, w, case["labels"], form=form, block_size=int(case.get("block_size", 1024)), **parameters
-    )
+    options: dict[str, Any] = {"form": form, "block_size": int(case.get("block_size", 1024)), **parameters}
+    if "reduction" in case:
+        options |= {"reduction": str(case["reduction"]), "sample_weight": case["sample_weight"].astype(dtype)}
+    out: Arrays = adapter.sface(x, w, case["labels"], **options)
     if form == "plain":
         unit_x, unit_w = (v / np.linalg.norm(v, axis=1, keepdims=True) for v in (x, w))
         theta = np.arccos(np.clip(unit_x @ unit_w.T, -1, 1)).astype(dtype)

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from pytorch_impl.distributed import Group
 from pytorch_impl.losses import SFaceHead, SFaceResult, Shard
+from pytorch_impl.losses.sface import check_inputs
 
 
 class ShardedSFaceHead(SFaceHead):
@@ -24,12 +25,12 @@ class ShardedSFaceHead(SFaceHead):
 
     The form is always "streamed".
 
-    `forward` takes this rank's embeddings (N / ranks, D) and labels (N / ranks,). Its result is that of the whole
-    batch, the same on all ranks. DistributedDataParallel averages gradients over ranks, so the gradients of the
-    embeddings are `ranks` times those of the whole batch's loss.
+    `forward` takes this rank's embeddings (N / ranks, D), labels and sample weights (N / ranks,). Its result is that of
+    the whole batch, the same on all ranks. DistributedDataParallel averages gradients over ranks, so the gradients of
+    the embeddings are `ranks` times those of the whole batch's loss.
 
     Raises:
-        ValueError: there are fewer classes than ranks.
+        ValueError: there are fewer classes than ranks, or as `sface_loss`.
     """
 
     def __init__(self, group: Group, embedding_size: int, num_classes: int, **options: Any) -> None:
@@ -39,11 +40,14 @@ class ShardedSFaceHead(SFaceHead):
         super().__init__(embedding_size, share.stop - share.start, **{**options, "form": "streamed"})
         self.first = share.start
         self.group = group
-        self.shard = Shard(num_classes, group.sum, group.maximum)
+        self.shard: Shard = Shard(num_classes, group.sum, group.maximum)
 
-    def forward(self, embeddings: Tensor, labels: Tensor) -> SFaceResult:
-        embeddings, labels = gathered(embeddings.to(self.class_weight.dtype), labels, self.group)
-        return super().forward(embeddings, labels - self.first)
+    def forward(self, embeddings: Tensor, labels: Tensor, sample_weight: Tensor | None = None) -> SFaceResult:
+        check_inputs(embeddings, self.class_weight, labels, sample_weight, num_classes=self.shard.num_classes)
+        embeddings, labels = gathered(embeddings.to(self.class_weight.dtype), labels.long(), self.group)
+        if sample_weight is not None:
+            sample_weight = _gathered(sample_weight, self.group.count)
+        return super().forward(embeddings, labels - self.first, sample_weight)
 
 
 def gathered(embeddings: Tensor, labels: Tensor, group: Group) -> tuple[Tensor, Tensor]:

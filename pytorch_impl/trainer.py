@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from common.backend import check_labels
+from common.backend import METRICS, check_labels
 from common.config import HeadConfig, RunConfig
 from common.ranks import Ranks
 from common.weights.initialisation import draw_parameters
@@ -111,7 +111,8 @@ class Trainer:
                 result = self._trained_head(embeddings, self._to_device(part_labels))
                 self._scaler.scale(result.loss / parts).backward()
             for name, value in result._asdict().items():
-                totals[name] = totals.get(name, 0) + value.detach() / parts
+                if name in METRICS:
+                    totals[name] = totals.get(name, 0) + value.detach() / parts
         self._metrics = totals
 
     def _update(self, learning_rate: float) -> None:

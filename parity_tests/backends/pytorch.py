@@ -26,10 +26,11 @@ create_trainer = Trainer  # as `common.training.loop.fit` drives it
 def sface(
     embeddings: np.ndarray, class_weight: np.ndarray, labels: np.ndarray, **options: Any
 ) -> dict[str, np.ndarray]:
-    """Loss, its two parts and both gradients of `sface_loss` with its options, in the dtype of `embeddings`."""
+    """Loss, its two parts and both gradients of their sum, with the options of `sface_loss`; in `embeddings`' dtype."""
     x, w = _variable(embeddings), _variable(class_weight)
-    result = sface_loss(x, w, torch.from_numpy(labels), **options)
-    result.loss.backward()
+    tensors = {name: torch.from_numpy(value) for name, value in options.items() if isinstance(value, np.ndarray)}
+    result = sface_loss(x, w, torch.from_numpy(labels), **{**options, **tensors})
+    result.loss.sum().backward()
     names = ("loss", "intra_loss", "inter_loss")
     return {name: _array(getattr(result, name)) for name in names} | _gradients(x, w)
 

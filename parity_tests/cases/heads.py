@@ -3,6 +3,7 @@
 import functools
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -27,14 +28,14 @@ PUBLISHED_CENTERS = ((0.87, 1.20), (0.88, 1.25), (0.90, 1.20))
 
 @functools.cache
 def head_cases(quick: bool) -> list[Case]:
-    return [*_sface_cases(quick), *_margin_cases(quick)]
+    return [*_sface_cases(quick), *_reduced_cases(), *_margin_cases(quick)]
 
 
 def _sface_cases(quick: bool) -> Iterable[Case]:
-    inputs: dict[str, tuple[Inputs, dict[str, float], int]] = {}
+    inputs: dict[str, tuple[Inputs, dict[str, Any], int]] = {}
     for a, b in PUBLISHED_CENTERS:
-        parameters = {"intra_center": a, "inter_center": b}
-        inputs[f"knees-{a}-{b}"] = (on_both_knees(intra_center=a, inter_center=b), parameters, 7)
+        centers = {"intra_center": a, "inter_center": b}
+        inputs[f"knees-{a}-{b}"] = (on_both_knees(intra_center=a, inter_center=b), centers, 7)
     if not quick:
         default = {"intra_center": 0.87, "inter_center": 1.2}
         for shape in ((1, 2, 3), (7, 13, 5), (33, 101, 17)):
@@ -43,7 +44,7 @@ def _sface_cases(quick: bool) -> Iterable[Case]:
         other = {"scale": 30.0, "intra_slope": 60.0, "inter_slope": 90.0, **default}
         inputs["two-slopes"] = (on_both_knees(), other, 7)
     for name, (arrays, given, block_size) in inputs.items():
-        parameters = {"scale": 64.0, "intra_slope": 80.0, "inter_slope": 80.0, **given}
+        parameters: dict[str, Any] = {"scale": 64.0, "intra_slope": 80.0, "inter_slope": 80.0, **given}
         rounded = Inputs(held_by_float32(arrays.embeddings), held_by_float32(arrays.class_weight), arrays.labels)
         truth = oracle.sface(rounded.embeddings, rounded.class_weight, rounded.labels, **parameters)
         if name.startswith("knees"):
@@ -67,9 +68,14 @@ def assert_on_knees(truth: oracle.SFaceTruth, scale: float) -> None:
 
 
 def _sface_case(
-    name: str, arrays: Inputs, parameters: dict[str, float], block_size: int, truth: dict[str, np.ndarray]
+    name: str,
+    arrays: Inputs,
+    parameters: dict[str, float],
+    block_size: int,
+    truth: dict[str, np.ndarray],
+    options: dict[str, Any] | None = None,
 ) -> Iterable[Case]:
-    loss_scale = max(abs(truth["intra_loss"]), abs(truth["inter_loss"]))
+    loss_scale = max(np.abs(truth["intra_loss"]).max(), np.abs(truth["inter_loss"]).max())
     for form in ("plain", "streamed"):
         checks = [
             Check(f"sface {form}: {part}", "loss", part, np.asarray(truth[part]), loss_scale)
@@ -83,7 +89,20 @@ def _sface_case(
         checks += _gradient_checks(f"sface {form}", truth)
         for dtype in DTYPES:
             inputs = {"kind": "sface", **arrays._asdict(), **parameters, "form": form, "block_size": block_size}
+            inputs |= options or {}
             yield Case(f"sface-{name}-{form}-{dtype}", dtype, as_arrays(inputs | {"dtype": dtype}), checks)
+
+
+def _reduced_cases() -> Iterable[Case]:
+    """Each reduction, with weights of samples: none, ordinary, negative and tiny ones."""
+    arrays = on_both_knees()
+    rounded = Inputs(held_by_float32(arrays.embeddings), held_by_float32(arrays.class_weight), arrays.labels)
+    weights = held_by_float32(np.resize([1.0, 0.0, 2.5, -1.0, 1e-3], len(arrays.labels)))
+    parameters: dict[str, Any] = dict(zip(SFACE_PARAMETERS, (64.0, 80.0, 80.0, 0.87, 1.2), strict=True))
+    for reduction in ("mean", "sum", "none"):
+        options: dict[str, Any] = {"reduction": reduction, "sample_weight": weights}
+        truth = oracle.sface(*rounded, **parameters | options)._asdict()
+        yield from _sface_case(reduction, rounded, parameters, 7, truth, options)
 
 
 def _margin_cases(quick: bool) -> Iterable[Case]:

@@ -10,7 +10,7 @@ NORM_FLOOR = 1e-12
 class SFaceTruth(NamedTuple):
     """Loss, weights, gradients and metrics; all float64."""
 
-    loss: float
+    loss: float  # (N,) with reduction "none", and so are its parts
     intra_loss: float
     inter_loss: float
     intra_weight: np.ndarray  # r_intra (N,)
@@ -20,6 +20,7 @@ class SFaceTruth(NamedTuple):
     target_cosine: float
     other_cosine: float
     accuracy: float
+    target_cosines: np.ndarray  # (N,)
 
 
 def sface(
@@ -30,8 +31,10 @@ def sface(
     scale: float = 64.0,
     intra_slope: float = 80.0,
     inter_slope: float = 80.0,
-    intra_center: float = 0.87,
-    inter_center: float = 1.2,
+    intra_center: float | np.ndarray = 0.87,
+    inter_center: float | np.ndarray = 1.2,
+    reduction: str = "mean",
+    sample_weight: np.ndarray | None = None,
 ) -> SFaceTruth:
     """Loss, weights, gradients and metrics.
 
@@ -42,8 +45,10 @@ def sface(
         scale: s.
         intra_slope: k of r_intra.
         inter_slope: k of r_inter.
-        intra_center: a, radians.
-        inter_center: b, radians.
+        intra_center: a, radians; one, or one a class, (C,).
+        inter_center: b, radians; one, or one a class, (C,).
+        reduction: "mean", "sum", or "none", with gradients of the sum.
+        sample_weight: factors of the samples' losses, (N,); None: ones.
     """
     x, w = np.asarray(embeddings, np.float64), np.asarray(class_weight, np.float64)
     rows = np.arange(len(x))
@@ -51,14 +56,19 @@ def sface(
     cosines = np.clip(unit_x @ unit_w.T, -1, 1)
     theta = np.arccos(cosines)
 
-    r_intra = scale * _sigmoid(intra_slope * (theta[rows, labels] - intra_center))
+    r_intra = scale * _sigmoid(intra_slope * (theta - intra_center))[rows, labels]
     r_inter = scale * _sigmoid(-inter_slope * (theta - inter_center))
     r_inter[rows, labels] = 0
-    intra_loss = np.mean(-r_intra * cosines[rows, labels])
-    inter_loss = np.mean(np.sum(r_inter * cosines, 1))
+    factors = np.ones(len(x)) if sample_weight is None else np.asarray(sample_weight, np.float64)
+    if reduction == "mean":
+        factors = factors / len(x)
+    intra_loss = factors * -r_intra * cosines[rows, labels]
+    inter_loss = factors * np.sum(r_inter * cosines, 1)
+    if reduction != "none":
+        intra_loss, inter_loss = intra_loss.sum(), inter_loss.sum()
 
-    g = r_inter / len(x)
-    g[rows, labels] = -r_intra / len(x)
+    g = factors[:, None] * r_inter
+    g[rows, labels] = -factors * r_intra
     others = cosines.copy()
     others[rows, labels] = -np.inf
     return SFaceTruth(
@@ -72,6 +82,7 @@ def sface(
         target_cosine=float(cosines[rows, labels].mean()),
         other_cosine=float(others[np.isfinite(others)].mean()),
         accuracy=float(np.mean(cosines[rows, labels] >= others.max(1))),
+        target_cosines=cosines[rows, labels],
     )
 
 

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .sface import NORM_FLOOR, Rescaling, Shard, normalise
+from .sface import NORM_FLOOR, Reduction, Rescaling, SFaceResult, Shard, normalise, reduced
 
 
 class Block(NamedTuple):
@@ -27,20 +27,25 @@ class Block(NamedTuple):
 
 
 class DensePass:
-    """Sums and gradients, added up block by block by `run`. The arguments are those of `streamed`."""
+    """Sums and gradients, added up block by block by `run`. The arguments are those of `streamed`.
+
+    Without `with_gradients` only the losses and metrics are computed.
+    """
 
     def __init__(
         self,
         embeddings: Tensor,
         class_weight: Tensor,
         labels: Tensor,
+        factors: Tensor,
         rescaling: Rescaling,
         *,
+        with_gradients: bool = True,
         shard: Shard | None = None,
         compiled: bool = False,
     ) -> None:
-        self.class_weight, self.labels, self.rescaling = class_weight, labels, rescaling
-        self.shard, self.compiled = shard, compiled
+        self.class_weight, self.labels, self.factors, self.rescaling = class_weight, labels, factors, rescaling
+        self.with_gradients, self.shard, self.compiled = with_gradients, shard, compiled
         self.unit_embeddings, self.embedding_norms = normalise(embeddings)
         rows = labels if shard is None else labels.clamp(0, len(class_weight) - 1)
         own_prototypes, _ = normalise(class_weight[rows])
@@ -51,11 +56,13 @@ class DensePass:
         if shard is not None:
             self.target_cosines = shard.total(self.target_cosines)
         self.r_intra = rescaling.pull(torch.acos(self.target_cosines))
-        self.inter_sum = embeddings.new_zeros(())
+        self.inter_losses = torch.zeros_like(self.target_cosines)  # each sample's
         self.nearest_other = embeddings.new_full((len(labels),), -1)
         self.norms = class_weight.new_empty(len(class_weight))
-        self.grad_unit_embeddings = torch.zeros_like(embeddings)
-        self.grad_class_weight = torch.empty_like(class_weight)
+        if with_gradients:
+            self.weighted_embeddings = self.unit_embeddings * factors[:, None]
+            self.grad_unit_embeddings = torch.zeros_like(embeddings)  # before its rows are multiplied by `factors`
+            self.grad_class_weight = torch.empty_like(class_weight)
 
     def run(self, block_size: int) -> None:
         for first in range(0, len(self.class_weight), block_size):
@@ -66,28 +73,29 @@ class DensePass:
             own = torch.where(is_own, self.labels - classes.start, 0)
             self._add(Block(classes, weight, norms, own, is_own))
 
-    def result(self) -> tuple[Tensor, ...]:
-        """The fields of SFaceResult."""
+    def result(self, reduction: Reduction) -> SFaceResult:
         batch_size, num_classes = len(self.labels), len(self.class_weight)
         if self.shard is not None:
             num_classes = self.shard.num_classes
-            self.inter_sum, self.cosine_sum = self.shard.total(torch.stack([self.inter_sum, self.cosine_sum]))
+            sums = self.shard.total(torch.cat([self.inter_losses, self.cosine_sum[None]]))
+            self.inter_losses, self.cosine_sum = sums[:-1], sums[-1]
             self.nearest_other = self.shard.highest(self.nearest_other)
-        intra_loss = (-self.r_intra * self.target_cosines).mean()
-        inter_loss = self.inter_sum / batch_size
-        return (
-            intra_loss + inter_loss,
-            intra_loss,
-            inter_loss,
-            self.target_cosines.mean(),
-            self.cosine_sum / (batch_size * (num_classes - 1)),
-            (self.target_cosines >= self.nearest_other).to(self.target_cosines.dtype).mean(),
+        intra_loss = reduced(-self.r_intra * self.target_cosines, self.factors, reduction)
+        inter_loss = reduced(self.inter_losses, self.factors, reduction)
+        return SFaceResult(
+            loss=intra_loss + inter_loss,
+            intra_loss=intra_loss,
+            inter_loss=inter_loss,
+            target_cosine=self.target_cosines.mean(),
+            other_cosine=self.cosine_sum / (batch_size * (num_classes - 1)),
+            accuracy=(self.target_cosines >= self.nearest_other).to(self.target_cosines.dtype).mean(),
+            target_cosines=self.target_cosines,
         )
 
     def gradients(self) -> tuple[Tensor, Tensor]:
         """Those of embeddings and class_weight."""
-        embeddings = self.unit_embeddings, self.embedding_norms
-        return through_normalisation(self.grad_unit_embeddings, *embeddings), self.grad_class_weight
+        grad_unit = self.grad_unit_embeddings * self.factors[:, None]
+        return through_normalisation(grad_unit, self.unit_embeddings, self.embedding_norms), self.grad_class_weight
 
     def _add(self, block: Block) -> None:
         if self.compiled:
@@ -110,24 +118,27 @@ class DensePass:
         cosines.clamp_(-1, 1)
         g = self.rescaling.push(torch.acos(cosines))
         block.put(g, 0)
-        self.inter_sum += (g * cosines).sum()
-        block.put(g, -self.r_intra)
-        g_by_norm = g.div_(block.norms * len(self.labels))
-        self._add_products(block, g_by_norm, (g_by_norm * cosines).sum(0))
+        self.inter_losses += (g * cosines).sum(1)
+        if self.with_gradients:
+            block.put(g, -self.r_intra)
+            g_by_norm = g.div_(block.norms)
+            self._add_products(block, g_by_norm, self.factors @ (g_by_norm * cosines))
 
     def _add_compiled(self, block: Block) -> None:
         dots = block.weight @ self.unit_embeddings.T
-        g_by_norm, radial, inter_sums, cosine_sums, highest = _compiled()(
-            dots, block.norms, self.labels - block.classes.start, self.target_cosines, self.r_intra, self.rescaling.push
+        own = self.labels - block.classes.start
+        g_by_norm, radial, inter_losses, cosine_sums, highest = _compiled()(
+            dots, block.norms, own, self.target_cosines, self.r_intra, self.factors, self.rescaling.push
         )
-        self.inter_sum += inter_sums.sum()
+        self.inter_losses += inter_losses
         self.cosine_sum += cosine_sums.sum()
         self.nearest_other = torch.maximum(self.nearest_other, highest)
-        self._add_products(block, g_by_norm.T, radial)
+        if self.with_gradients:
+            self._add_products(block, g_by_norm.T, radial)
 
     def _add_products(self, block: Block, g_by_norm: Tensor, radial: Tensor) -> None:
         self.grad_unit_embeddings.addmm_(g_by_norm, block.weight)
-        grad_weight = torch.mm(g_by_norm.T, self.unit_embeddings, out=self.grad_class_weight[block.classes])
+        grad_weight = torch.mm(g_by_norm.T, self.weighted_embeddings, out=self.grad_class_weight[block.classes])
         grad_weight.addcmul_(block.weight, (radial / block.norms * (block.norms > NORM_FLOOR))[:, None], value=-1)
 
 
@@ -148,16 +159,18 @@ def _dense_entries(
     own: Tensor,
     target_cosines: Tensor,
     r_intra: Tensor,
+    factors: Tensor,
     push: Callable[[Tensor], Tensor],
 ) -> tuple[Tensor, ...]:
     """From a block's products (B, N): g / ||w||, three sums a class, and each sample's largest other cosine.
 
-    The sums are those of g cos / ||w||, r_inter cos and cos. A row is a class, so that one kernel makes all of them.
+    The sums are those of factors g cos / ||w|| and cos a class, and of r_inter cos a sample. A row is a class, so that
+    one kernel makes all of them.
     """
     is_target = torch.arange(len(dots), device=dots.device)[:, None] == own
     norms = norms[:, None]
     cosines = torch.where(is_target, target_cosines, (dots / norms).clamp(-1, 1))
     r_inter = torch.where(is_target, 0, push(torch.acos(cosines)))
-    g_by_norm = torch.where(is_target, -r_intra, r_inter) / (norms * dots.shape[1])
+    g_by_norm = torch.where(is_target, -r_intra, r_inter) / norms
     highest = torch.where(is_target, -1, cosines).amax(0)
-    return g_by_norm, (g_by_norm * cosines).sum(1), (r_inter * cosines).sum(1), cosines.sum(1), highest
+    return g_by_norm, (g_by_norm * cosines * factors).sum(1), (r_inter * cosines).sum(0), cosines.sum(1), highest

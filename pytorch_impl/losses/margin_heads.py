@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .sface import check_inputs, normalise
+from .sface import check_inputs, normalise, product
 
 
 class MarginResult(NamedTuple):
@@ -59,7 +59,7 @@ class MarginHead(nn.Module):
             embeddings = embeddings.to(class_weight.dtype)
             unit_embeddings, _ = normalise(embeddings)
             unit_prototypes, _ = normalise(class_weight)
-            cosines = (unit_embeddings @ unit_prototypes.T).clamp(-1, 1)
+            cosines = product(unit_embeddings, unit_prototypes).clamp(-1, 1)
             is_target = labels[:, None] == torch.arange(len(class_weight), device=labels.device)
             loss = F.cross_entropy(self.logits(embeddings, cosines, is_target), labels)
 

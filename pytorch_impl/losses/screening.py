@@ -75,7 +75,7 @@ class Screen:
         """The same memory for every block, so that it stays in the cache."""
         size = math.prod(shape)
         if dtype not in self._rooms or len(self._rooms[dtype]) < size:
-            self._rooms[dtype] = torch.empty(size, dtype=dtype)
+            self._rooms[dtype] = torch.empty(size, dtype=dtype, device=self._integers.device)
         return self._rooms[dtype][:size].view(shape)
 
 
@@ -101,7 +101,7 @@ def not_below(chunks: Tensor, largest: Tensor, least: Tensor) -> tuple[Tensor, T
 
 def dots_at(rows: Tensor, columns: Tensor, left: Tensor, right: Tensor) -> Tensor:
     """left[rows[e]] . right[columns[e]] for entries e in the order of their rows; copies neither matrix."""
-    starts = torch.searchsorted(rows, torch.arange(len(left) + 1))
+    starts = torch.searchsorted(rows, torch.arange(len(left) + 1, device=rows.device))
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Sparse CSR tensor support is in beta")  # once a process
         entries = torch.sparse_csr_tensor(

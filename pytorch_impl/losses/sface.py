@@ -17,9 +17,12 @@ The folder of this file can be copied into any package. This file alone can be c
 PyTorch only.
 """
 
+import contextlib
+import dataclasses
 import math
-from collections.abc import Callable
-from typing import Literal, NamedTuple
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor, nn
@@ -27,27 +30,46 @@ from torch import Tensor, nn
 NORM_FLOOR = 1e-12  # a vector with a smaller norm is divided by this
 
 Form = Literal["plain", "streamed"]
+Reduction = Literal["mean", "sum", "none"]
 
 
 class SFaceResult(NamedTuple):
-    """The loss and the metrics of a step: scalars in the dtype of class_weight, all but `loss` detached."""
+    """The loss and the metrics of a step, all but `loss` detached; of class_weight's dtype, at least float32."""
 
-    loss: Tensor
+    loss: Tensor  # scalar; (N,) with reduction "none", and so are its two parts
     intra_loss: Tensor
     inter_loss: Tensor
     target_cosine: Tensor  # mean over i of cos[i, y_i]
     other_cosine: Tensor  # mean over i and j != y_i of cos[i, j]
     accuracy: Tensor  # share of samples to which no other prototype is nearer than their own
+    target_cosines: Tensor  # cos[i, y_i], (N,)
+    cosines: Tensor | None = None  # (N, C), of the plain form only
 
 
-class Rescaling(NamedTuple):
-    """The five numbers of the paper, and the two weights r that they define."""
+@dataclass(frozen=True)
+class Rescaling:
+    """The five numbers of the paper, and the two weights r that they define.
+
+    The centers may also be tensors: a scalar, or for the plain form one number a class, (C,).
+
+    Raises:
+        ValueError: scale or a slope is not finite and above 0, or a center is not an angle in radians, 0 to pi.
+    """
 
     scale: float
     intra_slope: float
     inter_slope: float
-    intra_center: float
-    inter_center: float
+    intra_center: float | Tensor
+    inter_center: float | Tensor
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            least, largest = (float(end) for end in (value.aminmax() if isinstance(value, Tensor) else (value, value)))
+            if name.endswith("center"):
+                if not 0 <= least <= largest <= math.pi:
+                    raise ValueError(f"{name}: expected radians between 0 and pi, got {value}; math.radians converts")
+            elif not 0 < least < math.inf:
+                raise ValueError(f"{name}: expected a finite number above 0, got {value}")
 
     def pull(self, theta: Tensor) -> Tensor:
         """r_intra of angles of any shape, radians: near 0 below `intra_center`, near `scale` above it."""
@@ -57,11 +79,16 @@ class Rescaling(NamedTuple):
         """r_inter of angles of any shape, radians: near `scale` below `inter_center`, near 0 above it."""
         return self.scale * torch.sigmoid(-self.inter_slope * (theta - self.inter_center))
 
+    def of_classes(self, labels: Tensor) -> "Rescaling":
+        """The same with each sample's own `intra_center`."""
+        per_class = isinstance(self.intra_center, Tensor) and self.intra_center.ndim
+        return dataclasses.replace(self, intra_center=self.intra_center[labels]) if per_class else self
+
     def least_cosine(self, epsilon: float) -> float:
         """The cosine below which r_inter < scale * epsilon; -1 if there is none."""
-        if epsilon == 0 or self.inter_slope <= 0:
+        if epsilon == 0:
             return -1.0
-        angle = self.inter_center + math.log(1 / epsilon - 1) / self.inter_slope
+        angle = float(self.inter_center) + math.log(1 / epsilon - 1) / self.inter_slope
         return math.cos(min(max(angle, 0.0), math.pi))
 
 
@@ -85,28 +112,33 @@ def sface_loss(
     scale: float = 64.0,
     intra_slope: float = 80.0,
     inter_slope: float = 80.0,
-    intra_center: float = 0.87,
-    inter_center: float = 1.2,
+    intra_center: float | Tensor = 0.87,
+    inter_center: float | Tensor = 1.2,
+    reduction: Reduction = "mean",
+    sample_weight: Tensor | None = None,
     form: Form = "streamed",
     block_size: int | None = None,
     epsilon: float | None = None,
     compiled: bool = False,
     shard: Shard | None = None,
 ) -> SFaceResult:
-    """SFace loss, differentiable once with respect to embeddings and class_weight.
+    """SFace loss, differentiable with respect to embeddings and class_weight; in the streamed form once.
 
     Equivalent: `(-r_intra * target_cosines).mean() + (r_inter * cosines).sum(1).mean()`, r_inter 0 at the targets.
 
     Args:
         embeddings: raw backbone output, not normalised, (N, D).
-        class_weight: one prototype a class, not normalised, (C, D). The computation has its dtype, so under autocast
-            angles and loss stay in float32.
-        labels: class of each sample, 0..C-1, int64, (N,).
+        class_weight: one prototype a class, not normalised, (C, D). The computation has its dtype, but at least
+            float32, also under autocast and if the matmul precision is set to less.
+        labels: class of each sample, 0..C-1, int64 or int32, (N,).
         scale: s, the largest weight of a sample's pull or push.
         intra_slope: k of r_intra, per radian.
         inter_slope: k of r_inter, per radian.
-        intra_center: a, the angle at which the pull is half of s, radians.
-        inter_center: b, the angle at which the push is half of s, radians.
+        intra_center: a, the angle at which the pull is half of s, radians; the plain form also takes one a class, (C,).
+        inter_center: b, the angle at which the push is half of s, radians; the plain form also takes one a class, (C,).
+        reduction: of the samples' losses: "mean", "sum", or "none": a loss a sample. With "none" the streamed form
+            computes its entries again in the backward pass.
+        sample_weight: each sample's loss is multiplied by it before the reduction, (N,); "mean" still divides by N.
         form: "plain" or "streamed". Both give the same results, except for the pushes that epsilon leaves out.
         block_size: classes in a block of the streamed form, which needs O(N * block_size) memory beside the gradients.
             None: 2048, so that a block stays in a processor's cache; on a CUDA device enough for 2**24 entries.
@@ -117,12 +149,13 @@ def sface_loss(
         shard: class_weight is a part of all classes; for the streamed form only.
 
     A push that is left out changes inter_loss by less than scale * epsilon / N, the gradient of its embedding x by less
-    than scale * epsilon / (N ||x||), and that of its prototype w by less than scale * epsilon / (N ||w||).
+    than scale * epsilon / (N ||x||), and that of its prototype w by less than scale * epsilon / (N ||w||); times the
+    sample's weight.
 
     Raises:
-        ValueError: shapes do not fit, epsilon is outside [0, 1), the form is unknown, or a label is out of range.
-            Labels are checked on the CPU only; on a CUDA device the check would make the host wait at every step, and
-            the indexing fails instead.
+        ValueError: an argument is not as above; the message says which. Labels are checked on the CPU only; on a CUDA
+            device the check would make the host wait at every step, and the indexing fails instead.
+        RuntimeError: the streamed form is differentiated twice, or under vmap; the plain form can be.
 
     >>> prototypes = torch.eye(3)
     >>> embeddings = torch.eye(3)[:2].requires_grad_()  # the second lies on prototype 1, but is of class 2
@@ -133,41 +166,62 @@ def sface_loss(
     >>> embeddings.grad[1, 2].item()  # a step against the gradient turns it to prototype 2
     -32.0
     """
-    check_inputs(embeddings, class_weight, labels, epsilon=epsilon, shard=shard)
     rescaling = Rescaling(scale, intra_slope, inter_slope, intra_center, inter_center)
+    check_options(form, reduction, block_size, epsilon)
+    if shard is None:  # else labels of other parts are right, and who gathered them has checked them
+        check_inputs(embeddings, class_weight, labels, sample_weight)
+    check_centers(rescaling, len(class_weight), form)
+    dtype = torch.promote_types(class_weight.dtype, torch.float32)
     with torch.autocast(embeddings.device.type, enabled=False):
-        embeddings = embeddings.to(class_weight.dtype)
+        embeddings, class_weight, labels = embeddings.to(dtype), class_weight.to(dtype), labels.long()
+        factors = embeddings.new_ones(len(labels)) if sample_weight is None else sample_weight.detach().to(dtype)
+        if reduction == "mean":
+            factors = factors / len(labels)
         if form == "plain":
-            return _plain(embeddings, class_weight, labels, rescaling)
-        if form == "streamed":
-            from .streamed import streamed  # here, so that this file works alone
+            return _plain(embeddings, class_weight, labels, rescaling, factors, reduction)
 
-            if epsilon is None:
-                epsilon = torch.finfo(class_weight.dtype).eps
-            least_cosine = rescaling.least_cosine(epsilon)
-            return streamed(
-                embeddings, class_weight, labels, rescaling, least_cosine, block_size, compiled=compiled, shard=shard
-            )
-    raise ValueError(f'form: expected "plain" or "streamed", got {form!r}')
+        from .streamed import streamed  # here, so that this file works alone
+
+        least_cosine = rescaling.least_cosine(torch.finfo(dtype).eps if epsilon is None else epsilon)
+        return streamed(
+            embeddings,
+            class_weight,
+            labels,
+            rescaling,
+            factors,
+            reduction,
+            least_cosine,
+            block_size,
+            compiled=compiled,
+            shard=shard,
+        )
 
 
-def _plain(embeddings: Tensor, class_weight: Tensor, labels: Tensor, rescaling: Rescaling) -> SFaceResult:
+def _plain(
+    embeddings: Tensor,
+    class_weight: Tensor,
+    labels: Tensor,
+    rescaling: Rescaling,
+    factors: Tensor,
+    reduction: Reduction,
+) -> SFaceResult:
     unit_embeddings, _ = normalise(embeddings)
     unit_prototypes, _ = normalise(class_weight)
-    cosines = (unit_embeddings @ unit_prototypes.T).clamp(-1, 1)
-    theta = torch.acos(cosines.detach())
-    is_target = nn.functional.one_hot(labels, len(class_weight)).bool()
-
+    cosines = product(unit_embeddings, unit_prototypes).clamp(-1, 1)
+    is_target = labels[:, None] == torch.arange(len(class_weight), device=labels.device)
     target_cosines = cosines.gather(1, labels[:, None])[:, 0]
-    r_intra = rescaling.pull(theta.gather(1, labels[:, None])[:, 0])
-    r_inter = rescaling.push(theta).masked_fill(is_target, 0)
 
-    intra_loss = (-r_intra * target_cosines).mean()
-    inter_loss = (r_inter * cosines).sum(1).mean()
+    with torch.no_grad():  # both r are constants for the gradient
+        theta = torch.acos(cosines)
+        r_intra = rescaling.of_classes(labels).pull(theta.gather(1, labels[:, None])[:, 0])
+        r_inter = rescaling.push(theta).masked_fill(is_target, 0)
 
-    target_cosines = target_cosines.detach()
-    other_cosines = cosines.detach().masked_fill(is_target, 0)
-    nearest_other = other_cosines.masked_fill(is_target, -1).amax(1)
+    intra_loss = reduced(-r_intra * target_cosines, factors, reduction)
+    inter_loss = reduced((r_inter * cosines).sum(1), factors, reduction)
+
+    cosines, target_cosines = cosines.detach(), target_cosines.detach()
+    other_cosines = cosines.masked_fill(is_target, 0)
+    nearest_other = cosines.masked_fill(is_target, -1).amax(1)
     return SFaceResult(
         loss=intra_loss + inter_loss,
         intra_loss=intra_loss.detach(),
@@ -175,6 +229,8 @@ def _plain(embeddings: Tensor, class_weight: Tensor, labels: Tensor, rescaling: 
         target_cosine=target_cosines.mean(),
         other_cosine=other_cosines.sum() / (len(labels) * (len(class_weight) - 1)),
         accuracy=(target_cosines >= nearest_other).to(cosines.dtype).mean(),
+        target_cosines=target_cosines,
+        cosines=cosines,
     )
 
 
@@ -182,12 +238,16 @@ class SFaceHead(nn.Module):
     """Prototypes of all classes and the SFace loss on them; the options are those of `sface_loss`.
 
     `class_weight` (num_classes, embedding_size) starts normal with standard deviation sqrt(2 / num_classes).
+    `rescale` changes the five numbers, between any two steps.
 
     >>> head = SFaceHead(embedding_size=64, num_classes=10)
     >>> result = head(torch.randn(8, 64), torch.arange(8))
     >>> result.loss.backward()
     >>> tuple(head.class_weight.grad.shape)
     (10, 64)
+    >>> head.rescale(intra_center=0.9, inter_center=1.25)
+    >>> head
+    SFaceHead(64, 10, scale=64.0, intra_slope=80.0, inter_slope=80.0, intra_center=0.9, inter_center=1.25)
     """
 
     shard: Shard | None = None
@@ -200,30 +260,54 @@ class SFaceHead(nn.Module):
         scale: float = 64.0,
         intra_slope: float = 80.0,
         inter_slope: float = 80.0,
-        intra_center: float = 0.87,
-        inter_center: float = 1.2,
+        intra_center: float | Tensor = 0.87,
+        inter_center: float | Tensor = 1.2,
+        reduction: Reduction = "mean",
         form: Form = "streamed",
+        block_size: int | None = None,
         epsilon: float | None = None,
         compiled: bool = False,
     ) -> None:
         super().__init__()
-        self.class_weight = nn.Parameter(torch.randn(num_classes, embedding_size) * (2 / num_classes) ** 0.5)
         self.rescaling = Rescaling(scale, intra_slope, inter_slope, intra_center, inter_center)
+        check_options(form, reduction, block_size, epsilon)
+        check_centers(self.rescaling, num_classes, form)
+        self.class_weight = nn.Parameter(torch.randn(num_classes, embedding_size) * (2 / num_classes) ** 0.5)
+        self.reduction: Reduction = reduction
         self.form: Form = form
+        self.block_size = block_size
         self.epsilon = epsilon
         self.compiled = compiled
 
-    def forward(self, embeddings: Tensor, labels: Tensor) -> SFaceResult:
+    def rescale(self, **numbers: float | Tensor) -> None:
+        """Change some of scale, intra_slope, inter_slope, intra_center, inter_center; nothing is compiled anew."""
+        self.rescaling = dataclasses.replace(self.rescaling, **numbers)
+
+    def forward(self, embeddings: Tensor, labels: Tensor, sample_weight: Tensor | None = None) -> SFaceResult:
         return sface_loss(
             embeddings,
             self.class_weight,
             labels,
-            **self.rescaling._asdict(),
+            **vars(self.rescaling),
+            reduction=self.reduction,
+            sample_weight=sample_weight,
             form=self.form,
+            block_size=self.block_size,
             epsilon=self.epsilon,
             compiled=self.compiled,
             shard=self.shard,
         )
+
+    def extra_repr(self) -> str:
+        num_classes, embedding_size = self.class_weight.shape
+        numbers = ", ".join(f"{name}={value}" for name, value in vars(self.rescaling).items())
+        return f"{embedding_size}, {num_classes}, {numbers}"
+
+
+def reduced(losses: Tensor, factors: Tensor, reduction: Reduction) -> Tensor:
+    """The samples' losses (N,) times `factors` (N,), which hold the 1 / N of a mean; summed unless "none"."""
+    weighted = losses * factors
+    return weighted if reduction == "none" else weighted.sum()
 
 
 def normalise(vectors: Tensor) -> tuple[Tensor, Tensor]:
@@ -232,16 +316,84 @@ def normalise(vectors: Tensor) -> tuple[Tensor, Tensor]:
     return vectors / norms, norms
 
 
+def product(left: Tensor, right: Tensor) -> Tensor:
+    """left @ right.T of (N, D) and (C, D), in full float32 also where the matmul precision is set to less."""
+    return left @ right.T if _is_full() else _FullProduct.apply(left, right)
+
+
+@contextlib.contextmanager
+def full_precision() -> Iterator[None]:
+    """Products inside are computed in float32, not in TF32 or bfloat16, whatever is set elsewhere."""
+    if _is_full():
+        yield
+        return
+    before = [settings.fp32_precision for settings in _PRODUCTS]
+    try:
+        for settings in _PRODUCTS:
+            settings.fp32_precision = "ieee"
+        yield
+    finally:
+        for settings, value in zip(_PRODUCTS, before, strict=True):
+            settings.fp32_precision = value
+
+
+_PRODUCTS = torch.backends.cuda.matmul, torch.backends.mkldnn.matmul
+
+
+def _is_full() -> bool:
+    return all(settings.fp32_precision in ("none", "ieee") for settings in _PRODUCTS)
+
+
+class _FullProduct(torch.autograd.Function):
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(left, right):
+        with full_precision():
+            return left @ right.T
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        ctx.save_for_backward(*inputs)
+
+    @staticmethod
+    def backward(ctx, grad):
+        left, right = ctx.saved_tensors
+        return product(grad, right.T), product(grad.T, left.T)
+
+
+def check_options(form: str, reduction: str, block_size: int | None, epsilon: float | None) -> None:
+    """Raise a ValueError that says what was expected and what came; see `sface_loss`."""
+    for name, value, allowed in (("form", form, Form), ("reduction", reduction, Reduction)):
+        if value not in get_args(allowed):
+            choices = " or ".join(f'"{choice}"' for choice in get_args(allowed))
+            raise ValueError(f"{name}: expected {choices}, got {value!r}")
+    if block_size is not None and (int(block_size) != block_size or block_size < 1):
+        raise ValueError(f"block_size: expected at least 1, or None, got {block_size}")
+    if epsilon is not None and not 0 <= epsilon < 1:
+        raise ValueError(f"epsilon: expected 0 <= epsilon < 1, or None, got {epsilon}")
+
+
+def check_centers(rescaling: Rescaling, num_classes: int, form: Form) -> None:
+    """Raise a ValueError for centers of classes that do not fit, or in the streamed form."""
+    for name, value in vars(rescaling).items():
+        if isinstance(value, Tensor) and value.ndim:
+            if form == "streamed":
+                raise ValueError(f'{name}: expected one number, got {tuple(value.shape)}; use form="plain"')
+            if value.shape != (num_classes,):
+                raise ValueError(f"{name}: expected a number, or ({num_classes},) of them, got {tuple(value.shape)}")
+
+
 def check_inputs(
     embeddings: Tensor,
     class_weight: Tensor,
     labels: Tensor,
+    sample_weight: Tensor | None = None,
     *,
-    epsilon: float | None = None,
-    shard: Shard | None = None,
+    num_classes: int | None = None,
 ) -> None:
     """Raise a ValueError that says what was expected and what came; see `sface_loss`."""
-    num_classes = len(class_weight) if shard is None else shard.num_classes
+    num_classes = len(class_weight) if num_classes is None else num_classes
     if embeddings.ndim != 2 or class_weight.ndim != 2 or embeddings.shape[1] != class_weight.shape[1]:
         raise ValueError(
             "expected embeddings (N, D) and class_weight (C, D) with the same D, "
@@ -249,12 +401,19 @@ def check_inputs(
         )
     if len(embeddings) == 0 or num_classes < 2:
         raise ValueError(f"expected at least 1 sample and 2 classes, got {len(embeddings)} and {num_classes}")
-    if labels.shape != embeddings.shape[:1] or labels.dtype != torch.int64:
-        raise ValueError(f"labels: expected int64 ({len(embeddings)},), got {labels.dtype} {tuple(labels.shape)}")
-    if epsilon is not None and not 0 <= epsilon < 1:
-        raise ValueError(f"epsilon: expected 0 <= epsilon < 1, or None, got {epsilon}")
-    if labels.device.type == "cpu" and shard is None:
+    if not isinstance(labels, Tensor):
+        raise ValueError(f"labels: expected a tensor, got {type(labels).__name__}; torch.as_tensor makes one")
+    if labels.shape != embeddings.shape[:1] or labels.dtype not in (torch.int64, torch.int32):
+        raise ValueError(
+            f"labels: expected int64 or int32 ({len(embeddings)},), got {labels.dtype} {tuple(labels.shape)}; "
+            "labels.long() converts numbers of classes"
+        )
+    if sample_weight is not None and sample_weight.shape != labels.shape:
+        raise ValueError(f"sample_weight: expected ({len(embeddings)},), got {tuple(sample_weight.shape)}")
+    while torch._C._functorch.is_functorch_wrapped_tensor(labels):  # torch.func and vmap hide the values
+        labels = torch._C._functorch.get_unwrapped(labels)
+    if labels.device.type == "cpu":
         bad = ((labels < 0) | (labels >= num_classes)).nonzero()
         if len(bad):
-            row = int(bad[0])
-            raise ValueError(f"labels: expected 0..{num_classes - 1}, got {int(labels[row])} at row {row}")
+            value = int(labels[tuple(bad[0])])
+            raise ValueError(f"labels: expected 0..{num_classes - 1}, got {value} at row {int(bad[0, -1])}")

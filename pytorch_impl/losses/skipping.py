@@ -27,13 +27,18 @@ class SkippingPass(DensePass):
         embeddings: Tensor,
         class_weight: Tensor,
         labels: Tensor,
+        factors: Tensor,
         rescaling: Rescaling,
-        least_cosine: float,
         *,
+        least_cosine: float,
+        with_gradients: bool = True,
         shard: Shard | None = None,
     ) -> None:
-        super().__init__(embeddings, class_weight, labels, rescaling, shard=shard)
-        self.grad_class_weight.zero_()  # prototypes without an entry are not written
+        super().__init__(
+            embeddings, class_weight, labels, factors, rescaling, with_gradients=with_gradients, shard=shard
+        )
+        if with_gradients:
+            self.grad_class_weight.zero_()  # prototypes without an entry are not written
         self.least_cosine = least_cosine
         self.screen = Screen(self.unit_embeddings) if can_screen(embeddings) else None
         self.screens = self.screen is not None
@@ -116,9 +121,10 @@ class SkippingPass(DensePass):
         samples, classes, cosines = samples[order], classes[order], cosines[order].clamp_(-1, 1)
         is_own = classes == self.labels[samples]
         r_inter = self.rescaling.push(torch.acos(cosines)).masked_fill_(is_own, 0)
-        self.inter_sum += (r_inter * cosines).sum()
-        g = torch.where(is_own, -self.r_intra[samples], r_inter) / len(self.labels)
-        g_by_norm = g / self.norms[classes]
+        self.inter_losses += samples.bincount(r_inter * cosines, len(self.labels))
+        if not self.with_gradients:
+            return
+        g_by_norm = torch.where(is_own, -self.r_intra[samples], r_inter) / self.norms[classes]
 
         order = samples.argsort(stable=True)
         counts = samples.bincount(minlength=len(self.labels))
@@ -126,8 +132,8 @@ class SkippingPass(DensePass):
 
         rows, columns, counts = classes.unique_consecutive(return_inverse=True, return_counts=True)
         norms = self.norms[rows]
-        radial = columns.bincount(g_by_norm * cosines) / norms * (norms > NORM_FLOOR)
-        sums = _weighted_sums(g_by_norm, samples, self.unit_embeddings, counts)
+        radial = columns.bincount(g_by_norm * cosines * self.factors[samples]) / norms * (norms > NORM_FLOOR)
+        sums = _weighted_sums(g_by_norm, samples, self.weighted_embeddings, counts)
         sums.addcmul_(self.class_weight.index_select(0, rows), radial[:, None], value=-1)
         self.grad_class_weight.index_copy_(0, rows, sums)
 

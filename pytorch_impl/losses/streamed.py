@@ -2,10 +2,10 @@
 
 With unit vectors x^ and w^, labels y and weights r as in `sface.py`:
 
-    loss = mean_i( -r_intra[i] cos[i,y_i]  +  sum_{j != y_i} r_inter[i,j] cos[i,j] )
-    g[i,y_i] = -r_intra[i] / N,    g[i,j] = r_inter[i,j] / N
-    dL/dx_i = (u_i - (u_i . x^_i) x^_i) / ||x_i||   with  u = g w^
-    dL/dw_j = (v_j - (v_j . w^_j) w^_j) / ||w_j||   with  v = g' x^
+    loss = sum_i f[i] ( -r_intra[i] cos[i,y_i]  +  sum_{j != y_i} r_inter[i,j] cos[i,j] )      f: 1 / N for a mean
+    g[i,y_i] = -r_intra[i],    g[i,j] = r_inter[i,j]
+    dL/dx_i = f[i] (u_i - (u_i . x^_i) x^_i) / ||x_i||   with  u = g w^
+    dL/dw_j = (v_j - (v_j . w^_j) w^_j) / ||w_j||        with  v = g' (f x^)
 
 No class needs another one, so no (N, C) matrix is held. `dense.py` computes every entry of g. Nearly all r_inter are
 nearly 0, so on the CPU `skipping.py` computes only those at cosines from `least_cosine` on. This file gives the
@@ -18,25 +18,29 @@ import torch
 from torch import Tensor
 
 from .dense import DensePass
-from .sface import Rescaling, SFaceResult, Shard
+from .sface import Reduction, Rescaling, SFaceResult, Shard, full_precision
 from .skipping import SkippingPass
 
 
+@torch.compiler.disable  # its choices depend on values
 def streamed(
     embeddings: Tensor,
     class_weight: Tensor,
     labels: Tensor,
     rescaling: Rescaling,
+    factors: Tensor,
+    reduction: Reduction,
     least_cosine: float,
     block_size: int | None,
     *,
     compiled: bool = False,
     shard: Shard | None = None,
 ) -> SFaceResult:
-    """What `sface_loss` returns. Arguments are checked already and as there, embeddings in the dtype of class_weight.
+    """What `sface_loss` returns. Arguments are checked already and as there, all of one dtype.
 
     Args:
         rescaling: its `pull` and `push` may be any functions of theta.
+        factors: of the samples' losses, (N,): sample_weight, and 1 / N for a mean.
         least_cosine: on the CPU, r_inter counts as 0 at lower cosines; -1: every entry counts.
     """
     if block_size is None:
@@ -45,30 +49,76 @@ def streamed(
         make_pass = partial(SkippingPass, rescaling=rescaling, least_cosine=least_cosine, shard=shard)
     else:
         make_pass = partial(DensePass, rescaling=rescaling, compiled=compiled, shard=shard)
-    return SFaceResult(*_Streamed.apply(embeddings, class_weight, labels, make_pass, block_size))
+    is_differentiated = torch.is_grad_enabled() and (embeddings.requires_grad or class_weight.requires_grad)
+    # gradients come with the loss, unless a factor of each sample's is yet to come
+    make_pass = partial(make_pass, with_gradients=is_differentiated and reduction != "none")
+    *result, _, _ = _Streamed.apply(embeddings, class_weight, labels, factors, make_pass, block_size, reduction)
+    return SFaceResult(*result)
 
 
 class _Streamed(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, embeddings, class_weight, labels, make_pass, block_size):
-        ctx.save_for_backward(embeddings, class_weight, labels)
-        ctx.make_pass, ctx.block_size = make_pass, block_size
-        done = make_pass(embeddings, class_weight, labels)
-        done.run(block_size)
-        ctx.gradients, result = done.gradients(), done.result()
-        ctx.mark_non_differentiable(*result[1:])
-        return result
+    """The result, and for autograd both gradients."""
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
+    def forward(embeddings, class_weight, labels, factors, make_pass, block_size, reduction):
+        done = _run(make_pass, block_size, embeddings, class_weight, labels, factors)
+        gradients = done.gradients() if done.with_gradients else (None, None)
+        return *done.result(reduction), *gradients
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        ctx.save_for_backward(*inputs[:4])
+        ctx.make_pass, ctx.block_size, ctx.reduction = inputs[4:]
+        ctx.gradients = output[-2:]
+        ctx.mark_non_differentiable(*(tensor for tensor in output[1:] if tensor is not None))
+
+    @staticmethod
     def backward(ctx, grad_loss, *_):
-        # given away, so that there is no second (C, D) tensor; a second backward pass computes them again
-        gradients, ctx.gradients = ctx.gradients, None
-        if gradients is None:
-            done = ctx.make_pass(*ctx.saved_tensors)
-            done.run(ctx.block_size)
-            gradients = done.gradients()
-        if grad_loss.device.type != "cpu" or grad_loss != 1:
-            for gradient in gradients:
-                gradient.mul_(grad_loss)
-        return *gradients, None, None, None
+        inputs = ctx.saved_tensors
+        with torch.no_grad():
+            gradients = _gradients(ctx, grad_loss)
+        if torch.is_grad_enabled():
+            gradients = _Once.apply(*gradients, *inputs[:2])
+        return *gradients, *[None] * 5
+
+    @staticmethod
+    def vmap(*_):
+        raise RuntimeError('sface_loss: the streamed form does not work under vmap; form="plain" does')
+
+
+class _Once(torch.autograd.Function):
+    """Gradients that refuse to be differentiated: r would have to be computed with them."""
+
+    @staticmethod
+    def forward(grad_embeddings, grad_class_weight, embeddings, class_weight):
+        return grad_embeddings.view_as(grad_embeddings), grad_class_weight.view_as(grad_class_weight)
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        pass
+
+    @staticmethod
+    def backward(ctx, *_):
+        raise RuntimeError('sface_loss: the streamed form can be differentiated once; form="plain" twice')
+
+
+def _gradients(ctx, grad_loss: Tensor) -> tuple[Tensor, Tensor]:
+    # given away, so that there is no second (C, D) tensor; a second backward pass computes them again
+    gradients, ctx.gradients = ctx.gradients, (None, None)
+    *inputs, factors = ctx.saved_tensors
+    if ctx.reduction == "none":
+        factors, grad_loss = factors * grad_loss, torch.ones(())
+    if gradients[0] is None:
+        make_pass = partial(ctx.make_pass, with_gradients=True)
+        gradients = _run(make_pass, ctx.block_size, *inputs, factors).gradients()
+    if grad_loss.device.type != "cpu" or grad_loss != 1:
+        for gradient in gradients:
+            gradient.mul_(grad_loss)
+    return gradients
+
+
+def _run(make_pass, block_size: int, *inputs: Tensor) -> DensePass:
+    with full_precision():
+        done = make_pass(*inputs)
+        done.run(block_size)
+    return done

@@ -166,25 +166,30 @@ def rows(arrays: dict[str, np.ndarray], first: int) -> dict[str, np.ndarray]:
 
 
 def test_the_sharded_head_is_the_whole_one(tmp_path):
-    """Loss, metrics, both gradients; 7, 4 and 5000 classes over 4 ranks, the last class in no batch."""
+    """Loss, metrics, both gradients; 7, 4 and 5000 classes over 4 ranks, the last class in no batch; all reductions."""
     generator = torch.Generator().manual_seed(0)
     given, problems = {}, {}
     for dtype, bound in ((torch.float64, 1e-12), (torch.float32, 2e-5)):
-        for classes in (7, 4, 5000):
+        for classes, reduction in ((7, "mean"), (4, "sum"), (5000, "none")):
             key = f"{dtype}-{classes}"
             x = torch.randn(8, 16, generator=generator, dtype=dtype)
             w = torch.randn(classes, 16, generator=generator, dtype=dtype)
             labels = torch.randint(classes - 1, (8,), generator=generator)
-            problems[key] = x.requires_grad_(), w.requires_grad_(), labels, bound
+            weights = torch.linspace(-1, 2, 8, dtype=dtype) if reduction != "mean" else None
+            problems[key] = x.requires_grad_(), w.requires_grad_(), labels, reduction, weights, bound
             arrays = {"embeddings": x, "class_weight": w, "labels": labels}
             given |= {f"{name}.{key}": tensor.detach().numpy() for name, tensor in arrays.items()}
+            given[f"reduction.{key}"] = np.array(reduction)
+            if weights is not None:
+                given[f"sample_weight.{key}"] = weights.numpy()
     np.savez(tmp_path / "in.npz", **given)
     torchrun(4, "pytorch_impl.tests.head_job", str(tmp_path / "in.npz"), str(tmp_path / "out.npz"))
     found = np.load(tmp_path / "out.npz")
-    for key, (x, w, labels, bound) in problems.items():
-        result = sface_loss(x, w, labels)
-        result.loss.backward()
-        expected = {**result._asdict(), "grad_embeddings": x.grad, "grad_class_weight": w.grad}
+    for key, (x, w, labels, reduction, weights, bound) in problems.items():
+        result = sface_loss(x, w, labels, reduction=reduction, sample_weight=weights)
+        result.loss.sum().backward()
+        metrics = {name: value for name, value in result._asdict().items() if name != "cosines"}
+        expected = {**metrics, "grad_embeddings": x.grad, "grad_class_weight": w.grad}
         softmax = F.cross_entropy(64 * F.normalize(x) @ F.normalize(w).T, labels)
         of_x, of_w = torch.autograd.grad(softmax, (x, w))
         expected |= {"softmax_embeddings": of_x, "softmax_class_weight": of_w}
@@ -195,6 +200,7 @@ def test_the_sharded_head_is_the_whole_one(tmp_path):
 
 def test_fewer_classes_than_ranks_are_refused(tmp_path):
     given = {"embeddings.a": np.ones((4, 3)), "class_weight.a": np.ones((3, 3)), "labels.a": np.zeros(4, np.int64)}
+    given["reduction.a"] = np.array("mean")
     np.savez(tmp_path / "in.npz", **given)
     with pytest.raises(AssertionError, match="at least as many identities as devices, got 3 and 4"):
         torchrun(4, "pytorch_impl.tests.head_job", str(tmp_path / "in.npz"), str(tmp_path / "out.npz"))

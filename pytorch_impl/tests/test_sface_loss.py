@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -10,14 +11,16 @@ from common.tests.backend_checks.sface_loss import *  # noqa: F403
 from common.tests.backend_checks.sface_loss import FORMS, GOLDEN, LOSSES, METRICS, PARAMETERS, TOLERANCE, error
 from parity_tests.cases.inputs import planted
 from parity_tests.truth import sface as oracle
+from pytorch_impl.losses import HEADS, skipping
 from pytorch_impl.losses.sface import Rescaling, SFaceHead, sface_loss
 
 
 def run(embeddings, class_weight, labels, dtype="float64", form="plain", block_size=7, factor=1.0, **parameters):
     x, w = (torch.tensor(a, dtype=getattr(torch, dtype), requires_grad=True) for a in (embeddings, class_weight))
-    result = sface_loss(x, w, torch.as_tensor(labels), form=form, block_size=block_size, **parameters)
-    (factor * result.loss).backward()
-    return result._make(value.detach().numpy()[()] for value in result), x.grad.numpy(), w.grad.numpy()
+    options = {name: torch.tensor(v) if isinstance(v, np.ndarray) else v for name, v in parameters.items()}
+    result = sface_loss(x, w, torch.as_tensor(labels), form=form, block_size=block_size, **options)
+    (torch.as_tensor(factor) * result.loss).sum().backward()
+    return result._make(None if v is None else v.detach().numpy()[()] for v in result), x.grad.numpy(), w.grad.numpy()
 
 
 def assert_close(found, expected, tolerance, what):
@@ -218,13 +221,145 @@ def test_streamed_form_holds_no_matrix_of_all_classes():
     x, w = torch.randn(batch_size, embedding_size), torch.randn(num_classes, embedding_size)
     labels = torch.zeros(batch_size, dtype=torch.int64)
     with Watch():
-        sface_loss(x, w, labels, form="streamed", block_size=block_size)
+        sface_loss(x, w, labels, block_size=block_size)
+        assert largest < num_classes * embedding_size, "without gradients it holds no (C, D) either"
+        sface_loss(x, w.requires_grad_(), labels, block_size=block_size)
     assert largest == num_classes * embedding_size < batch_size * num_classes
 
 
 def test_no_sample_is_refused():
     with pytest.raises(ValueError, match="at least 1 sample and 2 classes, got 0"):
         SFaceHead(4, 30)(torch.randn(0, 4), torch.zeros(0, dtype=torch.int64))
+
+
+def test_labels_of_numpy_are_refused():
+    with pytest.raises(ValueError, match="labels: expected a tensor, got ndarray; torch.as_tensor makes one"):
+        sface_loss(torch.ones(2, 3), torch.ones(4, 3), np.zeros(2, np.int64))
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_modules_of_half_precision(form):
+    """As `model.bfloat16()` makes them: 8 bits of an angle would decide r."""
+    case = planted()
+    head = SFaceHead(24, 30, form=form)
+    head.class_weight.data = torch.tensor(case.class_weight)
+    head.bfloat16()
+    embeddings = torch.tensor(case.embeddings).bfloat16()
+    result = head(embeddings, torch.tensor(case.labels))
+    result.loss.backward()
+    truth = oracle.sface(embeddings.double().numpy(), head.class_weight.detach().double().numpy(), case.labels)
+    assert result.loss.item() == pytest.approx(truth.loss, rel=2e-5)
+    assert_close(head.class_weight.grad.double(), truth.grad_class_weight, 2**-8, "class_weight")
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("head", ["sface", "cosface"])
+def test_products_are_full_whatever_is_set_elsewhere(head, form):
+    """TF32 and bfloat16 products are 1e-3 off. Forward and backward, and the setting stays."""
+    case, seen = planted(), []
+
+    class Watch(torch.utils._python_dispatch.TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            if func.overloadpacket in (torch.ops.aten.mm, torch.ops.aten.addmm, torch.ops.aten.addmm_):
+                seen.append(torch.backends.cuda.matmul.fp32_precision)
+            return func(*args, **(kwargs or {}))
+
+    module = HEADS[head](24, 30, **({"form": form} if head == "sface" else {}))
+    torch.set_float32_matmul_precision("high")
+    try:
+        with Watch():
+            x = torch.tensor(case.embeddings).float().requires_grad_()
+            module(x, torch.tensor(case.labels)).loss.backward()
+        assert torch.get_float32_matmul_precision() == "high"
+    finally:
+        torch.set_float32_matmul_precision("highest")
+    assert set(seen) == {"ieee"}
+    assert len(seen) >= 3
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_second_derivative(form):
+    """That of the plain form is right; the streamed form refuses instead of giving zeros."""
+    case = planted(4, 6, 5)
+    x, w = (torch.tensor(array, requires_grad=True) for array in case[:2])
+    labels = torch.tensor(case.labels)
+    loss = sface_loss(x, w, labels, form=form).loss
+    (gradient,) = torch.autograd.grad(loss, x, create_graph=True)
+    penalised = loss + gradient.square().sum()
+    if form == "streamed":
+        with pytest.raises(RuntimeError, match='differentiated once; form="plain" twice'):
+            penalised.backward()
+        return
+    (found,) = torch.autograd.grad(gradient.square().sum(), x)
+    unit, weights = F.normalize(w.detach()), oracle.sface(*case)
+    g = torch.tensor(weights.inter_weight)
+    g[torch.arange(4), labels] = -torch.tensor(weights.intra_weight)
+
+    def with_frozen_weights(x):
+        return (g / 4 * (F.normalize(x) @ unit.T)).sum()
+
+    expected = torch.autograd.grad(torch.func.grad(with_frozen_weights)(x).square().sum(), x)[0]
+    assert_close(found, expected.numpy(), 1e-10, "of the penalty")
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_functional_gradients(form):
+    case = planted(5, 9, 8)
+    x, w, labels = (torch.tensor(array) for array in case)
+
+    def loss(x, w, labels):
+        return sface_loss(x, w, labels, form=form).loss
+
+    found = torch.func.grad(loss, (0, 1))(x, w, labels)
+    truth = oracle.sface(*case)
+    assert_close(found[0], truth.grad_embeddings, 1e-12, "embeddings")
+    assert_close(found[1], truth.grad_class_weight, 1e-12, "class_weight")
+
+    each = torch.func.vmap(torch.func.grad(lambda row, label: loss(row[None], w, label[None])))
+    if form == "streamed":
+        with pytest.raises(RuntimeError, match='does not work under vmap; form="plain" does'):
+            each(x, labels)
+    else:
+        assert_close(each(x, labels) / 5, truth.grad_embeddings, 1e-12, "each sample's")
+
+
+def test_another_default_device(monkeypatch):
+    case = planted()
+    inputs = [torch.tensor(array, dtype=torch.float32) for array in case[:2]] + [torch.tensor(case.labels)]
+    expected = sface_loss(*inputs)
+    monkeypatch.setattr(skipping, "can_screen", lambda _: True)
+    torch.set_default_device("meta")
+    try:
+        found = sface_loss(*inputs)
+    finally:
+        torch.set_default_device(None)
+    assert found.loss.item() == pytest.approx(expected.loss.item(), rel=1e-6)
+
+
+def test_a_compiled_model_trains_and_its_numbers_may_change():
+    """With the real compiler; a center that moves is no reason to compile again."""
+    torch.manual_seed(0)
+    x, labels = torch.randn(8, 6), torch.arange(8)
+    losses = {}
+    for name in ("eager", "compiled"):
+        torch.manual_seed(1)
+        model = torch.nn.ModuleDict({"backbone": torch.nn.Linear(6, 5), "head": SFaceHead(5, 8, epsilon=0.0)})
+        model["head"].compiled = name == "compiled"
+        forward = lambda model, x: model["head"](model["backbone"](x), labels).loss  # noqa: E731
+        step = torch.compile(forward) if name == "compiled" else forward
+        optimizer = torch.optim.SGD(model.parameters(), 0.1)
+        losses[name] = []
+        for count in range(6):
+            model["head"].rescale(intra_center=0.8 + 0.02 * count, inter_center=1.2 + 0.01 * count)
+            if count == 2:
+                compiled = torch._dynamo.utils.counters["stats"]["unique_graphs"]
+            optimizer.zero_grad()
+            step(model, x).backward()
+            optimizer.step()
+            losses[name].append(step(model, x).item())
+    assert losses["compiled"] == pytest.approx(losses["eager"], rel=1e-4)
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == compiled
+    assert losses["eager"][-1] < losses["eager"][0]
 
 
 @pytest.mark.cuda

@@ -1,9 +1,11 @@
 """What every backend's `sface_loss` must compute: the golden results of the published code, and its own properties.
 
 A test file that imports this defines `run(embeddings, class_weight, labels, dtype="float64", form="plain",
-block_size=7, factor=1.0, **parameters)`: the result as numbers of NumPy, and both gradients of `factor` times the loss.
+block_size=7, factor=1.0, **parameters)`: the result as numbers and arrays of NumPy, and both gradients of the sum of
+`factor` times the loss. `factor` and some parameters may be arrays. It also defines `Rescaling` and `SFaceHead`.
 """
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +19,7 @@ PARAMETERS = ("scale", "intra_slope", "inter_slope", "intra_center", "inter_cent
 LOSSES = ("loss", "intra_loss", "inter_loss")
 METRICS = ("target_cosine", "other_cosine", "accuracy")
 FORMS = ("plain", "streamed")
+NAN = float("nan")
 
 # Relative to the largest entry. float64: a sum of 1,000 terms in another order moves by 1e-13; measured 7e-15.
 # float32: one ulp of cos is 6e-8, and the sigmoid turns an error of theta into k/4 = 20 times that; measured 2.7e-6.
@@ -70,7 +73,8 @@ def test_block_size_does_not_matter(sface, block_size):
     case = on_both_knees()
     plain, *expected = sface(*case)
     streamed, *found = sface(*case, form="streamed", block_size=block_size)
-    assert tuple(streamed) == pytest.approx(tuple(plain), rel=1e-12)
+    for name in (*LOSSES, *METRICS, "target_cosines"):
+        assert getattr(streamed, name) == pytest.approx(getattr(plain, name), rel=1e-12), name
     for one, other in zip(found, expected, strict=True):
         assert error(one, other) < 1e-12
 
@@ -112,8 +116,8 @@ def test_cosines_that_round_above_one(sface, shift, form):
     [
         ((3, 4), (30, 4), [0, 30, -1], r"labels: expected 0\.\.29, got 30 at row 1"),
         ((3, 4), (30, 4), [0, 1, -1], r"labels: expected 0\.\.29, got -1 at row 2"),
-        ((3, 4), (30, 4), [0.0, 1.0, 2.0], "labels: expected int64 .*got .*float"),
-        ((3, 4), (30, 4), [0, 1], r"labels: expected int64 .*\(3,\), got"),
+        ((3, 4), (30, 4), [0.0, 1.0, 2.0], "labels: expected int64 or int32 .*got .*float.*; .* converts"),
+        ((3, 4), (30, 4), [0, 1], r"labels: expected int64 or int32 \(3,\), got"),
         ((3, 5), (30, 4), [0, 1, 2], r"same D.*\(3, 5\).*\(30, 4\)"),
         ((3, 4), (1, 4), [0, 0, 0], "at least 1 sample and 2 classes, got 3 and 1"),
     ],
@@ -123,9 +127,123 @@ def test_bad_input_is_named(sface, embeddings, class_weight, labels, message):
         sface(np.ones(embeddings), np.ones(class_weight), labels)
 
 
-@pytest.mark.parametrize("epsilon", [-1e-9, 1, float("nan")])
-def test_bad_options(sface, epsilon):
-    with pytest.raises(ValueError, match="epsilon: expected 0 <= epsilon < 1, or None, got"):
-        sface(*planted(), form="streamed", epsilon=epsilon)
-    with pytest.raises(ValueError, match='form: expected "plain" or "streamed"'):
-        sface(*planted(), form="fast")
+BAD_OPTIONS = [
+    ({"epsilon": -1e-9}, "epsilon: expected 0 <= epsilon < 1, or None, got -1e-09"),
+    ({"epsilon": 1}, "epsilon: expected 0 <= epsilon < 1, or None, got 1"),
+    ({"epsilon": NAN}, "epsilon: expected 0 <= epsilon < 1, or None, got nan"),
+    ({"form": "fast"}, 'form: expected "plain" or "streamed", got \'fast\''),
+    ({"reduction": "max"}, 'reduction: expected "mean" or "sum" or "none", got \'max\''),
+    ({"block_size": 0}, "block_size: expected at least 1, or None, got 0"),
+    ({"block_size": 2.5}, "block_size: expected at least 1, or None, got 2.5"),
+    *(
+        ({name: value}, f"{name}: expected a finite number above 0, got {value}")
+        for name in ("scale", "intra_slope", "inter_slope")
+        for value in (NAN, np.inf, 0.0, -80.0)
+    ),
+    *(
+        ({name: value}, f"{name}: expected radians between 0 and pi, got {value}; math.radians converts")
+        for name in ("intra_center", "inter_center")
+        for value in (NAN, np.inf, -0.1, 3.2, 69.0)
+    ),
+]
+
+
+@pytest.mark.parametrize(("options", "message"), BAD_OPTIONS, ids=lambda value: str(value)[:40])
+def test_bad_options_are_named(sface, request, options, message):
+    """By the function and by the constructor of the head, before a step."""
+    with pytest.raises(ValueError, match=re.escape(message)):
+        sface(*planted(), **{"form": "streamed", **options})
+    with pytest.raises(ValueError, match=re.escape(message)):
+        request.module.SFaceHead(24, 30, **options)
+
+
+@pytest.mark.parametrize(
+    ("center", "epsilon", "expected"),
+    [(1.2, 0.0, -1.0), (1.2, 1e-6, 1.2 + np.log(1e6 - 1) / 80), (3.0, 1e-7, np.pi), (0.01, 0.9, 0.0)],
+)
+def test_the_least_cosine_is_where_the_push_falls_to_epsilon(request, center, epsilon, expected):
+    found = request.module.Rescaling(64, 80, 80, 0.87, center).least_cosine(epsilon)
+    assert found == pytest.approx(expected if epsilon == 0 else np.cos(expected), abs=1e-12)
+
+
+WEIGHTS = np.array([0.0, 0.5, 1.0, 2.0, -1.0, 3.0, 0.25, 1e-3])
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("dtype", TOLERANCE)
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+@pytest.mark.parametrize("weighted", [False, True], ids=["plain", "weighted"])
+def test_reductions_and_sample_weights(sface, reduction, weighted, dtype, form):
+    case = on_both_knees()
+    weights = np.resize(WEIGHTS, len(case.labels)) if weighted else None
+    upstream = np.linspace(-1, 2, len(case.labels)) if reduction == "none" else np.float64(4)
+    result, *gradients = sface(*case, dtype, form, factor=upstream, reduction=reduction, sample_weight=weights)
+    truth = oracle.sface(*case, reduction=reduction, sample_weight=weights)
+    for name in (*LOSSES, "target_cosines"):
+        assert np.shape(getattr(result, name)) == np.shape(getattr(truth, name)), name
+    scale = max(np.abs(truth.intra_loss).max(), np.abs(truth.inter_loss).max())
+    for name in LOSSES:
+        assert np.abs(getattr(result, name) - getattr(truth, name)).max() <= TOLERANCE[dtype] * scale, name
+    weights = upstream * (1 if weights is None else weights)
+    whole = oracle.sface(*case, reduction=reduction, sample_weight=np.broadcast_to(weights, len(case.labels)))
+    assert_gradients(gradients, whole, TOLERANCE[dtype])
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_the_cosines_are_there(sface, form):
+    case = on_both_knees()
+    result, *_ = sface(*case, form=form)
+    unit_x, unit_w = (v / np.linalg.norm(v, axis=1, keepdims=True) for v in case[:2])
+    cosines = unit_x @ unit_w.T
+    assert error(result.target_cosines, cosines[np.arange(len(cosines)), case.labels]) < 1e-13
+    if form == "plain":
+        assert error(result.cosines, cosines) < 1e-13
+    else:
+        assert result.cosines is None
+
+
+@pytest.mark.parametrize("name", ["intra_center", "inter_center"])
+def test_centers_of_classes(sface, name):
+    case = on_both_knees()
+    centers = np.linspace(0.5, 1.4, len(case.class_weight))
+    result, *gradients = sface(*case, **{name: centers})
+    truth = oracle.sface(*case, **{name: centers})
+    assert result.loss == pytest.approx(truth.loss, rel=1e-12)
+    assert_gradients(gradients, truth, 1e-10)
+    with pytest.raises(ValueError, match=rf'{name}: expected one number, got \(.*\); use form="plain"'):
+        sface(*case, form="streamed", **{name: centers})
+    with pytest.raises(ValueError, match=rf"{name}: expected a number, or \({len(centers)},\) of them, got \(1,\)"):
+        sface(*case, **{name: centers[:1]})
+
+
+def test_the_head_can_be_rescaled_between_steps(request):
+    head = request.module.SFaceHead(4, 6, block_size=3, intra_center=0.8)
+    assert "SFaceHead(4, 6, scale=64.0, intra_slope=80.0, inter_slope=80.0, intra_center=0.8" in str(head)
+    head.rescale(intra_center=0.9)
+    assert (head.rescaling.intra_center, head.rescaling.inter_center) == (0.9, 1.2)
+    with pytest.raises(ValueError, match="inter_center: expected radians between 0 and pi, got 69"):
+        head.rescale(inter_center=69)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_labels_may_be_int32(sface, form):
+    case = on_both_knees()
+    expected, *_ = sface(*case, form=form)
+    found, *_ = sface(*case._replace(labels=case.labels.astype(np.int32)), form=form)
+    assert found.loss == expected.loss
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_half_precision_is_computed_in_float32(sface, form):
+    """In float16 an angle has a step of 0.001, and r turns that into 2 % of s."""
+    case = [held_by_half(array) for array in on_both_knees()[:2]] + [on_both_knees().labels]
+    expected, *gradients = sface(*case, "float32", form)
+    found, *halves = sface(*case, "float16", form)
+    assert found.loss == pytest.approx(expected.loss, rel=1e-6)
+    for half, gradient in zip(halves, gradients, strict=True):
+        assert half.dtype == np.float16
+        assert error(half, gradient) < 2**-11  # half of float16's step
+
+
+def held_by_half(array):
+    return array.astype(np.float16).astype(np.float64)
