@@ -17,13 +17,21 @@ class Block(NamedTuple):
     weight: Tensor  # (B, D)
     norms: Tensor  # (B,), at least NORM_FLOOR
     own: Tensor  # (N,), column of a sample's own class; 0 where that is not in the block
-    is_own: Tensor  # (N,), whether it is in the block
+    is_own: Tensor | None  # (N,), whether it is in the block; None: all are
 
-    def put(self, matrix: Tensor, values: Tensor | float) -> None:
-        """Write `values` into matrix (N, B) at the samples' own classes; a CUDA device is not waited for."""
+    def put(self, matrix: Tensor, values: Tensor) -> None:
+        """Write `values` (N,) into matrix (N, B) at the samples' own classes; a CUDA device is not waited for."""
         index = self.own[:, None]
-        kept = matrix.gather(1, index)[:, 0]
-        matrix.scatter_(1, index, torch.where(self.is_own, values, kept)[:, None])
+        if self.is_own is not None:
+            values = torch.where(self.is_own, values, matrix.gather(1, index)[:, 0])
+        matrix.scatter_(1, index, values[:, None])
+
+    def fill(self, matrix: Tensor, value: float) -> None:
+        """As `put` of the same value everywhere."""
+        if self.is_own is None:
+            matrix.scatter_(1, self.own[:, None], value)
+        else:
+            self.put(matrix, torch.full_like(self.own, value, dtype=matrix.dtype))
 
 
 class DensePass:
@@ -65,12 +73,15 @@ class DensePass:
             self.grad_class_weight = torch.empty_like(class_weight)
 
     def run(self, block_size: int) -> None:
+        is_whole = block_size >= len(self.class_weight) and self.shard is None
         for first in range(0, len(self.class_weight), block_size):
             classes = slice(first, min(first + block_size, len(self.class_weight)))
             weight = self.class_weight[classes]
             norms = torch.linalg.vector_norm(weight, dim=1, out=self.norms[classes]).clamp_min_(NORM_FLOOR)
-            is_own = (self.labels >= classes.start) & (self.labels < classes.stop)
-            own = torch.where(is_own, self.labels - classes.start, 0)
+            own, is_own = self.labels, None
+            if not is_whole:
+                is_own = (self.labels >= classes.start) & (self.labels < classes.stop)
+                own = torch.where(is_own, self.labels - classes.start, 0)
             self._add(Block(classes, weight, norms, own, is_own))
 
     def result(self, reduction: Reduction) -> SFaceResult:
@@ -108,7 +119,7 @@ class DensePass:
         """Cosines (N, B), -1 at the samples' own classes, and the largest of each row (N,)."""
         cosines = (self.unit_embeddings @ block.weight.T).div_(block.norms)
         self.cosine_sum += cosines.sum()
-        block.put(cosines, -1)
+        block.fill(cosines, -1)
         highest = cosines.amax(1).clamp_max_(1)
         self.nearest_other = torch.maximum(self.nearest_other, highest)
         return cosines, highest
@@ -117,7 +128,7 @@ class DensePass:
         block.put(cosines, self.target_cosines)
         cosines.clamp_(-1, 1)
         g = self.rescaling.push(torch.acos(cosines))
-        block.put(g, 0)
+        block.fill(g, 0)
         self.inter_losses += (g * cosines).sum(1)
         if self.with_gradients:
             block.put(g, -self.r_intra)

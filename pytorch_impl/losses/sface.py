@@ -174,9 +174,10 @@ def sface_loss(
     dtype = torch.promote_types(class_weight.dtype, torch.float32)
     with torch.autocast(embeddings.device.type, enabled=False):
         embeddings, class_weight, labels = embeddings.to(dtype), class_weight.to(dtype), labels.long()
-        factors = embeddings.new_ones(len(labels)) if sample_weight is None else sample_weight.detach().to(dtype)
-        if reduction == "mean":
-            factors = factors / len(labels)
+        factor = 1 / len(labels) if reduction == "mean" else 1.0
+        factors = embeddings.new_full(labels.shape, factor)
+        if sample_weight is not None:
+            factors *= sample_weight.detach()
         if form == "plain":
             return _plain(embeddings, class_weight, labels, rescaling, factors, reduction)
 
@@ -410,10 +411,15 @@ def check_inputs(
         )
     if sample_weight is not None and sample_weight.shape != labels.shape:
         raise ValueError(f"sample_weight: expected ({len(embeddings)},), got {tuple(sample_weight.shape)}")
+    if labels.device.type == "cpu":
+        _check_values(labels, num_classes)
+
+
+@torch.compiler.disable  # which could not compile what depends on values, and warns of it
+def _check_values(labels: Tensor, num_classes: int) -> None:
     while torch._C._functorch.is_functorch_wrapped_tensor(labels):  # torch.func and vmap hide the values
         labels = torch._C._functorch.get_unwrapped(labels)
-    if labels.device.type == "cpu":
-        bad = ((labels < 0) | (labels >= num_classes)).nonzero()
-        if len(bad):
-            value = int(labels[tuple(bad[0])])
-            raise ValueError(f"labels: expected 0..{num_classes - 1}, got {value} at row {int(bad[0, -1])}")
+    bad = ((labels < 0) | (labels >= num_classes)).nonzero()
+    if len(bad):
+        value = int(labels[tuple(bad[0])])
+        raise ValueError(f"labels: expected 0..{num_classes - 1}, got {value} at row {int(bad[0, -1])}")

@@ -13,7 +13,8 @@ from .dense import Block, DensePass
 from .screening import Screen, can_screen, dots_at, in_chunks, not_below
 from .sface import NORM_FLOOR, Rescaling, Shard
 
-_DENSE_SHARE = 0.08  # of a block's entries: with more, products of the whole block are faster than gathering
+_DENSE_SHARE = 0.08  # of a block's entries: with more, products of the whole block are faster than gathering;
+_LONG, _SHORT = 512, 128  # the share of vectors with _LONG - _SHORT dimensions or more, less for shorter ones
 _SCREEN_SHARE = 0.03  # of a block's entries: with more, a float32 product is faster than computing them again
 _SCREEN_AGAIN = 4  # screening starts again after a block with this many times fewer entries than that
 _WAITING = 4096  # entries that are collected before their part of the gradients is computed
@@ -40,6 +41,7 @@ class SkippingPass(DensePass):
         if with_gradients:
             self.grad_class_weight.zero_()  # prototypes without an entry are not written
         self.least_cosine = least_cosine
+        self.dense_share = _DENSE_SHARE * min(1, (embeddings.shape[1] + _SHORT) / _LONG)
         self.screen = Screen(self.unit_embeddings) if can_screen(embeddings) else None
         self.screens = self.screen is not None
         self.embedding_sum = self.unit_embeddings.sum(0)
@@ -64,14 +66,17 @@ class SkippingPass(DensePass):
         if screened is None:
             return False
         products, steps, errors, prototype_sum = screened
-        block.put(products.T, torch.iinfo(products.dtype).min)
+        block.fill(products.T, torch.iinfo(products.dtype).min)
         chunks, largest = in_chunks(products)
         highest = largest.amax(0) * steps
         # where only exact cosines tell whether another prototype is nearer than a sample's own, they are candidates too
         unclear = (highest - self.target_cosines).abs() <= errors
         least = torch.where(unclear, self.target_cosines.clamp_max(self.least_cosine), self.least_cosine) - errors
-        samples, columns = not_below(chunks, largest, (least / steps).floor().int())
-        self.screens = len(samples) <= _SCREEN_SHARE * products.numel()
+        limits, most = (least / steps).floor().int(), _SCREEN_SHARE * products.numel()
+        self.screens = int((largest >= limits).sum()) <= most  # each has an entry, or more
+        if self.screens:
+            samples, columns = not_below(chunks, largest, limits)
+            self.screens = len(samples) <= most
         if self.screens:
             exact = dots_at(samples, columns, self.unit_embeddings, block.weight)
             exact.div_(block.norms[columns]).clamp_max_(1)
@@ -85,17 +90,20 @@ class SkippingPass(DensePass):
     def _gather(self, block: Block, cosines: Tensor, highest: Tensor) -> bool:
         """Add the block's entries; False: too many for that."""
         rows = (~(highest < self.least_cosine)).nonzero()[:, 0]  # NaN is not below, so that it shows in the loss
-        found, columns = (~(cosines.index_select(0, rows) < self.least_cosine)).nonzero().unbind(1)
-        samples = rows[found]
-        self.screens = self.screen is not None and _SCREEN_AGAIN * len(samples) <= _SCREEN_SHARE * cosines.numel()
-        few = len(samples) <= _DENSE_SHARE * cosines.numel()
+        is_active = ~(cosines.index_select(0, rows) < self.least_cosine)
+        count = int(is_active.sum())
+        self.screens = self.screen is not None and _SCREEN_AGAIN * count <= _SCREEN_SHARE * cosines.numel()
+        few = count <= self.dense_share * cosines.numel()
         if few:
+            found, columns = is_active.nonzero().unbind(1)
+            samples = rows[found]
             self._collect(block, samples, columns, cosines[samples, columns])
         return few
 
     def _collect(self, block: Block, samples: Tensor, columns: Tensor, cosines: Tensor) -> None:
         """Entries of other classes, and those of the samples' own classes in the block."""
-        own = block.is_own.nonzero()[:, 0]
+        is_own = torch.ones_like(self.labels) if block.is_own is None else block.is_own
+        own = is_own.nonzero()[:, 0]
         entries = (
             torch.cat([samples, own]),
             torch.cat([columns + block.classes.start, self.labels[own]]),

@@ -41,6 +41,17 @@ def test_the_error_is_within_its_bound(seed, dimensions, tails):
         assert ((found - truth).abs() <= bound[:, None]).all()
 
 
+def test_the_bound_has_all_its_parts():
+    """Both roundings, their product, and float32's own rounding in the cosines that decide."""
+    for dimensions in (2, 64, 4096):
+        x = F.normalize(torch.randn(9, dimensions, generator=torch.Generator().manual_seed(0)))
+        screen = Screen(x)
+        _, bound = screened(screen, torch.full((1, dimensions), 1.0))
+        of_x = (x.double() - screen._integers.double() * screen._steps.double()).norm(dim=1)
+        of_w = screen._step * math.sqrt(dimensions) / 2
+        assert (bound >= of_x + of_w + of_x * of_w + dimensions * 2**-24).all()
+
+
 @pytest.mark.parametrize("rounded", ["prototype", "embedding"])
 def test_the_bound_is_nearly_reached(rounded):
     """So that leaving out a part of it would be seen. Vectors of equal entries are not rounded."""

@@ -23,7 +23,7 @@ WAYS = ("dense", "gathered", "screened", "compiled")
 @pytest.fixture
 def way(request, monkeypatch):
     """Every block in one way, whatever its counts and this processor."""
-    monkeypatch.setattr(skipping, "_DENSE_SHARE", -1 if request.param == "dense" else 1)
+    monkeypatch.setattr(skipping, "_DENSE_SHARE", -1 if request.param == "dense" else 9)
     monkeypatch.setattr(skipping, "_SCREEN_SHARE", 1)
     screens = request.param == "screened"
     monkeypatch.setattr(skipping, "can_screen", lambda embeddings: screens and embeddings.dtype == torch.float32)
@@ -98,7 +98,7 @@ def test_ways_agree(seed, num_classes, embedding_size, epsilon):
     x, w, labels = problem(seed, 9, num_classes, embedding_size)
     results = []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(skipping, "_DENSE_SHARE", 1)
+        patch.setattr(skipping, "_DENSE_SHARE", 9)
         patch.setattr(skipping, "_SCREEN_SHARE", 1)
         for screens in (False, True):
             patch.setattr(skipping, "can_screen", lambda x, screens=screens: screens and x.shape[1] > 1)
@@ -120,7 +120,7 @@ def test_screening_decides_near_ties_exactly(monkeypatch):
         angles = torch.cat([own, own - closer])
         w = torch.stack([angles.cos(), angles.sin()], 1)
         for row in range(0, 200, 7):  # one sample, one rival
-            result = sface_loss(torch.tensor([[1.0, 0]]), w[[row, row + 200]], torch.tensor([0]))
+            result = sface_loss(torch.tensor([[1.0, 0]]), w[[row, row + 200]], torch.tensor([0]), block_size=2)
             assert result.accuracy == float(closer < 0)
 
 
@@ -211,15 +211,34 @@ def test_a_rival_as_near_as_can_be_does_not_win_by_rounding(way):
     on_the_spot = 0
     for _ in range(60):
         x = torch.randn(1, 100, generator=generator)
-        result = sface_loss(x, torch.cat([2 * x, 3 * x]), torch.tensor([0]))
+        result = sface_loss(x, torch.cat([2 * x, 3 * x]), torch.tensor([0]), block_size=2)
         if result.target_cosine == 1:
             on_the_spot += 1
             assert result.accuracy == 1
     assert on_the_spot > 10
 
 
+@every_way
+def test_cosines_that_round_above_one(way):
+    """The own and another prototype: without a clip, r of the arccos of such a cosine is NaN."""
+    x = torch.randn(200, 64, generator=torch.Generator().manual_seed(0))
+    unit = F.normalize(x)
+    assert ((unit * unit).sum(1) > 1).any(), "rounding here leaves nothing to test"
+    for prototypes in (x, x.roll(1, 0)):
+        result, *gradients = run(x.requires_grad_(), prototypes.detach().clone().requires_grad_(), torch.arange(200))
+        assert all(value.isfinite().all() for value in (result.loss, *gradients))
+
+
+def test_a_small_problem_is_computed_whole(monkeypatch):
+    """Looking for the entries that count would take longer; a block size asks for it."""
+    monkeypatch.setattr(streamed, "SkippingPass", None)
+    sface_loss(*problem())
+    with pytest.raises(TypeError):
+        run(*problem())
+
+
 def test_entries_do_not_wait_for_long(monkeypatch):
-    monkeypatch.setattr(skipping, "_DENSE_SHARE", 1)
+    monkeypatch.setattr(skipping, "_DENSE_SHARE", 9)
     x, w, labels = problem()
     expected = run(x, w, labels)
     monkeypatch.setattr(skipping, "_WAITING", 5)
