@@ -1,7 +1,7 @@
 """python -m benchmarks head: the SFace head beside its plain form, a softmax head and one matrix product."""
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -11,13 +11,14 @@ from tqdm import tqdm
 from benchmarks import process, results
 from benchmarks.head import figures
 from benchmarks.head.figures import extra_mib
-from benchmarks.head.inputs import INPUTS, active_share
+from benchmarks.head.inputs import ACTIVE, INPUTS, SMALL, active_share, center_for
 from benchmarks.process import Worker, named_backends
 from benchmarks.results import Bar, Chart, Report
 from common.config import HeadConfig
 
 Form = Literal["product", "softmax", "plain", "streamed", "update", "dense", "compiled", "partial-fc"]
 PYTORCHS = ("dense", "compiled", "partial-fc")
+EPSILON = float(np.finfo(np.float32).eps)
 Record = dict[str, Any]
 """A case with, for each form, the seconds of its turns, the error of its gradients, and its memory."""
 
@@ -49,6 +50,8 @@ class Options(process.Options):
     """Embedding sizes D."""
     inputs: tuple[Literal["random", "clustered"], ...] = ("random", "clustered")
     """random: as at the first step; clustered: as when trained."""
+    small: bool = False
+    """Instead: random small problems, each with b such that 0.005, 5, 50 and 100 % of the pushes count."""
     forms: tuple[Form, ...] = ("product", "softmax", "plain", "streamed")
     """What to measure. Gradients are checked against the plain form, if that is measured."""
     device: str = "cpu"
@@ -61,18 +64,29 @@ def measure(options: Options) -> list[Record]:
     Raises:
         ValueError: a backend cannot run.
     """
-    first = {name: getattr(options, name)[0] for name in ("classes", "batch", "dim")}
-    sizes = [first, *(first | {name: value} for name in first for value in getattr(options, name)[1:])]
-    cases = list(itertools.product(sizes, options.inputs))
     records = []
-    for size, inputs in tqdm(cases, desc=f"head in {options.backend}", unit="case", leave=False):
-        case = {"backend": options.backend, **size, "inputs": inputs, "device": options.device}
+    for case in tqdm(list(_cases(options)), desc=f"head in {options.backend}", unit="case", leave=False):
         measured = ask("head", {**case, "forms": options.forms, "turns": options.turns})
-        on_cpu = options.forms if options.device == "cpu" else ()
-        memory = {form: ask("head memory", {**case, "form": form}) for form in on_cpu}
-        share = active_share(INPUTS[inputs](**size), HeadConfig(), float(np.finfo(np.float32).eps))
+        measures_memory = options.device == "cpu" and not options.small
+        memory = {form: ask("head memory", {**case, "form": form}) for form in options.forms if measures_memory}
+        inputs = INPUTS[case["inputs"]](case["classes"], case["batch"], case["dim"])
+        share = active_share(inputs, HeadConfig(inter_center=case["inter_center"]), EPSILON)
         records.append({**case, "active_share": share, **measured, "memory": memory})
     return records
+
+
+def _cases(options: Options) -> Iterator[Record]:
+    same, b = {"backend": options.backend, "device": options.device}, HeadConfig().inter_center
+    if options.small:
+        for (batch, classes, dim), share in itertools.product(SMALL, ACTIVE):
+            center = center_for(INPUTS["random"](classes, batch, dim), share, HeadConfig(), EPSILON)
+            size = {"classes": classes, "batch": batch, "dim": dim}
+            yield {**same, **size, "inputs": "random", "inter_center": center}
+        return
+    first = {name: getattr(options, name)[0] for name in ("classes", "batch", "dim")}
+    sizes = [first, *(first | {name: value} for name in first for value in getattr(options, name)[1:])]
+    for size, inputs in itertools.product(sizes, options.inputs):
+        yield {**same, **size, "inputs": inputs, "inter_center": b}
 
 
 def ask(kind: str, case: Record) -> Record:
@@ -103,7 +117,8 @@ def charts(records: Sequence[Record]) -> list[Chart]:
     """A chart a case."""
     return [
         Chart(
-            f"{r['backend']}, {r['classes']:,} identities, {r['batch']} x {r['dim']}, {r['inputs']}",
+            f"{r['backend']}, {r['classes']:,} identities, {r['batch']} x {r['dim']}, {r['inputs']}, "
+            f"{r['active_share']:.3%} active",
             "ms",
             [Bar(form, results.figure(turns, 1000)) for form, turns in r["seconds"].items()],
             more_is_better=False,

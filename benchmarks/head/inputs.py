@@ -31,6 +31,27 @@ def clustered_inputs(classes: int, batch: int, dim: int) -> Inputs:
 INPUTS = {"random": random_inputs, "clustered": clustered_inputs}
 
 
+SMALL = (  # batch N, classes C, dim D
+    (32, 30, 128),
+    (64, 336, 512),
+    (256, 2000, 64),
+    (4096, 100, 64),
+    (1024, 1000, 32),
+    (256, 10572, 128),
+    (256, 10572, 512),
+)
+ACTIVE = (0.00005, 0.05, 0.5, 1.0)  # shares of the pushes
+
+
+def center_for(inputs: Inputs, share: float, head: HeadConfig, epsilon: float) -> float:
+    """The b with which about `share` of the entries of r_inter are at least scale * epsilon; radians."""
+    embeddings, class_weight, _ = inputs
+    cosines = (_unit(embeddings) @ _unit(class_weight).T).ravel()
+    place = round((1 - share) * (len(cosines) - 1))
+    least = np.partition(cosines, place)[place] if share < 1 else -1.0
+    return float(np.clip(np.arccos(least) - np.log(1 / epsilon - 1) / head.inter_slope, 0, np.pi))
+
+
 def active_share(inputs: Inputs, head: HeadConfig, epsilon: float, block: int = 4096) -> float:
     """Share of the entries of r_inter that are at least scale * epsilon."""
     embeddings, class_weight, labels = inputs

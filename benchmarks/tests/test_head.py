@@ -49,6 +49,15 @@ def test_one_size_varies_at_a_time(monkeypatch):
     ]
 
 
+def test_small_problems_with_many_and_few_pushes(monkeypatch, tmp_path):
+    monkeypatch.setattr(benchmark, "SMALL", [(8, 60, 16)])
+    assert main(["head", "--small", "--turns", "1", "--forms", "plain", "streamed", "--out", str(tmp_path)]) == 0
+    records = json.loads((tmp_path / "head.json").read_text())["details"]
+    shares = [record["active_share"] for record in records]
+    assert shares == pytest.approx([0, 0.05, 0.5, 1], abs=0.02)
+    assert all(record["errors"]["streamed"] < 1e-4 for record in records)
+
+
 def test_ratios_are_of_medians():
     record = {
         "classes": 85742,

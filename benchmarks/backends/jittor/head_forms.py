@@ -12,7 +12,7 @@ from jittor_impl.runtime import jt, resolve_device
 
 
 def head_forms(
-    embeddings: np.ndarray, class_weight: np.ndarray, labels: np.ndarray, device: str
+    embeddings: np.ndarray, class_weight: np.ndarray, labels: np.ndarray, device: str, inter_center: float
 ) -> dict[str, Callable[[], tuple[Var, ...]]]:
     """As `benchmarks.backends.pytorch.head_forms.head_forms`, with those forms that every backend has."""
     resolve_device(device)
@@ -41,13 +41,14 @@ def head_forms(
         done(head.class_weight)
         return ()
 
+    sface = functools.partial(sface_loss, inter_center=inter_center)
     return {
         "product": lambda: done(nn.matmul_transpose(x, w)),
         "softmax": lambda: gradients(
             lambda x, w: nn.cross_entropy_loss(64 * nn.matmul_transpose(_unit(x), _unit(w)), y)
         ),
-        "plain": lambda: gradients(lambda x, w: sface_loss(x, w, y, form="plain").loss),
-        "streamed": lambda: gradients(lambda x, w: sface_loss(x, w, y).loss),
+        "plain": lambda: gradients(lambda x, w: sface(x, w, y, form="plain").loss),
+        "streamed": lambda: gradients(lambda x, w: sface(x, w, y).loss),
         "update": update,
     }
 

@@ -13,7 +13,7 @@ from mxnet_impl.runtime import resolve_device
 
 
 def head_forms(
-    embeddings: np.ndarray, class_weight: np.ndarray, labels: np.ndarray, device: str
+    embeddings: np.ndarray, class_weight: np.ndarray, labels: np.ndarray, device: str, inter_center: float
 ) -> dict[str, Callable[[], tuple[NDArray, ...]]]:
     """As `benchmarks.backends.pytorch.head_forms.head_forms`, with those forms that every backend has."""
     context = resolve_device(device)
@@ -51,11 +51,12 @@ def head_forms(
         parameter.data().wait_to_read()
         return ()
 
+    sface = functools.partial(sface_loss, inter_center=inter_center)
     return {
         "product": lambda: done(nd.dot(x, w, transpose_b=True)),
         "softmax": lambda: gradients(softmax),
-        "plain": lambda: gradients(lambda x, w: sface_loss(x, w, y, form="plain").loss),
-        "streamed": lambda: gradients(lambda x, w: sface_loss(x, w, y).loss),
+        "plain": lambda: gradients(lambda x, w: sface(x, w, y, form="plain").loss),
+        "streamed": lambda: gradients(lambda x, w: sface(x, w, y).loss),
         "update": update,
     }
 

@@ -17,7 +17,7 @@ PARTIAL_FC_RATE = 0.1  # that of the paper's tables (arXiv:2203.15565)
 
 
 def head_forms(
-    embeddings: np.ndarray, class_weight: np.ndarray, labels: np.ndarray, device: str
+    embeddings: np.ndarray, class_weight: np.ndarray, labels: np.ndarray, device: str, inter_center: float
 ) -> dict[str, Callable[[], tuple[Tensor, ...]]]:
     """Functions that compute one form each and return when it is done: the gradients for embeddings and class_weight.
 
@@ -30,6 +30,7 @@ def head_forms(
         class_weight: float32 (C, D).
         labels: int64 (N,).
         device: "cpu" or "cuda:N".
+        inter_center: b of SFace, which decides how many pushes count.
     """
     x, w, y = (torch.from_numpy(array).to(resolve_device(device)) for array in (embeddings, class_weight, labels))
 
@@ -58,14 +59,15 @@ def head_forms(
         optimizer().step()
         return done()
 
+    sface = functools.partial(sface_loss, inter_center=inter_center)
     return {
         "product": lambda: done(x @ w.T),
         "softmax": lambda: gradients(lambda x, w: softmax(x, w, y)),
         "partial-fc": lambda: gradients(lambda x, w: softmax(x, *sampled(w, y, PARTIAL_FC_RATE))),
-        "plain": lambda: gradients(lambda x, w: sface_loss(x, w, y, form="plain").loss),
-        "streamed": lambda: gradients(lambda x, w: sface_loss(x, w, y).loss),
-        "dense": lambda: gradients(lambda x, w: sface_loss(x, w, y, epsilon=0).loss),
-        "compiled": lambda: gradients(lambda x, w: sface_loss(x, w, y, epsilon=0, compiled=True).loss),
+        "plain": lambda: gradients(lambda x, w: sface(x, w, y, form="plain").loss),
+        "streamed": lambda: gradients(lambda x, w: sface(x, w, y).loss),
+        "dense": lambda: gradients(lambda x, w: sface(x, w, y, epsilon=0).loss),
+        "compiled": lambda: gradients(lambda x, w: sface(x, w, y, epsilon=0, compiled=True).loss),
         "update": update,
     }
 
