@@ -16,8 +16,8 @@ from benchmarks.process import Worker, named_backends
 from benchmarks.results import Bar, Chart, Report
 from common.config import HeadConfig
 
-Form = Literal["product", "softmax", "plain", "streamed", "update", "dense", "compiled", "partial-fc"]
-PYTORCHS = ("dense", "compiled", "partial-fc")
+Form = Literal["product", "softmax", "plain", "streamed", "update", "dense", "compiled", "screened", "partial-fc"]
+PYTORCHS = ("dense", "compiled", "screened", "partial-fc")
 EPSILON = float(np.finfo(np.float32).eps)
 Record = dict[str, Any]
 """A case with, for each form, the seconds of its turns, the error of its gradients, and its memory."""
@@ -35,9 +35,10 @@ class Options(process.Options):
 
     product: embeddings class_weight' alone; softmax: normalised softmax and cross-entropy; plain: SFace as it is
     written in the paper, by autograd; streamed: SFace as it is trained; update: the optimiser's step of the prototypes;
-    dense, compiled (PyTorch): streamed, but every entry counts, as on a GPU, and that with a compiled kernel;
-    partial-fc (PyTorch): the softmax over a tenth of the classes. Of classes, batch and dim one varies at a time, the
-    others have their first value; all with each of the inputs.
+    dense, compiled (PyTorch): streamed, but every entry counts, as on a GPU, and that with a compiled kernel; screened
+    (PyTorch): streamed, with the entries that count found among float16 products; partial-fc (PyTorch): the softmax
+    over a tenth of the classes. Of classes, batch and dim one varies at a time, the others have their first value; all
+    with each of the inputs.
     """
 
     backend: str = "pytorch"

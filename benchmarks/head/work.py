@@ -11,7 +11,7 @@ from benchmarks.head.inputs import INPUTS
 from common.io.memory import give_back_freed_memory, host_peak, reset_host_peak
 
 SHORTEST = 0.05  # seconds of a measurement; a form that takes less is run several times
-SFACE = ("plain", "streamed", "dense", "compiled")  # forms with the same results
+SFACE = ("plain", "streamed", "dense", "compiled", "screened")  # forms with the same results
 
 
 def times(backend: str, case: dict[str, Any]) -> dict[str, Any]:

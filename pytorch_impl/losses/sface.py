@@ -119,6 +119,7 @@ def sface_loss(
     form: Form = "streamed",
     block_size: int | None = None,
     epsilon: float | None = None,
+    screened: bool | None = None,
     compiled: bool = False,
     shard: Shard | None = None,
 ) -> SFaceResult:
@@ -142,8 +143,10 @@ def sface_loss(
         form: "plain" or "streamed". Both give the same results, except for the pushes that epsilon leaves out.
         block_size: classes in a block of the streamed form, which needs O(N * block_size) memory beside the gradients.
             None: 2048, so that a block stays in a processor's cache; on a CUDA device enough for 2**24 entries.
-        epsilon: on the CPU the streamed form leaves out pushes with r_inter < scale * epsilon. 0: none. None: the
-            machine epsilon of the dtype, so that float32 results do not move.
+        epsilon: the streamed form leaves out pushes with r_inter < scale * epsilon, on the CPU or if `screened`. 0:
+            none. None: the machine epsilon of the dtype, so that float32 results do not move.
+        screened: look for the pushes that count among float16 products, for which a GPU has special units, in at most
+            64 MiB. None: the CPU's own way on the CPU, and on a CUDA device no: how fast it is there was not measured.
         compiled: compile a dense block's elementwise part into one kernel (torch.compile, at the first call). Used by
             the streamed form where no push is left out: on a CUDA device, or with epsilon 0.
         shard: class_weight is a part of all classes; for the streamed form only.
@@ -193,6 +196,7 @@ def sface_loss(
             reduction,
             least_cosine,
             block_size,
+            screened=screened,
             compiled=compiled,
             shard=shard,
         )
@@ -267,6 +271,7 @@ class SFaceHead(nn.Module):
         form: Form = "streamed",
         block_size: int | None = None,
         epsilon: float | None = None,
+        screened: bool | None = None,
         compiled: bool = False,
     ) -> None:
         super().__init__()
@@ -278,6 +283,7 @@ class SFaceHead(nn.Module):
         self.form: Form = form
         self.block_size = block_size
         self.epsilon = epsilon
+        self.screened = screened
         self.compiled = compiled
 
     def rescale(self, **numbers: float | Tensor) -> None:
@@ -295,6 +301,7 @@ class SFaceHead(nn.Module):
             form=self.form,
             block_size=self.block_size,
             epsilon=self.epsilon,
+            screened=self.screened,
             compiled=self.compiled,
             shard=self.shard,
         )

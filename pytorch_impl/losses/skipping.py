@@ -136,16 +136,16 @@ class SkippingPass(DensePass):
 
         order = samples.argsort(stable=True)
         counts = samples.bincount(minlength=len(self.labels))
-        self.grad_unit_embeddings += _weighted_sums(g_by_norm[order], classes[order], self.class_weight, counts)
+        self.grad_unit_embeddings += weighted_sums(g_by_norm[order], classes[order], self.class_weight, counts)
 
         rows, columns, counts = classes.unique_consecutive(return_inverse=True, return_counts=True)
         norms = self.norms[rows]
         radial = columns.bincount(g_by_norm * cosines * self.factors[samples]) / norms * (norms > NORM_FLOOR)
-        sums = _weighted_sums(g_by_norm, samples, self.weighted_embeddings, counts)
+        sums = weighted_sums(g_by_norm, samples, self.weighted_embeddings, counts)
         sums.addcmul_(self.class_weight.index_select(0, rows), radial[:, None], value=-1)
         self.grad_class_weight.index_copy_(0, rows, sums)
 
 
-def _weighted_sums(weights: Tensor, rows: Tensor, table: Tensor, counts: Tensor) -> Tensor:
+def weighted_sums(weights: Tensor, rows: Tensor, table: Tensor, counts: Tensor) -> Tensor:
     """Sums (groups, D) of weights[e] * table[rows[e]] over the entries e of a group; groups lie one after the other."""
     return F.embedding_bag(rows, table, counts.cumsum(0) - counts, mode="sum", per_sample_weights=weights)

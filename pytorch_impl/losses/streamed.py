@@ -8,8 +8,8 @@ With unit vectors x^ and w^, labels y and weights r as in `sface.py`:
     dL/dw_j = (v_j - (v_j . w^_j) w^_j) / ||w_j||        with  v = g' (f x^)
 
 No class needs another one, so no (N, C) matrix is held. `dense.py` computes every entry of g. Nearly all r_inter are
-nearly 0, so on the CPU `skipping.py` computes only those at cosines from `least_cosine` on. This file gives the
-gradients to autograd.
+nearly 0, so on the CPU `skipping.py` computes only those at cosines from `least_cosine` on; `compacting.py` does so on
+any device. This file gives the gradients to autograd.
 """
 
 from functools import partial
@@ -17,6 +17,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from .compacting import CompactingPass
 from .dense import DensePass
 from .sface import Reduction, Rescaling, SFaceResult, Shard, full_precision
 from .skipping import SkippingPass
@@ -35,6 +36,7 @@ def streamed(
     least_cosine: float,
     block_size: int | None,
     *,
+    screened: bool | None = None,
     compiled: bool = False,
     shard: Shard | None = None,
 ) -> SFaceResult:
@@ -43,16 +45,18 @@ def streamed(
     Args:
         rescaling: its `pull` and `push` may be any functions of theta.
         factors: of the samples' losses, (N,): sample_weight, and 1 / N for a mean.
-        least_cosine: on the CPU, r_inter counts as 0 at lower cosines; -1: every entry counts.
+        least_cosine: where entries are left out, r_inter counts as 0 at lower cosines; -1: every entry counts.
     """
-    on_cpu = embeddings.device.type == "cpu"
+    on_cpu, leaves_out = embeddings.device.type == "cpu", least_cosine > -1
     is_small = block_size is None and len(labels) * len(class_weight) < _SMALL
-    if block_size is None:
-        block_size = 2048 if on_cpu else max(1, 2**24 // len(labels))
-    if on_cpu and least_cosine > -1 and not is_small:
+    if leaves_out and screened:
+        make_pass = partial(CompactingPass, rescaling=rescaling, least_cosine=least_cosine, shard=shard)
+    elif leaves_out and screened is None and on_cpu and not is_small:
         make_pass = partial(SkippingPass, rescaling=rescaling, least_cosine=least_cosine, shard=shard)
     else:
         make_pass = partial(DensePass, rescaling=rescaling, compiled=compiled, shard=shard)
+    if block_size is None:
+        block_size = 2048 if on_cpu else max(1, (2**23 if screened else 2**24) // len(labels))
     is_differentiated = torch.is_grad_enabled() and (embeddings.requires_grad or class_weight.requires_grad)
     # gradients come with the loss, unless a factor of each sample's is yet to come
     make_pass = partial(make_pass, with_gradients=is_differentiated and reduction != "none")

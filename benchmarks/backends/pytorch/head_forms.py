@@ -23,7 +23,8 @@ def head_forms(
 
     "product" is embeddings class_weight' alone, "softmax" the normalised softmax with cross-entropy and scale 64,
     "partial-fc" the same over a tenth of the classes, "dense" the streamed form without leaving out anything,
-    "compiled" that with a compiled kernel, "update" the optimiser's step of a class_weight.
+    "compiled" that with a compiled kernel, "screened" the streamed form whose entries are found among float16 products,
+    "update" the optimiser's step of a class_weight.
 
     Args:
         embeddings: float32 (N, D).
@@ -68,6 +69,7 @@ def head_forms(
         "streamed": lambda: gradients(lambda x, w: sface(x, w, y).loss),
         "dense": lambda: gradients(lambda x, w: sface(x, w, y, epsilon=0).loss),
         "compiled": lambda: gradients(lambda x, w: sface(x, w, y, epsilon=0, compiled=True).loss),
+        "screened": lambda: gradients(lambda x, w: sface(x, w, y, screened=True).loss),
         "update": update,
     }
 
