@@ -15,7 +15,10 @@ Arrays = dict[str, np.ndarray]
 
 
 class Check(NamedTuple):
-    """Compares one output of a case with its truth: the largest |found - truth| beyond `slack`, over `scale`."""
+    """Compares one output of a case with its truth: the largest |found - truth| beyond `slack`, over `scale`.
+
+    Where the truth is not finite, the output must not be either.
+    """
 
     quantity: str
     tolerance: str  # key of TOLERANCES
@@ -25,7 +28,9 @@ class Check(NamedTuple):
     slack: np.ndarray | float = 0.0
 
     def error(self, found: np.ndarray) -> float:
-        """The error; infinite if the shapes differ or a value is not finite."""
+        """The error; infinite if the shapes differ, or a value is not finite and the truth is."""
+        if not np.isfinite(self.truth).all():
+            return float("inf") if np.isfinite(found).all() else 0.0
         if found.shape != self.truth.shape or not np.isfinite(found).all():
             return float("inf")
         if self.tolerance in EXACT_QUANTITIES:

@@ -69,6 +69,8 @@ DENSE, SKIPPING = "losses/dense.py", "losses/skipping.py"
 _IN_ALL = (
     Fault("prototypes not normalised", 1, LOSS,
           "unit_prototypes, _ = normalise(class_weight)", "unit_prototypes = class_weight"),
+    Fault("no floor under the norm of a zero embedding", 3, MARGINS,
+          "normalise(embeddings)[1] *", "(embeddings * embeddings).sum(1, keepdims=True).sqrt() *"),
     Fault("pixel scale ten times off", 5, TRAINER, "- 127.5) / 128", "- 127.5) / 12.8"),
     Fault("weight decay on BatchNorm", 5, "optimizer.py", "isinstance(module, NORMALISATIONS) or ", ""),
 )

@@ -22,6 +22,7 @@ from common.datasets.training_sets import open_dataset
 from common.evaluation.verification import verify
 from common.weights.checkpoint import load_checkpoint, save_checkpoint
 from parity_tests.comparison import SFACE_PARAMETERS, Arrays, read_arrays
+from parity_tests.truth.sface import NORM_FLOOR
 
 STATE = "state."
 
@@ -48,7 +49,7 @@ def _sface(adapter: Any, case: Arrays) -> Arrays:
         options |= {"reduction": str(case["reduction"]), "sample_weight": case["sample_weight"].astype(dtype)}
     out: Arrays = adapter.sface(x, w, case["labels"], **options)
     if form == "plain":
-        unit_x, unit_w = (v / np.linalg.norm(v, axis=1, keepdims=True) for v in (x, w))
+        unit_x, unit_w = (v / np.maximum(np.linalg.norm(v, axis=1, keepdims=True), NORM_FLOOR) for v in (x, w))
         theta = np.arccos(np.clip(unit_x @ unit_w.T, -1, 1)).astype(dtype)
         rows, labels = np.arange(len(x)), case["labels"]
         weights = adapter.sface_weights(theta, **parameters)

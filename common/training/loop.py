@@ -32,8 +32,8 @@ from common.training.schedule import scheduled_rate, total_steps
 from common.weights import checkpoint
 
 
-class NonFiniteLoss(ArithmeticError):
-    """The loss became infinite or NaN. The message names the step and the last good checkpoint."""
+class Diverged(ArithmeticError):
+    """The loss or an array of a checkpoint became infinite or NaN. The message names the step and what to do."""
 
 
 @dataclasses.dataclass
@@ -58,7 +58,7 @@ def fit(trainer: Trainer, dataset: Dataset, config: RunConfig, folder: Path) -> 
 
     Raises:
         Stopped: Ctrl-C or SIGTERM; a checkpoint was saved. A second Ctrl-C raises KeyboardInterrupt at once.
-        NonFiniteLoss: nothing was saved after the bad step.
+        Diverged: the loss, or an array that was to be saved, is not finite; nothing was saved after the bad step.
         ValueError: the folder holds a run of another configuration, or data or a checkpoint is bad. A checkpoint is
             saved before the run stops at bad data.
         OSError: something cannot be written; checkpoints stay as they were.
@@ -227,13 +227,16 @@ class _Run:
         """Metrics of the last step. Called before anything is written, so that a diverged run writes nothing."""
         bad_step = self.trainer.first_bad_step()
         if bad_step is not None:
-            good = checkpoint.latest_checkpoint(self.folder)
-            raise NonFiniteLoss(
-                f"the loss of step {bad_step} is not finite; "
-                + (f"the last good checkpoint is {good}" if good else "no checkpoint had been saved")
-                + "; try a lower learning rate, a warm-up (--optimiser.warmup-steps) or --optimiser.clip-norm"
-            )
+            raise self._diverged(f"the loss of step {bad_step} is not finite")
         return self.trainer.metrics()
+
+    def _diverged(self, what: str) -> Diverged:
+        good = checkpoint.latest_checkpoint(self.folder)
+        return Diverged(
+            f"{what}; "
+            + (f"the last good checkpoint is {good}" if good else "no checkpoint had been saved")
+            + "; try a lower learning rate, a warm-up (--optimiser.warmup-steps) or --optimiser.clip-norm"
+        )
 
     def _evaluate(self, log: RunLog | None) -> bool:
         """Evaluate on all sets that are there, on rank 0; whether their mean accuracy is the best so far."""
@@ -271,10 +274,17 @@ class _Run:
             return
         self.saved_step = step
         arrays = self.trainer.state()
+        bad = 0  # place of the first array that is not finite, from 1; 0: none
         if self.writes:
             state = {"progress": dataclasses.asdict(self.progress), "config": configuration.to_json(self.config)}
-            checkpoint.save_checkpoint(folder, step, arrays, state)
-            checkpoint.prune(folder, self.config.keep, self.progress.best_step)
+            try:
+                checkpoint.save_checkpoint(folder, step, arrays, state)
+                checkpoint.prune(folder, self.config.keep, self.progress.best_step)
+            except checkpoint.NotFinite as error:
+                bad = 1 + list(arrays).index(error.name)
+        if bad := self.ranks.total(bad):  # all ranks stop, though only rank 0 has seen the whole
+            name = list(arrays)[bad - 1]
+            raise self._diverged(f"after step {step} {name} holds NaN or infinity, though the loss was finite")
 
 
 def refuse_another_run(folder: Path, config: RunConfig) -> None:

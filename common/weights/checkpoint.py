@@ -5,7 +5,7 @@
     state.json             format version, step, best results, and size and SHA-256 of both files
 
 The folder is built under a temporary name, synced and renamed. A kill or a full disk leaves the older checkpoints
-unharmed. safetensors hold no code; sizes and hashes are checked before anything is used.
+unharmed. None holds NaN or infinity. safetensors hold no code; sizes and hashes are checked before anything is used.
 """
 
 import re
@@ -27,6 +27,14 @@ WEIGHTS, TRAINING, STATE = "weights.safetensors", "training.safetensors", "state
 
 class DamagedCheckpoint(ValueError):
     """A file of a checkpoint is missing, altered or unknown. The message names the file and says what to do."""
+
+
+class NotFinite(ArithmeticError):
+    """An array holds NaN or infinity. `name` is its canonical name."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"{name} holds NaN or infinity; nothing was saved")
+        self.name = name
 
 
 @dataclass(frozen=True)
@@ -89,6 +97,7 @@ def save_checkpoint(folder: Path, step: int, arrays: dict[str, np.ndarray], stat
         state: JSON values for state.json.
 
     Raises:
+        NotFinite: for the first array with NaN or infinity; nothing was written.
         OSError: it cannot be written, or there is one of that step; older checkpoints are unharmed.
 
     >>> import tempfile
@@ -100,6 +109,9 @@ def save_checkpoint(folder: Path, step: int, arrays: dict[str, np.ndarray], stat
     >>> loaded.step, loaded.arrays
     (20, {'backbone.fc.bias': array([0., 0.], dtype=float32)})
     """
+    for name, array in arrays.items():
+        if not _is_finite(array):
+            raise NotFinite(name)
     folder.mkdir(parents=True, exist_ok=True)
     final = folder / f"step-{step:08d}"
     temporary = folder / f".{final.name}.tmp"
@@ -194,11 +206,13 @@ def _misfits(name: str, expected: str, array: np.ndarray) -> list[str]:
     found = f"{array.dtype} {array.shape}" if isinstance(array, np.ndarray) else type(array).__name__
     if found != expected:
         return [f"{name}: expected {expected}, got {found}"]
-    if array.size == 0:
-        return []
-    smallest, largest = array.min(), array.max()  # a NaN becomes both; a mask would take as much memory as the array
-    if not (np.isfinite(smallest) and np.isfinite(largest)):
+    if not _is_finite(array):
         return [f"{name}: holds NaN or infinity"]
-    if name.endswith("running_var") and smallest < 0:
+    if name.endswith("running_var") and array.size and (smallest := array.min()) < 0:
         return [f"{name}: expected variances, got {smallest}"]
     return []
+
+
+def _is_finite(array: np.ndarray) -> bool:
+    # a NaN becomes both; a mask would take memory
+    return array.size == 0 or bool(np.isfinite(np.min(array)) and np.isfinite(np.max(array)))

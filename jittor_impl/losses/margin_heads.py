@@ -164,6 +164,7 @@ class SphereFaceHead(MarginHead):
 
 def _cross_entropy(logits: Var, is_target: Var) -> Var:
     # jittor's own has gradients rounded to float32, by its means
+    logits = logits.stop_fuse()  # computed twice, huge logits would round to another value than their maximum
     shifted = logits - logits.max(1, keepdims=True).detach()
     return mean(jt.log(jt.exp(shifted).sum(1)) - _target(shifted, is_target))
 

@@ -154,8 +154,7 @@ class SphereFaceHead(MarginHead):
         psi = (1 - 2 * (k % 2)) * cosine_of_multiple - 2 * k
         annealing = max(5.0, 1000 / (1 + 0.12 * self.step))
         with_margin = (psi + annealing * target) / (1 + annealing)
-        norms = nd.sqrt(nd.sum(embeddings * embeddings, axis=1, keepdims=True))
-        return norms * (cosines * (1 - is_target) + with_margin * is_target)
+        return normalise(embeddings)[1] * (cosines * (1 - is_target) + with_margin * is_target)
 
 
 def _cross_entropy(logits: NDArray, labels: NDArray, is_target: NDArray) -> NDArray:

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from parity_tests.cases.edges import edge_cases
 from parity_tests.cases.inputs import Case as Inputs
 from parity_tests.cases.inputs import on_both_knees, planted
 from parity_tests.comparison import (
@@ -28,7 +29,7 @@ PUBLISHED_CENTERS = ((0.87, 1.20), (0.88, 1.25), (0.90, 1.20))
 
 @functools.cache
 def head_cases(quick: bool) -> list[Case]:
-    return [*_sface_cases(quick), *_reduced_cases(), *_margin_cases(quick)]
+    return [*_sface_cases(quick), *_reduced_cases(), *_margin_cases(quick), *edge_cases(quick)]
 
 
 def _sface_cases(quick: bool) -> Iterable[Case]:

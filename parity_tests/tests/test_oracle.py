@@ -7,6 +7,7 @@ import pytest
 from parity_tests.cases.backbones import disturbed
 from parity_tests.cases.heads import assert_on_knees
 from parity_tests.cases.inputs import on_both_knees, planted
+from parity_tests.truth import margin_heads
 from parity_tests.truth import sface as oracle
 from parity_tests.truth.margin_heads import margin_loss
 from parity_tests.truth.networks import Tape, Value, copy_arrays, forward
@@ -84,18 +85,40 @@ def test_the_gradient_is_that_of_frozen_weights():
     assert error(moving, truth.grad_class_weight) > 0.1
 
 
+def assert_margin_truth_is_differentiable(head, case):
+    def truth(embeddings, class_weight):
+        return margin_loss(head, embeddings, class_weight, case.labels, margin=0.5, step=100)
+
+    found = truth(*case[:2])
+    by_embeddings = central_differences(lambda x: truth(x, case.class_weight).loss, case.embeddings)
+    by_prototypes = central_differences(lambda w: truth(case.embeddings, w).loss, case.class_weight)
+    assert error(by_embeddings, found.grad_embeddings) < 1e-6
+    assert error(by_prototypes, found.grad_class_weight) < 1e-6
+
+
 @pytest.mark.parametrize("head", HEADS)
 def test_margin_heads_match_central_differences(head):
+    assert_margin_truth_is_differentiable(head, planted(5, 7, 6, intra_center=1.4))
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_margin_heads_match_central_differences_opposite_to_a_prototype(head):
+    """Where sin(theta) is 0."""
     case = planted(5, 7, 6, intra_center=1.4)
-    truth = margin_loss(head, *case, margin=0.5, step=100)
-    by_embeddings = central_differences(
-        lambda x: margin_loss(head, x, case.class_weight, case.labels, margin=0.5, step=100).loss, case.embeddings
-    )
-    by_prototypes = central_differences(
-        lambda w: margin_loss(head, case.embeddings, w, case.labels, margin=0.5, step=100).loss, case.class_weight
-    )
-    assert error(by_embeddings, truth.grad_embeddings) < 1e-6
-    assert error(by_prototypes, truth.grad_class_weight) < 1e-6
+    case.embeddings[2] = -case.class_weight[case.labels[2]]
+    assert_margin_truth_is_differentiable(head, case)
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_margin_heads_match_central_differences_below_the_floor_of_norms(head, monkeypatch):
+    """With a floor that is high above the steps of the differences; some vectors are below it, one is zero."""
+    for module in (oracle, margin_heads):
+        monkeypatch.setattr(module, "NORM_FLOOR", 2.0)
+    case = planted(5, 7, 6, intra_center=1.4)
+    case.embeddings[2] = 0
+    for vectors in case[:2]:
+        assert 0 < np.sum(np.linalg.norm(vectors, axis=1) < 2) < len(vectors)
+    assert_margin_truth_is_differentiable(head, case)
 
 
 @pytest.mark.parametrize(("backbone", "size"), [("iresnet_small", 16), ("ir_se50", 16), ("mobilefacenet", 17)])

@@ -56,6 +56,12 @@ def test_errors_are_relative_to_the_scale_and_beyond_the_slack():
     assert check.error(np.array([1.0, np.nan])) == np.inf
 
 
+def test_where_the_truth_is_not_finite_no_finite_number_will_do():
+    check = Check("q", "loss", "out", np.array(np.nan), 1.0)
+    assert check.error(np.array(np.inf)) == check.error(np.array(np.nan)) == 0
+    assert check.error(np.array(1e30)) == np.inf
+
+
 def test_exact_means_bits():
     check = Check("q", "checkpoint", "out", np.array([1.0]), ONE)
     assert check.error(np.array([1.0])) == 0

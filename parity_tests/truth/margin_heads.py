@@ -5,7 +5,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from parity_tests.truth.sface import NORM_FLOOR
+from parity_tests.truth.sface import NORM_FLOOR, _through_normalisation
+
+LEAST_SINE = 1e-6  # the root of 1e-12
 
 
 class MarginTruth(NamedTuple):
@@ -51,10 +53,10 @@ def margin_loss(
 
     grad_cosines = factor * g
     grad_cosines[rows, labels] *= slope
-    grad_x = _tangential(grad_cosines @ unit_w, unit_x) / norms
+    grad_x = _through_normalisation(grad_cosines @ unit_w, x)
     if head == "sphereface":
-        grad_x += np.sum(g * with_margin, 1, keepdims=True) * unit_x
-    return MarginTruth(loss, grad_x, _tangential(grad_cosines.T @ unit_x, unit_w) / prototype_norms)
+        grad_x += np.sum(g * with_margin, 1, keepdims=True) * unit_x * (norms > NORM_FLOOR)
+    return MarginTruth(loss, grad_x, _through_normalisation(grad_cosines.T @ unit_x, w))
 
 
 def _target(head: str, cosine: np.ndarray, margin: float, step: int) -> tuple[np.ndarray, np.ndarray]:
@@ -66,12 +68,15 @@ def _target(head: str, cosine: np.ndarray, margin: float, step: int) -> tuple[np
         return cosine - margin, np.ones_like(cosine)
     if head == "arcface":
         inside = theta + margin <= math.pi
-        value = np.where(inside, np.cos(theta + margin), cosine - margin * math.sin(margin))
-        return value, np.where(inside, np.sin(theta + margin) / np.sin(theta), 1.0)
+        sine = np.maximum(np.sin(theta), LEAST_SINE)
+        with_margin = cosine * math.cos(margin) - sine * math.sin(margin)
+        value = np.where(inside, with_margin, cosine - margin * math.sin(margin))
+        slope = np.where(sine > LEAST_SINE, np.sin(theta + margin) / sine, math.cos(margin))
+        return value, np.where(inside, slope, 1.0)
     annealing = max(5.0, 1000 / (1 + 0.12 * step))
     k = np.minimum(np.floor(4 * theta / math.pi), 3)
     psi = (-1) ** k * np.cos(4 * theta) - 2 * k
-    slope = (-1) ** k * 4 * np.sin(4 * theta) / np.sin(theta)
+    slope = (-1) ** k * (32 * cosine**3 - 16 * cosine)  # 4 sin(4 theta) / sin(theta), also at 0 and pi
     return (psi + annealing * cosine) / (1 + annealing), (slope + annealing) / (1 + annealing)
 
 
@@ -83,7 +88,3 @@ def _cross_entropy(logits: np.ndarray, labels: np.ndarray) -> tuple[float, np.nd
     probabilities = np.exp(shifted - log_sum)
     probabilities[rows, labels] -= 1
     return float(np.mean(log_sum[:, 0] - shifted[rows, labels])), probabilities / len(logits)
-
-
-def _tangential(gradient: np.ndarray, unit: np.ndarray) -> np.ndarray:
-    return gradient - np.sum(gradient * unit, 1, keepdims=True) * unit

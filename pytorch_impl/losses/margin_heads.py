@@ -157,8 +157,7 @@ class SphereFaceHead(MarginHead):
         psi = (1 - 2 * (k % 2)) * cosine_of_multiple - 2 * k
         annealing = max(5.0, 1000 / (1 + 0.12 * self.step))
         with_margin = (psi + annealing * target) / (1 + annealing)
-        norms = torch.linalg.vector_norm(embeddings, dim=1, keepdim=True)
-        return norms * torch.where(is_target, with_margin[:, None], cosines)
+        return normalise(embeddings)[1] * torch.where(is_target, with_margin[:, None], cosines)
 
 
 def sampled(class_weight: Tensor, labels: Tensor, rate: float) -> tuple[Tensor, Tensor]:

@@ -1,5 +1,6 @@
 """The backbones against descriptions written independently of them: lists of names and shapes, and plain NumPy."""
 
+import io
 import math
 
 import numpy as np
@@ -179,6 +180,43 @@ def test_prelu_is_pytorchs_to_the_bit(dtype, layout):
     for ours, theirs in zip(*results, strict=True):
         assert ours.dtype == theirs.dtype
         torch.testing.assert_close(ours, theirs, rtol=0, atol=0)
+
+
+def of_one_image(layer):
+    return lambda weight, x: torch.func.functional_call(layer, {"weight": weight}, (x[None],)).pow(3).sum()
+
+
+def gradient_penalty(layer, x):
+    gradients = torch.autograd.grad(layer(x).pow(3).sum(), (x, layer.weight), create_graph=True)
+    return sum(gradient.square().sum() for gradient in gradients)
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        pytest.param(lambda layer, x: torch.jit.trace(layer, x)(2 * x), id="trace"),
+        pytest.param(
+            lambda layer, x: torch.func.vmap(torch.func.grad(of_one_image(layer), (0, 1)), (None, 0))(layer.weight, x),
+            id="vmap-of-grad",
+        ),
+        pytest.param(lambda layer, x: torch.func.hessian(of_one_image(layer))(layer.weight, x[0]), id="hessian"),
+        pytest.param(
+            lambda layer, x: torch.autograd.grad(gradient_penalty(layer, x), (x, layer.weight)), id="double-backward"
+        ),
+    ],
+)
+def test_prelu_is_transformed_like_pytorchs(use):
+    x = torch.randn(3, 5, 4, 4, dtype=torch.float64).requires_grad_()
+    results = []
+    for kind in (PReLU, nn.PReLU):
+        layer = kind(5).double()
+        layer.weight.data = layer.weight.data.new_tensor([0.25, 1.5, -0.5, 0.0, 1.0])
+        results.append(use(layer, x))
+    torch.testing.assert_close(*results, rtol=1e-12, atol=1e-12)
+
+
+def test_a_traced_prelu_can_be_saved():
+    torch.jit.save(torch.jit.trace(PReLU(5), torch.randn(2, 5, 4, 4)), io.BytesIO())
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -9,6 +9,9 @@ import pytest
 
 from common.backend import CAPABILITIES, Backend, Trainer
 from common.config import HEADS, DataConfig, HeadConfig, ModelConfig, OptimiserConfig, RunConfig
+from common.datasets.training_sets import open_dataset
+from common.training.loop import Diverged, fit
+from data.synthetic import make_synthetic
 
 CLASSES = 6
 
@@ -173,6 +176,19 @@ def test_the_first_bad_step_is_remembered(backend):
     for step in range(3, 6):
         trainer.train_step(*batch(step), 0.01)
     assert trainer.first_bad_step() == 4
+
+
+def test_a_step_with_a_finite_loss_that_spoils_the_weights_is_not_saved(backend, tmp_path):
+    """They overflow, as with a huge gradient; the checkpoint of the step before stays."""
+    faces = make_synthetic(tmp_path / "faces", classes=CLASSES, images=4, size=32, pairs=4)
+    config = configured(data=DataConfig(faces, image_size=32), save_every=1)
+    trainer = backend.create_trainer(config, CLASSES)
+    train_step = trainer.train_step
+    rates = iter([0.01, 3e38])
+    trainer.train_step = lambda images, labels, rate: train_step(images, labels, next(rates))
+    with pytest.raises(Diverged, match=r"after step 2 backbone\.\S+ holds NaN or infinity, though the loss was finite"):
+        fit(trainer, open_dataset(faces), config, tmp_path / "run")
+    assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] == ["step-00000001"]
 
 
 def test_state_round_trip_continues_to_the_bit(backend):

@@ -17,7 +17,7 @@ from common.datasets.pair_sets import write_pair_set
 from common.datasets.training_sets import open_dataset
 from common.tests.numpy_trainer import NumpyTrainer
 from common.training.angles import intra_weight
-from common.training.loop import NonFiniteLoss, Stopped, fit
+from common.training.loop import Diverged, Stopped, fit
 from common.training.run_log import read_log
 from common.training.schedule import learning_rate
 from common.weights import checkpoint
@@ -199,7 +199,7 @@ def test_a_folder_holds_one_run(faces, tmp_path):
 @pytest.mark.parametrize("break_at", [1, 9, 30])
 def test_a_loss_that_is_not_finite_stops_the_run(faces, tmp_path, break_at):
     config = configured(faces, log_every=4)
-    with pytest.raises(NonFiniteLoss, match=f"the loss of step {break_at} is not finite") as error:
+    with pytest.raises(Diverged, match=f"the loss of step {break_at} is not finite") as error:
         run(config, tmp_path, break_at=break_at)
     good = latest_checkpoint(tmp_path)
     if break_at == 1:
@@ -210,6 +210,38 @@ def test_a_loss_that_is_not_finite_stops_the_run(faces, tmp_path, break_at):
         assert str(good) in str(error.value)
     if (tmp_path / "log.jsonl").exists():
         assert all(r["step"] < break_at for r in read_log(tmp_path / "log.jsonl"))
+
+
+@pytest.mark.parametrize("name", ["weight", "velocity"])
+@pytest.mark.parametrize(("step", "stopped"), [(1, True), (7, False), (9, True), (21, False), (30, False)])
+def test_an_array_that_is_not_finite_is_not_saved(faces, tmp_path, name, step, stopped):
+    """At a save, at the end and at a stop, with a finite loss. A run goes on from the last good checkpoint."""
+    config = configured(faces)
+
+    def damage():
+        getattr(trainer, name)[2, 5] = np.nan
+        if stopped:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    trainer = StopAt(config, 6, step=step, action=damage)
+    canonical = {"weight": "head.class_weight", "velocity": "momentum.head.class_weight"}[name]
+    with pytest.raises(Diverged, match=f"after step {step} {canonical} holds NaN .*--optimiser.clip-norm") as error:
+        fit(trainer, open_dataset(faces), config, tmp_path)
+    good = latest_checkpoint(tmp_path)
+    assert (good and checkpoint.step_of(good)) == {1: None, 7: None, 9: 7, 21: 14, 30: 28}[step]
+    assert (f"the last good checkpoint is {good};" if good else "no checkpoint had been saved") in str(error.value)
+    assert not list((tmp_path / "checkpoints").glob(".*"))
+    run(config, tmp_path)
+    run(config, tmp_path / "unbroken")
+    assert losses(tmp_path) == losses(tmp_path / "unbroken")
+
+
+def test_all_ranks_stop_at_what_rank_0_cannot_save(faces, tmp_path):
+    config = configured(faces)
+    trainer = NumpyTrainer(config, 6)
+    trainer.ranks = SimpleNamespace(rank=1, count=2, total=lambda number: number + 2 * (trainer.steps == 7))
+    with pytest.raises(Diverged, match=r"after step 7 momentum\.head\.class_weight holds NaN"):
+        fit(trainer, open_dataset(faces), config, tmp_path)
 
 
 def test_bad_data_loses_nothing(faces, tmp_path):

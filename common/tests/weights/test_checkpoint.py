@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from common.weights import checkpoint
-from common.weights.checkpoint import DamagedCheckpoint, load_checkpoint, prune, save_checkpoint
+from common.weights.checkpoint import DamagedCheckpoint, NotFinite, load_checkpoint, prune, save_checkpoint
 
 
 def arrays() -> dict[str, np.ndarray]:
@@ -87,6 +87,17 @@ def test_a_full_disk_loses_nothing(tmp_path, limit):
     assert [path.name for path in tmp_path.iterdir()] == [old.name]
     assert load_checkpoint(old).step == 1
     save_checkpoint(tmp_path, 2, arrays(), {})
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("name", ["backbone.conv1.weight", "momentum.head.class_weight", "scaler.scale"])
+def test_what_is_not_finite_is_not_saved(tmp_path, name, value):
+    bad = arrays()
+    bad[name] = np.array(bad[name])
+    bad[name][(-1,) * bad[name].ndim] = value
+    with pytest.raises(NotFinite, match=f"{name} holds NaN or infinity"):
+        save_checkpoint(tmp_path, 1, bad, {})
+    assert not list(tmp_path.iterdir())
 
 
 def test_prune_keeps_the_latest_and_the_best(tmp_path):
