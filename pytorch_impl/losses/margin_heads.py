@@ -2,7 +2,7 @@
 
 Each is a module `head(embeddings, labels) -> MarginResult` over `class_weight` (C, D), like `SFaceHead`. Its loss is
 the mean cross-entropy of its logits, and gradients flow through the margins. Loss and angles are computed in the dtype
-of `class_weight`, also under autocast.
+of `class_weight`, but at least in float32, also under autocast.
 """
 
 import math
@@ -29,7 +29,7 @@ class MarginHead(nn.Module):
 
     `class_weight` (num_classes, embedding_size) starts normal with standard deviation sqrt(2 / num_classes).
 
-    Args of `forward`: embeddings (N, D), raw; labels (N,) int64, 0..C-1.
+    Args of `forward`: embeddings (N, D), raw; labels (N,) int64 or int32, 0..C-1.
 
     With `sample_rate` below 1 (Partial FC, arXiv:2203.15565), a training step sees this share of the classes: those of
     its batch and others drawn at random. A head whose logits come from the cosines alone saves nearly as much time.
@@ -52,7 +52,8 @@ class MarginHead(nn.Module):
 
     def forward(self, embeddings: Tensor, labels: Tensor) -> MarginResult:
         check_inputs(embeddings, self.class_weight, labels)
-        class_weight = self.class_weight
+        labels = labels.long()
+        class_weight = self.class_weight.to(torch.promote_types(self.class_weight.dtype, torch.float32))
         if self.training and self.sample_rate < 1:
             class_weight, labels = sampled(class_weight, labels, self.sample_rate)
         with torch.autocast(embeddings.device.type, enabled=False):
@@ -86,7 +87,7 @@ class SoftmaxHead(MarginHead):
         self.bias = nn.Parameter(torch.zeros(num_classes))
 
     def logits(self, embeddings: Tensor, cosines: Tensor, is_target: Tensor) -> Tensor:
-        return F.linear(embeddings, self.class_weight, self.bias)
+        return F.linear(embeddings, self.class_weight.to(embeddings.dtype), self.bias.to(embeddings.dtype))
 
 
 class NormalisedSoftmaxHead(MarginHead):
