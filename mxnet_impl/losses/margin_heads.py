@@ -52,6 +52,7 @@ class MarginHead(gluon.Block):
     def forward(self, embeddings: NDArray, labels: NDArray) -> MarginResult:
         class_weight = self.class_weight.data(embeddings.context)
         check_inputs(embeddings, class_weight, labels)
+        embeddings = embeddings.astype(class_weight.dtype, copy=False)
         unit_embeddings, _ = normalise(embeddings)
         unit_prototypes, _ = normalise(class_weight)
         cosines = nd.dot(unit_embeddings, unit_prototypes, transpose_b=True).clip(-1, 1)

@@ -21,7 +21,7 @@ from mxnet.ndarray import NDArray
 from scipy.sparse import csr_matrix
 
 from .dense import through_normalisation
-from .sface import NORM_FLOOR, Rescaling
+from .sface import NORM_FLOOR, Reduction, Rescaling, SFaceResult, reduced
 
 _DENSE_SHARE = 0.1  # of a block's entries; sparse is faster up to 0.3, but keeps 8 bytes an entry for the backward pass
 _WAITING = 65536  # entries that are collected before their weights are computed
@@ -39,30 +39,38 @@ class _Group(NamedTuple):
 class SkippingPass:
     """Sums and gradients without the entries below `least_cosine`, except in blocks with many others.
 
-    `run` gives the results and keeps what `gradients` needs.
+    With `with_gradients`, `run` keeps what `gradients` needs.
     """
 
-    def __init__(self, labels: np.ndarray, rescaling: Rescaling, least_cosine: float, block_size: int) -> None:
-        self.labels, self.rescaling = labels, rescaling
+    def __init__(
+        self,
+        labels: np.ndarray,
+        factors: np.ndarray,
+        rescaling: Rescaling,
+        least_cosine: float,
+        block_size: int,
+        *,
+        with_gradients: bool = True,
+    ) -> None:
+        self.labels, self.factors, self.rescaling = labels, factors, rescaling
         self.least_cosine = least_cosine if least_cosine > -1 else -np.inf  # a cosine may round to less than -1
-        self.block_size = block_size
+        self.block_size, self.with_gradients = block_size, with_gradients
         self.groups: list[_Group] = []
         self.dense_blocks: set[int] = set()  # first class of each
-        self.inter_sum = 0.0
+        self.inter_losses = np.zeros(len(labels))  # each sample's
 
-    def run(self, embeddings: np.ndarray, class_weight: np.ndarray) -> tuple[float, ...]:
-        """loss, intra_loss, inter_loss, target_cosine, other_cosine, accuracy."""
-        batch_size, num_classes = len(embeddings), len(class_weight)
+    def run(self, embeddings: np.ndarray, class_weight: np.ndarray) -> None:
+        num_classes = len(class_weight)
         self.embedding_norms = _norms(embeddings)[:, None]
         self.unit_embeddings = embeddings / self.embedding_norms
         own_prototypes = class_weight[self.labels]
         own_prototypes /= _norms(own_prototypes)[:, None]
         self.target_cosines = np.einsum("ij,ij->i", self.unit_embeddings, own_prototypes).clip(-1, 1)
-        r_intra = _at_cosines(self.rescaling.pull, self.target_cosines)
-        self.target_g = -r_intra / batch_size
+        self.r_intra = _at_cosines(self.rescaling.pull, self.target_cosines)
+        self.target_g = -self.r_intra * self.factors
 
         cosine_sum = 0.0
-        nearest_other = np.full_like(self.target_cosines, -1)
+        self.nearest_other = np.full_like(self.target_cosines, -1)
         norms = np.empty(num_classes, class_weight.dtype)
         buffer = self._buffer(num_classes)
         nothing = (np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0, class_weight.dtype))
@@ -72,7 +80,7 @@ class SkippingPass:
             targets = self._targets(first, last)
             cosine_sum += float(cosines.sum()) - float(cosines[targets].sum())
             cosines[targets] = -1  # no other is less
-            np.maximum(nearest_other, cosines.max(1), out=nearest_other)
+            np.maximum(self.nearest_other, cosines.max(1), out=self.nearest_other)
             cosines[targets] = self.target_cosines[targets[0]]
 
             left_out = cosines < self.least_cosine  # which NaN is not: a diverged run must show
@@ -84,24 +92,22 @@ class SkippingPass:
             else:
                 self.dense_blocks.add(first)
                 r_inter, _ = self._dense(cosines, targets)
-                self.inter_sum += float(np.vdot(r_inter, cosines))
+                self.inter_losses += np.einsum("ij,ij->i", r_inter, cosines)
             if last == num_classes or sum(len(entry[0]) for entry in found) >= _WAITING:
-                self.groups.append(self._group(found_from, last, found, norms[found_from:last]))
+                self._add_group(found_from, last, found, norms[found_from:last])
                 found, found_from = [nothing], last
 
-        intra_loss = float(np.mean(-r_intra * self.target_cosines))
-        inter_loss = self.inter_sum / batch_size
-        return (
-            intra_loss + inter_loss,
-            intra_loss,
-            inter_loss,
-            float(self.target_cosines.mean()),
-            cosine_sum / (batch_size * (num_classes - 1)),
-            float(np.mean(self.target_cosines >= nearest_other.clip(-1, 1))),
-        )
+        self.other_cosine = cosine_sum / (len(embeddings) * (num_classes - 1))
+
+    def result(self, reduction: Reduction) -> SFaceResult:
+        intra_loss = reduced(-self.r_intra * self.target_cosines, self.factors, reduction)
+        inter_loss = reduced(self.inter_losses, self.factors, reduction)
+        accuracy = np.mean(self.target_cosines >= self.nearest_other.clip(-1, 1))
+        metrics = self.target_cosines.mean(), self.other_cosine, accuracy
+        return SFaceResult(*_parts(intra_loss + inter_loss, intra_loss, inter_loss, *metrics, self.target_cosines))
 
     def gradients(
-        self, class_weight: np.ndarray, grad_class_weight: np.ndarray | None, factor: np.floating, *, add: bool
+        self, class_weight: np.ndarray, grad_class_weight: np.ndarray | None, factor: np.ndarray | int, *, add: bool
     ) -> np.ndarray:
         """Write or add the gradient of class_weight, return that of the embeddings; both times the factor."""
         grad_unit = np.zeros_like(self.unit_embeddings)
@@ -164,25 +170,24 @@ class SkippingPass:
         np.clip(cosines, -1, 1, out=cosines)
         r_inter = _at_cosines(self.rescaling.push, cosines)
         r_inter[targets] = 0
-        g = r_inter / len(self.labels)
+        g = r_inter * self.factors[:, None]
         g[targets] = self.target_g[targets[0]]
         return r_inter, g
 
-    def _group(self, first: int, last: int, found: list[tuple[np.ndarray, ...]], norms: np.ndarray) -> _Group:
+    def _add_group(self, first: int, last: int, found: list[tuple[np.ndarray, ...]], norms: np.ndarray) -> None:
         """The entries of several blocks at once: a call of MXNet takes as long for a few as for thousands."""
         classes, samples, cosines = (np.concatenate(arrays) for arrays in zip(*found, strict=True))
         r_inter = _at_cosines(self.rescaling.push, cosines)
         is_target = self.labels[samples] == classes
         r_inter[is_target] = 0
-        self.inter_sum += float(r_inter @ cosines)
+        self.inter_losses += np.bincount(samples, r_inter * cosines, len(self.labels))
+        if not self.with_gradients:
+            return
         rows = classes - first
-        h = np.where(is_target, self.target_g[samples], r_inter / len(self.labels)) / norms[rows]
-        return _Group(
-            first,
-            last,
-            csr_matrix((h, (rows, samples)), (last - first, len(self.labels))),
-            _radial(np.bincount(rows, h * cosines, last - first).astype(h.dtype), norms),
-        )
+        h = np.where(is_target, self.target_g[samples], r_inter * self.factors[samples]) / norms[rows]
+        matrix = csr_matrix((h, (rows, samples)), (last - first, len(self.labels)))
+        radial = _radial(np.bincount(rows, h * cosines, last - first).astype(h.dtype), norms)
+        self.groups.append(_Group(first, last, matrix, radial))
 
 
 def _radial(sums: np.ndarray, norms: np.ndarray) -> np.ndarray:
@@ -226,6 +231,14 @@ def _at_cosines(r: Callable[[NDArray], NDArray], cosines: np.ndarray) -> np.ndar
     if not len(cosines):
         return cosines
     return r(nd.array(np.arccos(cosines), mx.cpu(), cosines.dtype)).asnumpy()
+
+
+def _parts(*values: np.ndarray | float) -> Iterator[NDArray]:
+    """The values as parts of one array: to make an array takes MXNet ten times as long as to slice one."""
+    arrays = [np.atleast_1d(value) for value in values]
+    whole = nd.array(np.concatenate(arrays), mx.cpu(), arrays[-1].dtype)
+    ends = np.cumsum([len(array) for array in arrays])
+    return (whole[end - len(array) : end] for end, array in zip(ends, arrays, strict=True))
 
 
 def _norms(vectors: np.ndarray) -> np.ndarray:

@@ -1,9 +1,12 @@
 """The streamed form alone: what it leaves out and the bound of that, its sparse, dense and device parts, its memory."""
 
+import contextlib
 import gc
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -11,9 +14,9 @@ from mxnet import autograd, nd
 
 from common.tests.backend_checks.sface_loss import LOSSES, METRICS, TOLERANCE, assert_gradients, error
 from mxnet_impl.losses import skipping
-from mxnet_impl.losses.sface import Rescaling, SFaceHead, sface_loss
-from mxnet_impl.losses.streamed import _dense
-from mxnet_impl.tests.test_sface_loss import labels_of, variable
+from mxnet_impl.losses.sface import Rescaling, sface_loss
+from mxnet_impl.losses.streamed import _dense, _differentiable, _skipping
+from mxnet_impl.tests.test_sface_loss import constant, labels_of, variable
 from mxnet_impl.tests.test_sface_loss import run as sface
 from parity_tests.cases.inputs import planted
 from parity_tests.truth import sface as oracle
@@ -50,9 +53,9 @@ def kind(request, monkeypatch):
 @pytest.mark.parametrize("dtype", TOLERANCE)
 def test_results_and_gradients_are_those_of_the_truth(dtype, kind, waiting, monkeypatch):
     monkeypatch.setattr(skipping, "_WAITING", waiting)
-    case = sparse_case()
-    result, *gradients = run(case, dtype, block_size=32)
-    truth = oracle.sface(*case)
+    case, weights = sparse_case(), np.linspace(0, 2, 12)
+    result, *gradients = run(case, dtype, block_size=32, sample_weight=weights)
+    truth = oracle.sface(*case, sample_weight=weights)
     for name in (*LOSSES, *METRICS):
         assert getattr(result, name) == pytest.approx(getattr(truth, name), rel=TOLERANCE[dtype]), name
     assert_gradients(gradients, truth, TOLERANCE[dtype])
@@ -72,22 +75,42 @@ def test_blocks_are_sparse_or_dense_by_the_count_of_their_entries():
     embeddings, class_weight, labels = sparse_case()
     class_weight[64:96] = embeddings[0] + class_weight[64:96] / 16
     for block_size, expected in ((32, {64}), (8, {64, 72, 80, 88})):
-        one_pass = skipping.SkippingPass(labels, RESCALING, np.cos(CUT), block_size)
+        one_pass = skipping.SkippingPass(labels, np.ones(12), RESCALING, np.cos(CUT), block_size)
         one_pass.run(embeddings, class_weight)
         assert one_pass.dense_blocks == expected
 
 
+@pytest.mark.parametrize("reduction", ["sum", "none"])
 @pytest.mark.parametrize("block_size", [7, 150, 1024])
-def test_the_device_part_gives_the_truth_too(block_size):
-    case = sparse_case()
+def test_the_device_part_gives_the_truth_too(block_size, reduction):
+    case, factors = sparse_case(), np.linspace(-1, 2, 12)
+    upstream = factors**2 if reduction == "none" else np.full(1, 3.0)
     x, w = variable(case[0]), variable(case[1])
     with autograd.record():
-        results = _dense(x, w, labels_of(case[2]), RESCALING, block_size)
-    results[0].backward()
-    truth = oracle.sface(*case)
-    for name, result in zip((*LOSSES, *METRICS), results, strict=True):
-        assert result.asscalar() == pytest.approx(getattr(truth, name), rel=1e-10), name
+        run_dense = partial(_dense, labels_of(case[2]), RESCALING, block_size)
+        result = _differentiable(run_dense, x, w, constant(factors), reduction)
+        loss = result.loss * constant(upstream)
+    loss.backward()
+    truth = oracle.sface(*case, reduction=reduction, sample_weight=factors)
+    for name in (*LOSSES, *METRICS, "target_cosines"):
+        assert getattr(result, name).asnumpy() == pytest.approx(getattr(truth, name), rel=1e-10), name
+    truth = oracle.sface(*case, reduction="sum", sample_weight=factors * upstream)
     assert_gradients((x.grad.asnumpy(), w.grad.asnumpy()), truth, 1e-10)
+
+
+@pytest.mark.parametrize("reduction", ["mean", "none"])
+def test_no_gradient_is_computed_that_no_one_asked_for(reduction):
+    """Without recording there is none; with reduction "none" it waits for the factors of the samples."""
+    x, w, labels = sparse_case()
+    inputs = variable(x), variable(w), nd.ones(12, dtype="float64")
+    dense = Mock(wraps=partial(_dense, labels_of(labels), RESCALING, 32))
+    skipping = Mock(wraps=partial(_skipping, labels, RESCALING, np.cos(CUT), 32))
+    for run_pass in (dense, skipping):
+        with autograd.record() if reduction == "none" else contextlib.nullcontext():
+            _differentiable(run_pass, *inputs, reduction)
+        run_pass.assert_called_once_with(*inputs, with_gradients=False)
+    assert not hasattr(dense(*inputs, with_gradients=False), "grad_class_weight")
+    assert skipping(*inputs, with_gradients=False).groups == []
 
 
 def at_angles(angles, size=400):
@@ -138,22 +161,6 @@ def test_epsilon_0_leaves_nothing_out():
     assert error(gradients[1][1:], truth.grad_class_weight[1:]) < 1e-12
 
 
-@pytest.mark.parametrize(
-    ("epsilon", "slope", "center", "expected"),
-    [
-        (0.5, 80, 1.2, np.cos(1.2)),
-        (EPSILON, 80, 1.2, np.cos(CUT)),
-        (0.0, 80, 1.2, -1.0),
-        (EPSILON, 0, 1.2, -1.0),
-        (EPSILON, 8, 1.2, -1.0),  # at pi the push is above epsilon still
-        (1 - 1e-12, 8, 1.2, 1.0),  # nowhere is it above
-    ],
-)
-def test_least_cosine(epsilon, slope, center, expected):
-    found = RESCALING._replace(inter_slope=slope, inter_center=center).least_cosine(epsilon)
-    assert found == pytest.approx(expected, rel=1e-12)
-
-
 def test_the_default_epsilon_does_not_move_float32_results():
     case = sparse_case()
     result, *gradients = run(case, "float32", block_size=32)
@@ -161,20 +168,6 @@ def test_the_default_epsilon_does_not_move_float32_results():
     assert result.loss == pytest.approx(exact.loss, rel=1e-6)
     assert error(gradients[0], expected[0]) < 1e-6
     assert error(gradients[1], expected[1]) < 1e-6
-
-
-def test_the_head_hands_epsilon_on():
-    case = at_angles([1.3])
-    gradients = []
-    for epsilon in (None, 1e-2):
-        head = SFaceHead(64, 400, epsilon=epsilon)
-        head.initialize()
-        head.class_weight.set_data(nd.array(case[1]))
-        with autograd.record():
-            loss = head(nd.array(case[0]), labels_of(case[2])).loss
-        loss.backward()
-        gradients.append(np.abs(head.class_weight.grad().asnumpy()[1]).max())
-    assert gradients[0] > 0 == gradients[1]
 
 
 @pytest.mark.parametrize("grad_req", ["write", "add"])

@@ -28,13 +28,16 @@ create_trainer = Trainer  # as `common.training.loop.fit` drives it
 def sface(
     embeddings: np.ndarray, class_weight: np.ndarray, labels: np.ndarray, **options: Any
 ) -> dict[str, np.ndarray]:
-    """Loss, its two parts and both gradients of `sface_loss` with its options, in the dtype of `embeddings`."""
+    """Loss, its two parts and both gradients of their sum, with the options of `sface_loss`; in `embeddings`' dtype."""
     x, w = _variable(embeddings), _variable(class_weight)
+    arrays = {
+        name: nd.array(value, dtype=value.dtype) for name, value in options.items() if isinstance(value, np.ndarray)
+    }
     with autograd.record():
-        result = sface_loss(x, w, _labels(labels), **options)
+        result = sface_loss(x, w, _labels(labels), **{**options, **arrays})
     result.loss.backward()
     names = ("loss", "intra_loss", "inter_loss")
-    return {name: _scalar(getattr(result, name)) for name in names} | _gradients(x.grad, w.grad)
+    return {name: _array(getattr(result, name)) for name in names} | _gradients(x.grad, w.grad)
 
 
 def sface_weights(theta: np.ndarray, **parameters: float) -> dict[str, np.ndarray]:
@@ -57,7 +60,7 @@ def margin_head(
     with autograd.record():
         result = head(x, _labels(labels))
     result.loss.backward()
-    return {"loss": _scalar(result.loss)} | _gradients(x.grad, head.class_weight.grad())
+    return {"loss": _array(result.loss)} | _gradients(x.grad, head.class_weight.grad())
 
 
 def backbone(
@@ -98,8 +101,9 @@ def _labels(labels: np.ndarray) -> NDArray:
     return nd.array(labels, dtype=np.int64)
 
 
-def _scalar(array: NDArray) -> np.ndarray:
-    return array.asnumpy().reshape(())
+def _array(array: NDArray) -> np.ndarray:
+    """With shape () for a number, which MXNet 1.9.1 has no arrays of."""
+    return array.asnumpy().reshape(() if array.shape == (1,) else array.shape)
 
 
 def _gradients(embeddings: NDArray, class_weight: NDArray) -> dict[str, np.ndarray]:

@@ -32,14 +32,24 @@ ALLOWED = {
         for name in (
             "memory is not in pytorch_impl",
             "SkippingPass(), not (DensePass)",
-            "SkippingPass.__init__(self, labels: np.ndarray, rescaling: Rescaling, least_cosine: float, "
-            "block_size: int) -> None, not (self, embeddings: Tensor, class_weight: Tensor, labels: Tensor, rescaling: "
-            "Rescaling, least_cosine: float) -> None",
-            "SkippingPass.run(self, embeddings: np.ndarray, class_weight: np.ndarray) -> tuple[float, ...], not (self, "
-            "block_size: int) -> None",
+            "SkippingPass.__init__(self, labels: np.ndarray, factors: np.ndarray, rescaling: Rescaling, least_cosine: "
+            "float, block_size: int, *, with_gradients: bool=True) -> None, not (self, embeddings: Tensor, "
+            "class_weight: Tensor, labels: Tensor, factors: Tensor, rescaling: Rescaling, *, least_cosine: float, "
+            "with_gradients: bool=True) -> None",
+            "SkippingPass.run(self, embeddings: np.ndarray, class_weight: np.ndarray) -> None, not (self, block_size: "
+            "int) -> None",
+            "SkippingPass.result is not in pytorch_impl",
             "SkippingPass.gradients is not in pytorch_impl",
         )
     },
+    "mxnet_impl/losses/sface.py: SFaceHead.extra_repr is missing": "Gluon has __repr__ only",
+    **{
+        f"mxnet_impl/losses/sface.py: {name} is missing": "MXNet's products of float32 are full by themselves"
+        for name in ("product", "full_precision")
+    },
+    "mxnet_impl/losses/sface.py: check_inputs(embeddings: Tensor, class_weight: Tensor, labels: Tensor, sample_weight: "
+    "Tensor | None=None) -> None, not (embeddings: Tensor, class_weight: Tensor, labels: Tensor, sample_weight: Tensor "
+    "| None=None, *, num_classes: int | None=None) -> None": "prototypes stay whole",
     "jittor_impl/backbones/_layers.py: not in pytorch_impl": "Jittor's BatchNorm keeps the biased variance",
     **{
         f"jittor_impl/runtime.py: {name} is not in pytorch_impl": "Jittor downloads oneDNN unless it finds it"
