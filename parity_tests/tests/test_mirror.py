@@ -95,8 +95,9 @@ ALLOWED = {
         for package in ("mxnet_impl", "jittor_impl")
     },
     **{
-        f"{package}/losses/screening.py: missing": "they have no product of 8-bit integers"
+        f"{package}/losses/{name} missing": "they have no product of 8-bit integers, nor sums of listed rows"
         for package in ("mxnet_impl", "jittor_impl")
+        for name in ("screening.py:", "compacting.py:", "skipping.py: weighted_sums is")
     },
     **{
         f"{package}/distributed.py: {name}": "PyTorch has an engine for each device, they have one"
@@ -132,7 +133,7 @@ ALLOWED = {
 }
 
 # arguments: torch.compile has no twin, and the engines of the others no all-gather of rows
-ONLY_PYTORCHS = ("compiled", "shard", "ranks")
+ONLY_PYTORCHS = ("compiled", "screened", "shard", "ranks", "module")
 
 FORWARD = ("forward", "hybrid_forward", "execute")
 # A Parameter is a tensor in PyTorch and in Jittor has no class of its own. Names are mapped with their module: the
