@@ -3,26 +3,39 @@
 import jittor as jt
 from jittor import Var, nn
 
-from .sface import NORM_FLOOR, Rescaling, mean, nearer_others, normalise, number, row_sums
+from .sface import NORM_FLOOR, Reduction, Rescaling, SFaceResult, nearer_others, normalise, number, reduced, row_sums
 
 
 class DensePass:
-    """Sums and gradients, added up block by block by `run`. The arguments are those of `streamed`."""
+    """Sums and gradients, added up block by block by `run`. The arguments are those of `streamed`.
 
-    def __init__(self, embeddings: Var, class_weight: Var, labels: Var, rescaling: Rescaling) -> None:
-        self.class_weight, self.labels, self.rescaling = class_weight.detach(), labels.detach(), rescaling
+    Without `with_gradients` only the losses and metrics are computed.
+    """
+
+    def __init__(
+        self,
+        embeddings: Var,
+        class_weight: Var,
+        labels: Var,
+        factors: Var,
+        rescaling: Rescaling,
+        *,
+        with_gradients: bool = True,
+    ) -> None:
+        self.class_weight, self.labels, self.factors = (v.detach() for v in (class_weight, labels, factors))
+        self.rescaling, self.with_gradients = rescaling, with_gradients
         self.unit_embeddings, self.embedding_norms = normalise(embeddings.detach())
         own_prototypes, _ = normalise(self.class_weight[self.labels])
         self.target_cosines = (self.unit_embeddings * own_prototypes).sum(1).clamp(-1, 1)
         self.r_intra = rescaling.pull(jt.arccos(self.target_cosines))
-        self.inter_sum = jt.zeros((1,), class_weight.dtype)
+        self.inter_losses = jt.zeros((len(labels),), class_weight.dtype)  # each sample's
         self.cosine_sum = jt.zeros((1,), class_weight.dtype)
         self.nearer_others = jt.zeros((len(labels),), class_weight.dtype)  # 0: a sample's own prototype is nearest
         self.grad_unit_embeddings = jt.zeros_like(self.unit_embeddings)
 
     def run(self, block_size: int) -> None:
-        batch_size, num_classes = len(self.labels), self.class_weight.shape[0]
-        gradients, inter_sums, cosine_sums = [], *[jt.zeros_like(self.target_cosines) for _ in range(2)]
+        num_classes = self.class_weight.shape[0]
+        gradients, cosine_sums = [], jt.zeros_like(self.target_cosines)
         for first in range(0, num_classes, block_size):
             last = min(first + block_size, num_classes)
             unit_prototypes, norms = normalise(self.class_weight[first:last])
@@ -30,31 +43,33 @@ class DensePass:
             is_target = (self.labels.unsqueeze(1) == jt.arange(first, last)).cast(cosines.dtype)
             r_inter = self.rescaling.push(jt.arccos(cosines)) * (1 - is_target)
 
-            g = (r_inter - is_target * self.r_intra.unsqueeze(1)) / number(batch_size, r_inter)
-            self.grad_unit_embeddings = self.grad_unit_embeddings + jt.matmul(g, unit_prototypes)
-            grad_unit_prototypes = _transposed_product(g, self.unit_embeddings)
-            gradients.append(through_normalisation(grad_unit_prototypes, unit_prototypes, norms))
+            if self.with_gradients:
+                g = (r_inter - is_target * self.r_intra.unsqueeze(1)) * self.factors.unsqueeze(1)
+                self.grad_unit_embeddings = self.grad_unit_embeddings + jt.matmul(g, unit_prototypes)
+                grad_unit_prototypes = _transposed_product(g, self.unit_embeddings)
+                gradients.append(through_normalisation(grad_unit_prototypes, unit_prototypes, norms))
 
-            inter_sums = inter_sums + row_sums(r_inter * cosines)
+            self.inter_losses = self.inter_losses + row_sums(r_inter * cosines)
             cosine_sums = cosine_sums + row_sums(cosines * (1 - is_target))
             self.nearer_others = self.nearer_others + nearer_others(cosines, self.target_cosines, is_target)
             # execution is lazy: without this, all blocks would be in memory at once
-            jt.sync([inter_sums, cosine_sums, self.nearer_others, self.grad_unit_embeddings, gradients[-1]])
-        self.inter_sum, self.cosine_sum = inter_sums.sum(), cosine_sums.sum()
-        self.grad_class_weight = jt.concat(gradients)
+            jt.sync([self.inter_losses, cosine_sums, self.nearer_others, self.grad_unit_embeddings, *gradients[-1:]])
+        self.cosine_sum = cosine_sums.sum()
+        if self.with_gradients:
+            self.grad_class_weight = jt.concat(gradients)
 
-    def result(self) -> tuple[Var, ...]:
-        """The fields of SFaceResult."""
+    def result(self, reduction: Reduction) -> SFaceResult:
         batch_size, num_classes = len(self.labels), self.class_weight.shape[0]
-        intra_loss = mean(-self.r_intra * self.target_cosines)
-        inter_loss = self.inter_sum / number(batch_size, self.inter_sum)
-        return (
-            intra_loss + inter_loss,
-            intra_loss,
-            inter_loss,
-            self.target_cosines.mean(),
-            self.cosine_sum / number(batch_size * (num_classes - 1), self.cosine_sum),
-            (self.nearer_others == 0).cast(self.nearer_others.dtype).mean(),
+        intra_loss = reduced(-self.r_intra * self.target_cosines, self.factors, reduction)
+        inter_loss = reduced(self.inter_losses, self.factors, reduction)
+        return SFaceResult(
+            loss=intra_loss + inter_loss,
+            intra_loss=intra_loss,
+            inter_loss=inter_loss,
+            target_cosine=self.target_cosines.mean(),
+            other_cosine=self.cosine_sum / number(batch_size * (num_classes - 1), self.cosine_sum),
+            accuracy=(self.nearer_others == 0).cast(self.nearer_others.dtype).mean(),
+            target_cosines=self.target_cosines,
         )
 
     def gradients(self) -> tuple[Var, Var]:

@@ -45,7 +45,7 @@ template <class T> void add(int64_t d, T factor, const T* __restrict__ vector, T
 template <class T> T clip(T cosine) { return std::min(std::max(cosine, T(-1)), T(1)); }
 
 // Cosines and norms of the classes from `begin` to `end`, and which entries are active; `samples` has N places a class.
-// The gradient is set to 0 here, where the threads are at work already.
+// The gradient, if wanted, is set to 0 here, where the threads are at work already.
 template <class T> void screen_tile(int64_t begin, int64_t end, int64_t first, int64_t n, int64_t d, T least,
                                     const T* turned_embeddings, const T* prototypes, const int* labels, T* norms,
                                     T* cosines, int* samples, int* counts, T* cosine_sums, T* nearest_other,
@@ -83,7 +83,7 @@ template <class T> void screen_tile(int64_t begin, int64_t end, int64_t first, i
                 }
         }
         counts[j] = count;
-        std::fill_n(grad_prototypes + j * d, d, T(0));
+        if (grad_prototypes) std::fill_n(grad_prototypes + j * d, d, T(0));
     }
 }
 
@@ -122,59 +122,74 @@ template <class T> int64_t screen(int64_t size, int64_t first, int64_t n, int64_
     return total;
 }
 
-// What the entries of other classes give; in a dense block `cosines` and `weights` are (size, N).
+// What the entries of other classes give; in a dense block `cosines` and `weights` are (size, N). Without
+// `grad_prototypes` only the samples' losses.
 template <class T> void push(bool dense, int64_t size, int64_t n, int64_t d, const T* embeddings, const T* prototypes,
                              const T* norms, const T* cosines, const int* samples, const int* counts, const T* weights,
-                             T* grad_prototypes, T* grad_unit_embeddings, T* inter_sum) {
+                             const T* sample_factors, T* grad_prototypes, T* grad_unit_embeddings, T* inter_losses) {
     std::vector<int64_t> starts(size + 1);
     for (int64_t j = 0; j < size; j++) starts[j + 1] = starts[j] + (dense ? n : counts[j]);
     std::unique_ptr<T[]> factors(new T[starts[size]]);  // g / ||w||
-    std::vector<double> losses(size);
+    std::vector<double> losses(n);
     std::vector<T> along(size);  // v . w^ / ||w||
 
     // threads that have to wait for one another cost more than a short list
     const bool shared = starts[size] * d > 1 << 18;
 
+    const auto weight_of = [&](int64_t k) { return cosines[k] == TARGET ? T(0) : weights[k]; };
     const auto remove_radial_part = [&](int64_t j) {
         if (norms[j] > FLOOR) add(d, -along[j] / norms[j], prototypes + j * d, grad_prototypes + j * d);
     };
+    const auto factor_of = [&](int64_t j, int64_t k, int64_t i) {
+        return factors[k] = weight_of(k) * sample_factors[i] / norms[j];
+    };
 
     #pragma omp parallel for if (shared)
-    for (int64_t j = 0; j < size; j++) {
-        for (int64_t k = starts[j]; k < starts[j + 1]; k++) {
-            const T weight = cosines[k] == TARGET ? T(0) : weights[k], factor = weight / (n * norms[j]);
-            factors[k] = factor;
-            losses[j] += weight * clip(cosines[k]);
-            along[j] += factor * cosines[k];
-            if (!dense) add(d, factor, embeddings + samples[k] * d, grad_prototypes + j * d);
-        }
+    for (int64_t j = 0; j < (grad_prototypes ? size : 0); j++) {
+        T sum = 0;
+        if (dense)
+            for (int64_t i = 0; i < n; i++) sum += factor_of(j, j * n + i, i) * cosines[j * n + i];
+        else
+            for (int64_t k = starts[j]; k < starts[j + 1]; k++) {
+                sum += factor_of(j, k, samples[k]) * cosines[k];
+                add(d, factors[k], embeddings + samples[k] * d, grad_prototypes + j * d);
+            }
+        along[j] = sum;
         if (!dense && starts[j] < starts[j + 1]) remove_radial_part(j);
     }
-    for (int64_t j = 0; j < size; j++) *inter_sum += losses[j];
-    if (dense) {
+    constexpr int64_t SHARE = 16;  // samples that one thread serves: then no two write to a row
+    #pragma omp parallel for if (shared)
+    for (int64_t begin = 0; begin < n; begin += SHARE) {
+        const int64_t end = std::min(begin + SHARE, n);
+        for (int64_t j = 0; j < size; j++)
+            if (dense)
+                for (int64_t i = begin; i < end; i++) losses[i] += weight_of(j * n + i) * clip(cosines[j * n + i]);
+            else
+                for (int64_t k = starts[j]; k < starts[j + 1]; k++) {
+                    const int64_t i = samples[k];
+                    if (i < begin || i >= end) continue;
+                    losses[i] += weight_of(k) * clip(cosines[k]);
+                    if (grad_prototypes) add(d, factors[k], prototypes + j * d, grad_unit_embeddings + i * d);
+                }
+    }
+    for (int64_t i = 0; i < n; i++) inter_losses[i] += losses[i];
+    if (dense && grad_prototypes) {
         product(false, size, d, n, factors.get(), embeddings, 0, grad_prototypes);
         product(true, n, d, size, factors.get(), prototypes, 1, grad_unit_embeddings);
         #pragma omp parallel for
         for (int64_t j = 0; j < size; j++) remove_radial_part(j);
-        return;
     }
-    constexpr int64_t SHARE = 16;  // samples that one thread serves: then no two write to a row
-    #pragma omp parallel for if (shared)
-    for (int64_t begin = 0; begin < n; begin += SHARE)
-        for (int64_t j = 0; j < size; j++)
-            for (int64_t k = starts[j]; k < starts[j + 1]; k++)
-                if (begin <= samples[k] && samples[k] < begin + SHARE)
-                    add(d, factors[k], prototypes + j * d, grad_unit_embeddings + samples[k] * d);
 }
 
 // What the samples give to the prototypes of their own classes in the block, and these to the samples.
 template <class T> void pull(int64_t size, int64_t first, int64_t n, int64_t d, const T* embeddings,
                              const T* prototypes, const int* labels, const T* norms, const T* target_cosines,
-                             const T* weights, T* grad_prototypes, T* grad_unit_embeddings) {
+                             const T* weights, const T* sample_factors, T* grad_prototypes,
+                             T* grad_unit_embeddings) {
     for (int64_t i = 0; i < n; i++) {
         const int64_t j = labels[i] - first;
         if (j < 0 || j >= size) continue;
-        const T factor = -weights[i] / (n * norms[j]);
+        const T factor = -weights[i] * sample_factors[i] / norms[j];
         const T along = norms[j] > FLOOR ? target_cosines[i] / norms[j] : 0;
         for (int64_t l = 0; l < d; l++) {
             grad_prototypes[j * d + l] += factor * (embeddings[i * d + l] - along * prototypes[j * d + l]);

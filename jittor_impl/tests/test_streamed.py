@@ -141,7 +141,8 @@ def test_epsilon_0_leaves_nothing_out(monkeypatch):
         return jt.ones_like(theta)
 
     x, w = jt.array(case.embeddings, "float32"), jt.array(case.class_weight, "float32")
-    streamed(x, w, jt.array(case.labels), SimpleNamespace(pull=flat, push=flat), least_cosine=-1.0, block_size=40)
+    rescaling = SimpleNamespace(pull=flat, push=flat)
+    streamed(x, w, jt.array(case.labels), rescaling, jt.ones(100), "sum", least_cosine=-1.0, block_size=40)
     assert seen == [100, *[100 * size - min(size, 40) for size in (40, 40, 20)]], "the targets, then all others"
 
 
@@ -151,7 +152,8 @@ def test_weights_are_any_functions_of_theta(share):
     x, w = jt.array(case.embeddings, "float64"), jt.array(case.class_weight, "float64")
     labels = jt.array(case.labels)
     squares = SimpleNamespace(pull=lambda t: t * t, push=lambda t: t * t)
-    loss, *_ = streamed(x, w, labels, squares, least_cosine=-1.0, block_size=6)
+    factors = jt.array(np.full(8, 1 / 8), "float64")
+    loss, *_ = streamed(x, w, labels, squares, factors, "sum", least_cosine=-1.0, block_size=6)
     unit = [v / np.linalg.norm(v, axis=1, keepdims=True) for v in (case.embeddings, case.class_weight)]
     cosines = unit[0] @ unit[1].T
     signs = np.where(np.arange(20) == case.labels[:, None], -1, 1)
@@ -170,6 +172,24 @@ def test_the_gradients_can_be_asked_for_twice():
     once = jt.grad(loss, w).numpy().copy()
     assert error(jt.grad(jt.array(3.0, "float64") * loss, w).numpy(), 3 * once) < 1e-15
     assert (jt.grad(loss, w).numpy() == once).all()
+
+
+@pytest.mark.parametrize("gpu", [False, True])
+def test_without_a_use_for_gradients_none_are_computed(monkeypatch, share, gpu):
+    monkeypatch.setattr(streamed_module, "_on_gpu", lambda: gpu)
+    monkeypatch.setattr(streamed_module.DensePass, "gradients", None)
+    case = on_both_knees()
+    truth = oracle.sface(*case)
+    x, w, labels = jt.array(case.embeddings, "float64"), jt.array(case.class_weight, "float64"), jt.array(case.labels)
+    with jt.no_grad():
+        results = [sface_loss(x, w, labels)]
+    results.append(sface_loss(x, w, labels, reduction="none"))
+    results.append(sface_loss(x.clone().stop_grad(), w.clone().stop_grad(), labels))
+    for result in results:
+        assert result.inter_loss.numpy().mean() == pytest.approx(truth.inter_loss)
+        assert result.accuracy.item() == truth.accuracy
+    with pytest.raises(TypeError, match="not callable"):
+        sface_loss(x, w.clone().stop_grad(), labels)
 
 
 @pytest.mark.parametrize("row", ["embeddings", "class_weight"])
@@ -215,17 +235,29 @@ def peak_over_inputs(num_classes):
     with open("/proc/self/clear_refs", "w") as file:
         file.write("5")  # the peak starts anew
     before = kilobytes("VmRSS")
-    jt.sync(jt.grad(sface_loss(x, w, y, block_size=1024).loss, [x, w]))
+    work(x, w, y)
     return kilobytes("VmHWM") - before
 
-peak_over_inputs(2000)
-print(peak_over_inputs(200_000))
+def with_gradients(x, w, y):
+    jt.sync(jt.grad(sface_loss(x, w, y, block_size=1024).loss, [x, w]))
+
+def without(x, w, y):
+    with jt.no_grad():
+        sface_loss(x, w, y, block_size=1024).loss.sync()
+
+for work in (without, with_gradients):
+    peak_over_inputs(2000)
+    print(peak_over_inputs(200_000))
 """
 
 
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="needs Linux's /proc")
 def test_memory_does_not_grow_with_classes_beyond_the_gradient():
-    """200,000 classes: the gradient has 24.4 MiB, a second one or an (N, C) matrix (48.8 MiB) would show."""
+    """200,000 classes: the gradient has 24.4 MiB, a second one or an (N, C) matrix (48.8 MiB) would show.
+
+    Without gradients there is not even one.
+    """
     run = partial(subprocess.run, capture_output=True, text=True, check=True, cwd=Path(__file__).parents[2])
-    peak = int(run([sys.executable, "-c", MEMORY]).stdout.split()[-1]) / 1024
-    assert peak < 24.4 + 12
+    without, with_gradients = (int(size) / 1024 for size in run([sys.executable, "-c", MEMORY]).stdout.split()[-2:])
+    assert without < 12
+    assert with_gradients < 24.4 + 12

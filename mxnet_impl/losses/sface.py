@@ -67,7 +67,7 @@ class Rescaling:
             ends = (value.asnumpy().min(), value.asnumpy().max()) if isinstance(value, NDArray) else (value, value)
             least, largest = ends
             if name.endswith("center"):
-                if not 0 <= least <= largest <= math.pi:
+                if not 0 <= least <= largest < math.pi + 1e-6:  # float32's pi is above pi
                     raise ValueError(f"{name}: expected radians between 0 and pi, got {value}; math.radians converts")
             elif not 0 < least < math.inf:
                 raise ValueError(f"{name}: expected a finite number above 0, got {value}")

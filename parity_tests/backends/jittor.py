@@ -26,11 +26,13 @@ create_trainer = Trainer  # as `common.training.loop.fit` drives it
 def sface(
     embeddings: np.ndarray, class_weight: np.ndarray, labels: np.ndarray, **options: Any
 ) -> dict[str, np.ndarray]:
-    """Loss, its two parts and both gradients of `sface_loss` with its options, in the dtype of `embeddings`."""
+    """Loss, its two parts and both gradients of their sum, with the options of `sface_loss`; in `embeddings`' dtype."""
     x, w = _variable(embeddings), _variable(class_weight)
-    result = sface_loss(x, w, jt.array(labels, "int64"), **options)
+    variables = {name: _variable(value) for name, value in options.items() if isinstance(value, np.ndarray)}
+    result = sface_loss(x, w, jt.array(labels, "int64"), **{**options, **variables})
+    shape = (-1,) if options.get("reduction") == "none" else ()
     names = ("loss", "intra_loss", "inter_loss")
-    return {name: _array(getattr(result, name)).reshape(()) for name in names} | _gradients(result.loss, x, w)
+    return {name: _array(getattr(result, name)).reshape(shape) for name in names} | _gradients(result.loss.sum(), x, w)
 
 
 def sface_weights(theta: np.ndarray, **parameters: float) -> dict[str, np.ndarray]:

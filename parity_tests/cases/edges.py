@@ -1,6 +1,7 @@
 """Levels 1 and 3 at the edges: vectors that are zero, huge, tiny, opposite or NaN, and the smallest batches."""
 
 from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
 import numpy as np
 
@@ -10,7 +11,13 @@ from parity_tests.comparison import DTYPES, Case, Check, as_arrays, held_by_floa
 from parity_tests.truth.margin_heads import margin_loss
 from parity_tests.truth.sface import NORM_FLOOR, sface
 
-SFACE = {"scale": 64.0, "intra_slope": 80.0, "inter_slope": 80.0, "intra_center": 0.87, "inter_center": 1.2}
+SFACE: dict[str, Any] = {
+    "scale": 64.0,
+    "intra_slope": 80.0,
+    "inter_slope": 80.0,
+    "intra_center": 0.87,
+    "inter_center": 1.2,
+}
 MARGINS = {"softmax": None, "normalised-softmax": None, "cosface": 0.35, "arcface": 0.5, "sphereface": None}
 STEP = 700  # of sphereface
 ODD = 1  # the sample that lies at the edge; the others show that it disturbs none of them

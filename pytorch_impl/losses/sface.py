@@ -66,7 +66,7 @@ class Rescaling:
         for name, value in vars(self).items():
             least, largest = (float(end) for end in (value.aminmax() if isinstance(value, Tensor) else (value, value)))
             if name.endswith("center"):
-                if not 0 <= least <= largest <= math.pi:
+                if not 0 <= least <= largest < math.pi + 1e-6:  # float32's pi is above pi
                     raise ValueError(f"{name}: expected radians between 0 and pi, got {value}; math.radians converts")
             elif not 0 < least < math.inf:
                 raise ValueError(f"{name}: expected a finite number above 0, got {value}")
