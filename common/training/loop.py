@@ -274,17 +274,15 @@ class _Run:
             return
         self.saved_step = step
         arrays = self.trainer.state()
-        bad = 0  # place of the first array that is not finite, from 1; 0: none
+        bad = checkpoint.first_not_finite(arrays) if self.writes else None  # only rank 0 is sure to have the whole
+        place = self.ranks.total(0 if bad is None else 1 + list(arrays).index(bad))
+        if place:
+            name = list(arrays)[place - 1]
+            raise self._diverged(f"after step {step} {name} holds NaN or infinity, though the loss was finite")
         if self.writes:
             state = {"progress": dataclasses.asdict(self.progress), "config": configuration.to_json(self.config)}
-            try:
-                checkpoint.save_checkpoint(folder, step, arrays, state)
-                checkpoint.prune(folder, self.config.keep, self.progress.best_step)
-            except checkpoint.NotFinite as error:
-                bad = 1 + list(arrays).index(error.name)
-        if bad := self.ranks.total(bad):  # all ranks stop, though only rank 0 has seen the whole
-            name = list(arrays)[bad - 1]
-            raise self._diverged(f"after step {step} {name} holds NaN or infinity, though the loss was finite")
+            checkpoint.save_checkpoint(folder, step, arrays, state)
+            checkpoint.prune(folder, self.config.keep, self.progress.best_step)
 
 
 def refuse_another_run(folder: Path, config: RunConfig) -> None:

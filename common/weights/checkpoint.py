@@ -29,14 +29,6 @@ class DamagedCheckpoint(ValueError):
     """A file of a checkpoint is missing, altered or unknown. The message names the file and says what to do."""
 
 
-class NotFinite(ArithmeticError):
-    """An array holds NaN or infinity. `name` is its canonical name."""
-
-    def __init__(self, name: str) -> None:
-        super().__init__(f"{name} holds NaN or infinity; nothing was saved")
-        self.name = name
-
-
 @dataclass(frozen=True)
 class Checkpoint:
     """A checkpoint that was read and verified."""
@@ -87,6 +79,11 @@ def first_few(items: Sequence[str], count: int = 5, separator: str = "; ") -> st
     return separator.join(items[:count]) + more
 
 
+def first_not_finite(arrays: Mapping[str, np.ndarray]) -> str | None:
+    """The name of the first array that holds NaN or infinity; None: there is none."""
+    return next((name for name, array in arrays.items() if not _is_finite(array)), None)
+
+
 def save_checkpoint(folder: Path, step: int, arrays: dict[str, np.ndarray], state: dict[str, Any]) -> Path:
     """Write `folder/step-<step>` atomically and return its path; there must be none of that step yet.
 
@@ -97,7 +94,7 @@ def save_checkpoint(folder: Path, step: int, arrays: dict[str, np.ndarray], stat
         state: JSON values for state.json.
 
     Raises:
-        NotFinite: for the first array with NaN or infinity; nothing was written.
+        ValueError: an array holds NaN or infinity; nothing was written.
         OSError: it cannot be written, or there is one of that step; older checkpoints are unharmed.
 
     >>> import tempfile
@@ -109,9 +106,8 @@ def save_checkpoint(folder: Path, step: int, arrays: dict[str, np.ndarray], stat
     >>> loaded.step, loaded.arrays
     (20, {'backbone.fc.bias': array([0., 0.], dtype=float32)})
     """
-    for name, array in arrays.items():
-        if not _is_finite(array):
-            raise NotFinite(name)
+    if (bad := first_not_finite(arrays)) is not None:
+        raise ValueError(f"{bad} holds NaN or infinity; nothing was saved")
     folder.mkdir(parents=True, exist_ok=True)
     final = folder / f"step-{step:08d}"
     temporary = folder / f".{final.name}.tmp"
