@@ -11,13 +11,7 @@ from parity_tests.comparison import DTYPES, SFACE_PARAMETERS, Case, Check, as_ar
 from parity_tests.truth.margin_heads import margin_loss
 from parity_tests.truth.sface import NORM_FLOOR, sface
 
-SFACE: dict[str, Any] = {
-    "scale": 64.0,
-    "intra_slope": 80.0,
-    "inter_slope": 80.0,
-    "intra_center": 0.87,
-    "inter_center": 1.2,
-}
+SFACE: dict[str, Any] = dict(zip(SFACE_PARAMETERS, (64.0, 80.0, 80.0, 0.87, 1.2), strict=True))
 MARGINS = {"softmax": None, "normalised-softmax": None, "cosface": 0.35, "arcface": 0.5, "sphereface": None}
 STEP = 700  # of sphereface
 ODD = 1  # the sample that lies at the edge; the others show that it disturbs none of them
