@@ -22,7 +22,7 @@ import dataclasses
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor, nn
@@ -187,7 +187,7 @@ def sface_loss(
         from .streamed import streamed  # here, so that this file works alone
 
         least_cosine = rescaling.least_cosine(torch.finfo(dtype).eps if epsilon is None else epsilon)
-        return streamed(
+        return uncompiled(streamed)(
             embeddings,
             class_weight,
             labels,
@@ -370,6 +370,11 @@ class _FullProduct(torch.autograd.Function):
         return product(grad, right.T), product(grad.T, left.T)
 
 
+def uncompiled(function: Callable[..., Any]) -> Callable[..., Any]:
+    """`function`, which depends on values, outside of torch.compile. As a decorator it would load the compiler."""
+    return torch.compiler.disable(function) if torch.compiler.is_compiling() else function
+
+
 def check_options(form: str, reduction: str, block_size: int | None, epsilon: float | None) -> None:
     """Raise a ValueError that says what was expected and what came; see `sface_loss`."""
     for name, value, allowed in (("form", form, Form), ("reduction", reduction, Reduction)):
@@ -419,10 +424,9 @@ def check_inputs(
     if sample_weight is not None and sample_weight.shape != labels.shape:
         raise ValueError(f"sample_weight: expected ({len(embeddings)},), got {tuple(sample_weight.shape)}")
     if labels.device.type == "cpu":
-        _check_values(labels, num_classes)
+        uncompiled(_check_values)(labels, num_classes)
 
 
-@torch.compiler.disable  # which could not compile what depends on values, and warns of it
 def _check_values(labels: Tensor, num_classes: int) -> None:
     while torch._C._functorch.is_functorch_wrapped_tensor(labels):  # torch.func and vmap hide the values
         labels = torch._C._functorch.get_unwrapped(labels)

@@ -22,10 +22,9 @@ from .dense import DensePass
 from .sface import Reduction, Rescaling, SFaceResult, Shard, full_precision
 from .skipping import SkippingPass
 
-_SMALL = 2**14  # entries; with fewer, computing all is faster than looking for those that count
+_SMALL = 2**15  # entries; with fewer, computing all is faster than looking for those that count
 
 
-@torch.compiler.disable  # its choices depend on values
 def streamed(
     embeddings: Tensor,
     class_weight: Tensor,
@@ -81,6 +80,7 @@ class _Streamed(torch.autograd.Function):
         ctx.save_for_backward(*inputs[:4])
         ctx.make_pass, ctx.block_size, ctx.reduction = inputs[4:]
         ctx.gradients = output[-2:]
+        ctx.set_materialize_grads(False)  # else backward is given zeros for each output, one of them (C, D)
         ctx.mark_non_differentiable(*(tensor for tensor in output[1:] if tensor is not None))
 
     @staticmethod
