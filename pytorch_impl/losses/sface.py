@@ -187,7 +187,7 @@ def sface_loss(
         from .streamed import streamed  # here, so that this file works alone
 
         least_cosine = rescaling.least_cosine(torch.finfo(dtype).eps if epsilon is None else epsilon)
-        return uncompiled(streamed)(
+        return _uncompiled(streamed)(
             embeddings,
             class_weight,
             labels,
@@ -370,7 +370,7 @@ class _FullProduct(torch.autograd.Function):
         return product(grad, right.T), product(grad.T, left.T)
 
 
-def uncompiled(function: Callable[..., Any]) -> Callable[..., Any]:
+def _uncompiled(function: Callable[..., Any]) -> Callable[..., Any]:
     """`function`, which depends on values, outside of torch.compile. As a decorator it would load the compiler."""
     return torch.compiler.disable(function) if torch.compiler.is_compiling() else function
 
@@ -424,7 +424,7 @@ def check_inputs(
     if sample_weight is not None and sample_weight.shape != labels.shape:
         raise ValueError(f"sample_weight: expected ({len(embeddings)},), got {tuple(sample_weight.shape)}")
     if labels.device.type == "cpu":
-        uncompiled(_check_values)(labels, num_classes)
+        _uncompiled(_check_values)(labels, num_classes)
 
 
 def _check_values(labels: Tensor, num_classes: int) -> None:
