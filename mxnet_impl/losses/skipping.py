@@ -57,6 +57,7 @@ class SkippingPass:
         self.block_size, self.with_gradients = block_size, with_gradients
         self.groups: list[_Group] = []
         self.dense_blocks: set[int] = set()  # first class of each
+        self.kept: tuple[np.ndarray, ...] | None = None  # cosines, norms and g of the only block
         self.inter_losses = np.zeros(len(labels))  # each sample's
 
     def run(self, embeddings: np.ndarray, class_weight: np.ndarray) -> None:
@@ -91,8 +92,10 @@ class SkippingPass:
                 found.append((first + columns, samples, cosines.reshape(-1)[entries].clip(-1, 1)))
             else:
                 self.dense_blocks.add(first)
-                r_inter, _ = self._dense(cosines, targets)
+                r_inter, g = self._dense(cosines, targets)
                 self.inter_losses += np.einsum("ij,ij->i", r_inter, cosines)
+                if self.with_gradients and last - first == num_classes:
+                    self.kept = cosines, norms, g
             if last == num_classes or sum(len(entry[0]) for entry in found) >= _WAITING:
                 self._add_group(found_from, last, found, norms[found_from:last])
                 found, found_from = [nothing], last
@@ -135,16 +138,20 @@ class SkippingPass:
         for group in self.groups:
             for first, last in self._blocks(group.first, group.last):
                 if first in self.dense_blocks:
-                    cosines, norms = self._cosines(class_weight[first:last], buffer)
-                    targets = self._targets(first, last)
-                    cosines[targets] = self.target_cosines[targets[0]]
-                    _, g = self._dense(cosines, targets)
-                    h = np.divide(g, norms, out=g)
+                    cosines, norms, g = self.kept or self._again(class_weight[first:last], first, last, buffer)
+                    h = g / norms
                     yield first, last, slice(None), h.T, _radial(np.einsum("ij,ij->j", h, cosines), norms)
                 else:
                     block = slice(first - group.first, last - group.first)
                     rows, h = _rows_in_use(group.h, block)
                     yield first, last, rows, h, group.radial[block][rows]
+
+    def _again(self, prototypes: np.ndarray, first: int, last: int, buffer: np.ndarray) -> tuple[np.ndarray, ...]:
+        """Cosines, norms and g of a dense block."""
+        cosines, norms = self._cosines(prototypes, buffer)
+        targets = self._targets(first, last)
+        cosines[targets] = self.target_cosines[targets[0]]
+        return cosines, norms, self._dense(cosines, targets)[1]
 
     def _blocks(self, first: int, last: int) -> Iterator[tuple[int, int]]:
         return ((start, min(start + self.block_size, last)) for start in range(first, last, self.block_size))

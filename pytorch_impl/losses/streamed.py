@@ -118,7 +118,7 @@ def _gradients(ctx, grad_loss: Tensor) -> tuple[Tensor, Tensor]:
     gradients, ctx.gradients = ctx.gradients, (None, None)
     *inputs, factors = ctx.saved_tensors
     if ctx.reduction == "none":
-        factors, grad_loss = factors * grad_loss, torch.ones(())
+        factors, grad_loss = factors * grad_loss, factors.new_ones(())
     if gradients[0] is None:
         make_pass = partial(ctx.make_pass, with_gradients=True)
         gradients = _run(make_pass, ctx.block_size, *inputs, factors).gradients()

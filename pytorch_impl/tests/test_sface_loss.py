@@ -323,17 +323,21 @@ def test_functional_gradients(form):
         assert_close(each(x, labels) / 5, truth.grad_embeddings, 1e-12, "each sample's")
 
 
-def test_another_default_device(monkeypatch):
+@pytest.mark.parametrize("reduction", ["mean", "none"])
+def test_another_default_device(monkeypatch, reduction):
     case = planted()
-    inputs = [torch.tensor(array, dtype=torch.float32) for array in case[:2]] + [torch.tensor(case.labels)]
-    expected = sface_loss(*inputs, block_size=7)
     monkeypatch.setattr(skipping, "can_screen", lambda _: True)
-    torch.set_default_device("meta")
-    try:
-        found = sface_loss(*inputs, block_size=7)
-    finally:
-        torch.set_default_device(None)
-    assert found.loss.item() == pytest.approx(expected.loss.item(), rel=1e-6)
+    results = []
+    for device in ("cpu", "meta"):
+        x, w = (torch.tensor(array, dtype=torch.float32, requires_grad=True) for array in case[:2])
+        labels = torch.tensor(case.labels)
+        torch.set_default_device(device)
+        try:
+            sface_loss(x, w, labels, block_size=7, reduction=reduction).loss.sum().backward()
+        finally:
+            torch.set_default_device(None)
+        results.append((x.grad, w.grad))
+    torch.testing.assert_close(*results, rtol=0, atol=0)
 
 
 def test_a_compiled_model_trains_and_its_numbers_may_change():
