@@ -17,6 +17,7 @@ _DENSE_SHARE = 0.08  # of a block's entries: with more, products of the whole bl
 _LONG, _SHORT = 512, 128  # the share of vectors with _LONG - _SHORT dimensions or more, less for shorter ones
 _SCREEN_SHARE = 0.03  # of a block's entries: with more, a float32 product is faster than computing them again
 _SCREEN_AGAIN = 4  # screening starts again after a block with this many times fewer entries than that
+_CROWDED = 0.5  # entries for a class of a block: with more, its gradient is written in one piece
 _WAITING = 4096  # entries that are collected before their part of the gradients is computed
 
 
@@ -110,6 +111,9 @@ class SkippingPass(DensePass):
             torch.cat([cosines, self.target_cosines[own]]),
         )
         count = len(entries[0])
+        if count > _CROWDED * len(block.weight):
+            self._add_entries(*entries, block)
+            return
         if self.num_waiting + count > _WAITING:
             self._add_waiting()
         if count > _WAITING:
@@ -124,7 +128,8 @@ class SkippingPass(DensePass):
             self._add_entries(*(waiting[: self.num_waiting] for waiting in self.waiting))
             self.num_waiting = 0
 
-    def _add_entries(self, samples: Tensor, classes: Tensor, cosines: Tensor) -> None:
+    def _add_entries(self, samples: Tensor, classes: Tensor, cosines: Tensor, block: Block | None = None) -> None:
+        """Add entries to sums and gradients; if they are all that a block has, its gradient is written in one piece."""
         order = classes.argsort(stable=True)
         samples, classes, cosines = samples[order], classes[order], cosines[order].clamp_(-1, 1)
         is_own = classes == self.labels[samples]
@@ -138,12 +143,19 @@ class SkippingPass(DensePass):
         counts = samples.bincount(minlength=len(self.labels))
         self.grad_unit_embeddings += weighted_sums(g_by_norm[order], classes[order], self.class_weight, counts)
 
-        rows, columns, counts = classes.unique_consecutive(return_inverse=True, return_counts=True)
-        norms = self.norms[rows]
-        radial = columns.bincount(g_by_norm * cosines * self.factors[samples]) / norms * (norms > NORM_FLOOR)
+        radial_parts = g_by_norm * cosines * self.factors[samples]
+        if block is None:
+            rows, columns, counts = classes.unique_consecutive(return_inverse=True, return_counts=True)
+            weight, norms = self.class_weight.index_select(0, rows), self.norms[rows]
+        else:
+            columns, weight, norms = classes - block.classes.start, block.weight, block.norms
+            counts = columns.bincount(minlength=len(weight))
         sums = weighted_sums(g_by_norm, samples, self.weighted_embeddings, counts)
-        sums.addcmul_(self.class_weight.index_select(0, rows), radial[:, None], value=-1)
-        self.grad_class_weight.index_copy_(0, rows, sums)
+        radial = columns.bincount(radial_parts, len(weight)) / norms * (norms > NORM_FLOOR)
+        if block is None:
+            self.grad_class_weight.index_copy_(0, rows, sums.addcmul_(weight, radial[:, None], value=-1))
+        else:
+            torch.addcmul(sums, weight, radial[:, None], value=-1, out=self.grad_class_weight[block.classes])
 
 
 def weighted_sums(weights: Tensor, rows: Tensor, table: Tensor, counts: Tensor) -> Tensor:

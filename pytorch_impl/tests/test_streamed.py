@@ -248,6 +248,7 @@ def test_entries_do_not_wait_for_long(monkeypatch):
     monkeypatch.setattr(skipping, "_DENSE_SHARE", 9)
     x, w, labels = problem()
     expected = run(x, w, labels)
+    monkeypatch.setattr(skipping, "_CROWDED", 9)
     monkeypatch.setattr(skipping, "_WAITING", 5)
     done = []
     original = SkippingPass._add_waiting
