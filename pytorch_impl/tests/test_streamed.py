@@ -116,7 +116,8 @@ def test_ways_agree(seed, num_classes, embedding_size, epsilon):
         np.testing.assert_allclose(found, expected, rtol=0, atol=2e-5 * expected.abs().max() + 2 * SCALE * epsilon)
 
 
-def test_screening_decides_near_ties_exactly(monkeypatch):
+@pytest.mark.parametrize("screened", [None, True], ids=["8 bits", "float16"])
+def test_screening_decides_near_ties_exactly(monkeypatch, screened):
     """Own and others' cosines closer together than screening can tell, and below the cosine that matters to a push."""
     monkeypatch.setattr(skipping, "_SCREEN_SHARE", 1)
     monkeypatch.setattr(skipping, "can_screen", lambda _: True)
@@ -125,12 +126,15 @@ def test_screening_decides_near_ties_exactly(monkeypatch):
         angles = torch.cat([own, own - closer])
         w = torch.stack([angles.cos(), angles.sin()], 1)
         for row in range(0, 200, 7):  # one sample, one rival
-            result = sface_loss(torch.tensor([[1.0, 0]]), w[[row, row + 200]], torch.tensor([0]), block_size=2)
+            result = sface_loss(
+                torch.tensor([[1.0, 0]]), w[[row, row + 200]], torch.tensor([0]), block_size=2, screened=screened
+            )
             assert result.accuracy == float(closer < 0)
 
 
 @pytest.mark.parametrize("center", [0.3, 1.2, 1.9])
-def test_screening_finds_what_lies_on_the_cut(monkeypatch, center):
+@pytest.mark.parametrize("screened", [None, True], ids=["8 bits", "float16"])
+def test_screening_finds_what_lies_on_the_cut(monkeypatch, center, screened):
     """Prototypes just inside the cut, in directions and lengths of all roundings: each gets its push."""
     monkeypatch.setattr(skipping, "_SCREEN_SHARE", 1)
     monkeypatch.setattr(skipping, "can_screen", lambda _: True)
@@ -141,7 +145,8 @@ def test_screening_finds_what_lies_on_the_cut(monkeypatch, center):
     angle = center + math.log(1 / 1e-7 - 1) / SLOPE - 1e-5
     w = (math.cos(angle) * x + math.sin(angle) * across) * torch.rand(4000, 1, generator=generator).exp()
     w[0] = -x[0]
-    _, _, grad = run(x.requires_grad_(), w.requires_grad_(), torch.tensor([0]), inter_center=center, epsilon=1e-7)
+    options = {"inter_center": center, "epsilon": 1e-7, "screened": screened}
+    _, _, grad = run(x.requires_grad_(), w.requires_grad_(), torch.tensor([0]), **options)
     assert (grad[1:] != 0).any(1).all()
 
 
