@@ -76,14 +76,14 @@ class CompactingPass(DensePass):
         columns, samples = columns.clamp_min(0), samples.clamp_min(0)
         exact = (self.unit_embeddings[samples] * block.weight[columns]).sum(1) / block.norms[columns]
         exact.clamp_(-1, 1)
-        is_listed &= ~(exact < self.least_cosine)
-        exact = exact.masked_fill(~is_listed, -1)
         self.nearest_other = torch.maximum(self.nearest_other, (highest - self.errors).masked_fill(overflows, -1))
-        self.nearest_other.scatter_reduce_(0, samples, exact, "amax")
+        self.nearest_other.scatter_reduce_(0, samples, exact.masked_fill(~is_listed, -1), "amax")
         prototype_sum = block.norms.reciprocal() @ block.weight
         self.cosine_sum += (self.embedding_sum @ prototype_sum).masked_fill(overflows, 0)
 
-        r_inter = self.rescaling.push(torch.acos(exact)).masked_fill(~is_listed, 0)
+        is_active = is_listed & ~(exact < self.least_cosine)
+        exact = exact.masked_fill(~is_active, 0)
+        r_inter = self.rescaling.push(torch.acos(exact)).masked_fill(~is_active, 0)
         order = samples.argsort(stable=True)
         of_samples = samples.new_zeros(len(self.labels)).scatter_add_(0, samples, torch.ones_like(samples))
         self.inter_losses += _sums((r_inter * exact)[order], of_samples)

@@ -85,7 +85,7 @@ def test_the_error_is_within_its_bound(way, epsilon):
         assert (error > 1e-3 * bound * count / vectors.norm(dim=1)).any() or way in COMPLETE
 
 
-@pytest.mark.parametrize("way", ["gathered", "screened"], indirect=True)
+@pytest.mark.parametrize("way", ["gathered", "screened", "compacted"], indirect=True)
 def test_pushes_are_left_out_from_the_angle_on_where_they_are_below_epsilon(way):
     epsilon = 1e-2
     cut = CENTER + math.log(1 / epsilon - 1) / SLOPE
@@ -122,7 +122,7 @@ def test_screening_decides_near_ties_exactly(monkeypatch, screened):
     monkeypatch.setattr(skipping, "_SCREEN_SHARE", 1)
     monkeypatch.setattr(skipping, "can_screen", lambda _: True)
     own = torch.linspace(1.45, 1.55, 200)
-    for closer in (-1e-4, 1e-4):
+    for closer in (-1e-4, -3e-6, 3e-6, 1e-4):
         angles = torch.cat([own, own - closer])
         w = torch.stack([angles.cos(), angles.sin()], 1)
         for row in range(0, 200, 7):  # one sample, one rival
