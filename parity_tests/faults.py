@@ -86,7 +86,7 @@ FAULTS: dict[str, tuple[Fault, ...]] = {
     "pytorch": (
         *_IN_ALL,
         Fault("r not detached", 3, LOSS, "with torch.no_grad():", "with torch.enable_grad():"),
-        Fault("a and b swapped", 1, LOSS, "(theta - self.intra_center)", "(theta - self.inter_center)"),
+        Fault("a and b swapped", 1, LOSS, "_like(theta, self.intra_center)", "_like(theta, self.inter_center)"),
         Fault("slope 64", 1, LOSS,
               "    rescaling = Rescaling(scale, intra_slope,", "    rescaling = Rescaling(scale, 64,"),
         Fault("cosine for angle, streamed form", 1, DENSE,

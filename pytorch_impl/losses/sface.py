@@ -73,11 +73,11 @@ class Rescaling:
 
     def pull(self, theta: Tensor) -> Tensor:
         """r_intra of angles of any shape, radians: near 0 below `intra_center`, near `scale` above it."""
-        return self.scale * torch.sigmoid(self.intra_slope * (theta - self.intra_center))
+        return self.scale * torch.sigmoid(self.intra_slope * (theta - _like(theta, self.intra_center)))
 
     def push(self, theta: Tensor) -> Tensor:
         """r_inter of angles of any shape, radians: near `scale` below `inter_center`, near 0 above it."""
-        return self.scale * torch.sigmoid(-self.inter_slope * (theta - self.inter_center))
+        return self.scale * torch.sigmoid(-self.inter_slope * (theta - _like(theta, self.inter_center)))
 
     def of_classes(self, labels: Tensor) -> "Rescaling":
         """The same with each sample's own `intra_center`."""
@@ -310,6 +310,10 @@ class SFaceHead(nn.Module):
         num_classes, embedding_size = self.class_weight.shape
         numbers = ", ".join(f"{name}={value}" for name, value in vars(self.rescaling).items())
         return f"{embedding_size}, {num_classes}, {numbers}"
+
+
+def _like(theta: Tensor, center: float | Tensor) -> float | Tensor:
+    return center.to(theta) if isinstance(center, Tensor) else center
 
 
 def reduced(losses: Tensor, factors: Tensor, reduction: Reduction) -> Tensor:

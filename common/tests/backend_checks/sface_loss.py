@@ -203,14 +203,16 @@ def test_the_cosines_are_there(sface, form):
         assert result.cosines is None
 
 
+@pytest.mark.parametrize("dtype", TOLERANCE)
 @pytest.mark.parametrize("name", ["intra_center", "inter_center"])
-def test_centers_of_classes(sface, name):
+def test_centers_of_classes(sface, name, dtype):
     case = on_both_knees()
     centers = np.linspace(0.5, 1.4, len(case.class_weight))
-    result, *gradients = sface(*case, **{name: centers})
+    result, *gradients = sface(*case, dtype, **{name: centers})
     truth = oracle.sface(*case, **{name: centers})
-    assert result.loss == pytest.approx(truth.loss, rel=1e-12)
-    assert_gradients(gradients, truth, 1e-10)
+    assert result.loss.dtype == dtype
+    assert result.loss == pytest.approx(truth.loss, rel=TOLERANCE[dtype])
+    assert_gradients(gradients, truth, TOLERANCE[dtype])
     with pytest.raises(ValueError, match=rf'{name}: expected one number, got \(.*\); use form="plain"'):
         sface(*case, form="streamed", **{name: centers})
     with pytest.raises(ValueError, match=rf"{name}: expected a number, or \({len(centers)},\) of them, got \(1,\)"):
