@@ -9,6 +9,8 @@ import subprocess
 from pathlib import Path
 from typing import NamedTuple
 
+from common.io.programs import output_of
+
 _CGROUP_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
 
 _MALLOC_VARIABLES = ("MALLOC_MMAP_MAX_", "MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_", "MALLOC_TOP_PAD_")
@@ -71,7 +73,7 @@ def gpu_memory() -> list[GpuMemory]:
     """Measure the memory of each GPU in the order of nvidia-smi; empty if that is missing or gives no figures (MIG)."""
     command = ["nvidia-smi", "--query-gpu=memory.used,memory.total", "--format=csv,noheader,nounits"]
     try:
-        listed = subprocess.run(command, capture_output=True, text=True, check=True, timeout=20).stdout
+        listed = output_of(command)
         mebibytes = [[int(number) for number in line.split(",")] for line in listed.splitlines()]
         return [GpuMemory(used * 2**20, total * 2**20) for used, total in mebibytes]
     except (OSError, subprocess.SubprocessError, ValueError):

@@ -14,6 +14,7 @@ import numpy as np
 from tensorboard.summary import Writer
 
 from common.io.files import atomic_write
+from common.io.programs import output_of
 
 LOG = "log.jsonl"
 NEGATIVE_LOSS = (
@@ -93,15 +94,8 @@ def environment(backend: dict[str, Any]) -> dict[str, Any]:
 
 def git_revision() -> str | None:
     """Git revision of this checkout, with "-dirty" if files differ from it; None outside a checkout."""
+    command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
     try:
-        result = subprocess.run(
-            ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],
-            cwd=Path(__file__).parent,
-            capture_output=True,
-            text=True,
-            check=True,
-            timeout=10,
-        )
+        return output_of(command, Path(__file__).parent).strip()
     except (OSError, subprocess.SubprocessError):
         return None
-    return result.stdout.strip()
