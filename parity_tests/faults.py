@@ -105,7 +105,7 @@ FAULTS: dict[str, tuple[Fault, ...]] = {
         Fault("target in the inter sum, gathered", 1, SKIPPING, ".masked_fill_(is_own, 0)\n", "\n"),
         Fault("sign of the pull, dense", 3, DENSE, "block.put(g, -self.r_intra)", "block.put(g, self.r_intra)"),
         Fault("prototypes not normalised, gathered", 3, SKIPPING, "r_inter) / self.norms[classes]", "r_inter)"),
-        Fault("no tangent projection, gathered", 3, SKIPPING, "radial[:, None], value=-1", "radial[:, None], value=0"),
+        Fault("no tangent projection, gathered", 3, SKIPPING, "/ norms * (norms > NORM_FLOOR)", "* 0"),
         Fault("prototypes not normalised, dense", 3, DENSE, "g.div_(block.norms)", "g"),
         Fault("no tangent projection, dense", 3, DENSE, "FLOOR))[:, None], value=-1", "FLOOR))[:, None], value=0"),
         Fault("no tangent projection, embeddings", 3, DENSE, "(grad_unit - radial * unit) /", "grad_unit /"),

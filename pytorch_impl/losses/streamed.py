@@ -47,12 +47,13 @@ def streamed(
         least_cosine: where entries are left out, r_inter counts as 0 at lower cosines; -1: every entry counts.
     """
     on_cpu, leaves_out = embeddings.device.type == "cpu", least_cosine > -1
-    is_small = block_size is None and len(labels) * len(class_weight) < _SMALL
+    is_small = on_cpu and block_size is None and len(labels) * len(class_weight) < _SMALL
     if leaves_out and screened:
         make_pass = partial(CompactingPass, rescaling=rescaling, least_cosine=least_cosine, shard=shard)
     elif leaves_out and screened is None and on_cpu and not is_small:
         make_pass = partial(SkippingPass, rescaling=rescaling, least_cosine=least_cosine, shard=shard)
     else:
+        compiled = compiled and not (is_small and leaves_out)  # no run compiles because it is small
         make_pass = partial(DensePass, rescaling=rescaling, compiled=compiled, shard=shard)
     if block_size is None:
         block_size = 2048 if on_cpu else max(1, (2**23 if screened else 2**24) // len(labels))
