@@ -145,8 +145,8 @@ def sface_loss(
             None: 2048, so that a block stays in a processor's cache; on a CUDA device enough for 2**24 entries.
         epsilon: the streamed form leaves out pushes with r_inter < scale * epsilon, on the CPU or if `screened`. 0:
             none. None: the machine epsilon of the dtype, so that float32 results do not move.
-        screened: look for the pushes that count among float16 products, for which a GPU has special units, in at most
-            64 MiB. None: the CPU's own way on the CPU, and on a CUDA device no: how fast it is there was not measured.
+        screened: look for the pushes that count among float16 products, for which a GPU has special units. None: the
+            CPU's own way on the CPU, and on a CUDA device no: neither time nor memory was measured there.
         compiled: compile a dense block's elementwise part into one kernel (torch.compile, at the first call). Used by
             the streamed form where no push is left out: on a CUDA device, or with epsilon 0.
         shard: class_weight is a part of all classes; for the streamed form only.
