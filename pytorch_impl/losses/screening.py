@@ -96,7 +96,7 @@ def not_below(chunks: Tensor, largest: Tensor, least: Tensor) -> tuple[Tensor, T
     """Columns, rising, and rows of the entries that reach `least` (N,) of their column; looks into few chunks."""
     columns, groups = (least[:, None] <= largest.T).nonzero().unbind(1)
     found, places = (chunks[groups, :, columns] >= least[columns, None]).nonzero().unbind(1)
-    return columns[found], groups[found] * chunks.shape[1] + places
+    return columns.index_select(0, found), groups.index_select(0, found) * chunks.shape[1] + places
 
 
 def dots_at(rows: Tensor, columns: Tensor, left: Tensor, right: Tensor) -> Tensor:

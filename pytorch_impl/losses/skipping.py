@@ -39,20 +39,22 @@ class SkippingPass(DensePass):
         super().__init__(
             embeddings, class_weight, labels, factors, rescaling, with_gradients=with_gradients, shard=shard
         )
-        if with_gradients:
-            self.grad_class_weight.zero_()  # prototypes without an entry are not written
         self.least_cosine = least_cosine
         self.dense_share = _DENSE_SHARE * min(1, (embeddings.shape[1] + _SHORT) / _LONG)
         self.screen = Screen(self.unit_embeddings) if can_screen(embeddings) else None
         self.screens = self.screen is not None
         self.embedding_sum = self.unit_embeddings.sum(0)
-        # samples, classes and cosines of entries: in one place, small tensors would break the heap into pieces
-        self.waiting = labels.new_empty(_WAITING), labels.new_empty(_WAITING), embeddings.new_empty(_WAITING)
+        self.own_is_left = torch.zeros_like(labels, dtype=torch.bool)
+        # samples, classes, cosines and r_inter of entries: in one place, small tensors would break the heap into pieces
+        self.waiting = *labels.new_empty(2, _WAITING), *embeddings.new_empty(2, _WAITING)
         self.num_waiting = 0
 
     def run(self, block_size: int) -> None:
         super().run(block_size)
-        self._add_waiting()
+        if self.with_gradients:
+            self._add_waiting()
+            own = self.own_is_left.nonzero()[:, 0]
+            self._add_scattered(own, self.labels[own], self.target_cosines[own], -self.r_intra[own])
 
     def _add(self, block: Block) -> None:
         if self.screens and self._screen(block):
@@ -102,60 +104,61 @@ class SkippingPass(DensePass):
         return few
 
     def _collect(self, block: Block, samples: Tensor, columns: Tensor, cosines: Tensor) -> None:
-        """Entries of other classes, and those of the samples' own classes in the block."""
-        is_own = torch.ones_like(self.labels) if block.is_own is None else block.is_own
-        own = is_own.nonzero()[:, 0]
-        entries = (
-            torch.cat([samples, own]),
-            torch.cat([columns + block.classes.start, self.labels[own]]),
-            torch.cat([cosines, self.target_cosines[own]]),
-        )
-        count = len(entries[0])
-        if count > _CROWDED * len(block.weight):
-            self._add_entries(*entries, block)
-            return
-        if self.num_waiting + count > _WAITING:
-            self._add_waiting()
-        if count > _WAITING:
-            self._add_entries(*entries)
-        else:
-            for waiting, new in zip(self.waiting, entries, strict=True):
-                waiting[self.num_waiting : self.num_waiting + count] = new
-            self.num_waiting += count
-
-    def _add_waiting(self) -> None:
-        if self.num_waiting:
-            self._add_entries(*(waiting[: self.num_waiting] for waiting in self.waiting))
-            self.num_waiting = 0
-
-    def _add_entries(self, samples: Tensor, classes: Tensor, cosines: Tensor, block: Block | None = None) -> None:
-        """Add entries to sums and gradients; if they are all that a block has, its gradient is written in one piece."""
-        order = classes.argsort(stable=True)
-        samples, classes, cosines = samples[order], classes[order], cosines[order].clamp_(-1, 1)
-        is_own = classes == self.labels[samples]
-        r_inter = self.rescaling.push(torch.acos(cosines)).masked_fill_(is_own, 0)
+        """Take a block's entries of other classes, samples rising; the samples' own classes are added at the end."""
+        self.own_is_left |= True if block.is_own is None else block.is_own
+        cosines = cosines.clamp(-1, 1)
+        r_inter = self.rescaling.push(torch.acos(cosines))
         self.inter_losses += samples.bincount(r_inter * cosines, len(self.labels))
         if not self.with_gradients:
             return
-        g_by_norm = torch.where(is_own, -self.r_intra[samples], r_inter) / self.norms[classes]
-
-        order = samples.argsort(stable=True)
-        counts = samples.bincount(minlength=len(self.labels))
-        self.grad_unit_embeddings += weighted_sums(g_by_norm[order], classes[order], self.class_weight, counts)
-
-        radial_parts = g_by_norm * cosines * self.factors[samples]
-        if block is None:
-            rows, columns, counts = classes.unique_consecutive(return_inverse=True, return_counts=True)
-            weight, norms = self.class_weight.index_select(0, rows), self.norms[rows]
+        grad = self.grad_class_weight[block.classes]
+        if len(samples) > _CROWDED * len(grad):
+            self._add_entries(samples, columns, cosines, r_inter, block.weight, block.norms, out=grad)
+            return
+        grad.zero_()
+        entries = samples, columns + block.classes.start, cosines, r_inter
+        if self.num_waiting + len(samples) > _WAITING:
+            self._add_waiting()
+        if len(samples) > _WAITING:
+            self._add_scattered(*entries)
         else:
-            columns, weight, norms = classes - block.classes.start, block.weight, block.norms
-            counts = columns.bincount(minlength=len(weight))
-        sums = weighted_sums(g_by_norm, samples, self.weighted_embeddings, counts)
-        radial = columns.bincount(radial_parts, len(weight)) / norms * (norms > NORM_FLOOR)
-        if block is None:
-            self.grad_class_weight.index_copy_(0, rows, sums.addcmul_(weight, radial[:, None], value=-1))
-        else:
-            torch.addcmul(sums, weight, radial[:, None], value=-1, out=self.grad_class_weight[block.classes])
+            for waiting, new in zip(self.waiting, entries, strict=True):
+                waiting[self.num_waiting : self.num_waiting + len(new)] = new
+            self.num_waiting += len(samples)
+
+    def _add_waiting(self) -> None:
+        if self.num_waiting:
+            samples, *others = (waiting[: self.num_waiting] for waiting in self.waiting)
+            samples, order = samples.sort(stable=True)
+            self._add_scattered(samples, *(entries.index_select(0, order) for entries in others))
+            self.num_waiting = 0
+
+    def _add_scattered(self, samples: Tensor, classes: Tensor, cosines: Tensor, g: Tensor) -> None:
+        """Add entries of any classes, samples rising, to the gradients."""
+        rows, columns = classes.unique(return_inverse=True)
+        weight = self.class_weight.index_select(0, rows)
+        grad = self._add_entries(samples, columns, cosines, g, weight, self.norms.index_select(0, rows))
+        self.grad_class_weight.index_copy_(0, rows, grad.add_(self.grad_class_weight.index_select(0, rows)))
+
+    def _add_entries(
+        self,
+        samples: Tensor,
+        columns: Tensor,
+        cosines: Tensor,
+        g: Tensor,
+        weight: Tensor,
+        norms: Tensor,
+        out: Tensor | None = None,
+    ) -> Tensor:
+        """Add entries, samples rising, to the gradient of embeddings; return that of `weight` (B, D)."""
+        g_by_norm = g / norms.index_select(0, columns)
+        of_samples = samples.bincount(minlength=len(self.labels))
+        self.grad_unit_embeddings += weighted_sums(g_by_norm, columns, weight, of_samples)
+        radial = columns.bincount(g_by_norm * cosines * self.factors.index_select(0, samples), len(weight))
+        columns, order = columns.sort(stable=True)
+        samples, g_by_norm = samples.index_select(0, order), g_by_norm.index_select(0, order)
+        sums = weighted_sums(g_by_norm, samples, self.weighted_embeddings, columns.bincount(minlength=len(weight)))
+        return torch.addcmul(sums, weight, (radial / norms * (norms > NORM_FLOOR))[:, None], value=-1, out=out)
 
 
 def weighted_sums(weights: Tensor, rows: Tensor, table: Tensor, counts: Tensor) -> Tensor:
