@@ -6,7 +6,6 @@ The JSON file of a benchmark has `machine`, `method` (in words), `charts` (what 
 import dataclasses
 import os
 import platform
-import re
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -18,7 +17,7 @@ import numpy as np
 
 from common.io import memory
 from common.io.files import atomic_write, write_json
-from common.training.run_log import git_revision
+from common.io.machine import git_revision, processor
 
 
 class Figure(NamedTuple):
@@ -78,7 +77,7 @@ def machine() -> dict[str, Any]:
     """Processor, cores, memory, load and versions: JSON values."""
     available = memory.host_available()
     return {
-        "processor": _processor(),
+        "processor": processor(),
         "cpus": os.cpu_count(),
         "usable_cpus": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "omp_num_threads": os.environ.get("OMP_NUM_THREADS"),
@@ -145,13 +144,3 @@ def read_charts(value: Any) -> list[Chart]:
 
 def _bar_json(bar: Bar) -> dict[str, Any]:
     return {"label": bar.label, **bar.figure._asdict(), "target": bar.target}
-
-
-def _processor() -> str:
-    try:
-        text = Path("/proc/cpuinfo").read_text("utf-8", "replace")
-    except OSError:
-        return platform.processor() or platform.machine()
-    found = re.search(r"^model name\s*:\s*(.+)$", text, re.MULTILINE)
-    flags = [name for name in ("avx512f", "avx512_bf16", "amx_bf16") if re.search(rf"\b{name}\b", text)]
-    return (found[1] if found else platform.machine()) + (f" ({', '.join(flags)})" if flags else "")

@@ -2,7 +2,6 @@
 
 import json
 import platform
-import subprocess
 import sys
 import time
 from importlib import metadata
@@ -14,7 +13,7 @@ import numpy as np
 from tensorboard.summary import Writer
 
 from common.io.files import atomic_write
-from common.io.programs import output_of
+from common.io.machine import git_revision
 
 LOG = "log.jsonl"
 NEGATIVE_LOSS = (
@@ -90,12 +89,3 @@ def environment(backend: dict[str, Any]) -> dict[str, Any]:
         "scikit-learn": metadata.version("scikit-learn"),
         "backend": backend,
     }
-
-
-def git_revision() -> str | None:
-    """Git revision of this checkout, with "-dirty" if files differ from it; None outside a checkout."""
-    command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
-    try:
-        return output_of(command, Path(__file__).parent).strip()
-    except (OSError, subprocess.SubprocessError):
-        return None

@@ -1,12 +1,11 @@
 """The log: what is written comes back, a torn end is forgiven, a resumed run rewrites its tail."""
 
 import json
-from pathlib import Path
 
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from common.training.run_log import RunLog, environment, git_revision, read_log
+from common.training.run_log import RunLog, environment, read_log
 
 
 def record(step: int, **figures) -> dict:
@@ -61,11 +60,3 @@ def test_nan_is_refused(tmp_path):
 
 def test_environment_is_json():
     assert json.loads(json.dumps(environment({"name": "none"})))["backend"] == {"name": "none"}
-
-
-def test_git_revision_names_this_checkout():
-    if not (Path(__file__).parents[3] / ".git").exists():
-        pytest.skip("not a git checkout")
-    revision = git_revision()
-    assert revision is not None
-    assert len(revision.removesuffix("-dirty")) == 40
