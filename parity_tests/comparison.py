@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -52,7 +52,7 @@ class Case(NamedTuple):
 
 
 class Row(NamedTuple):
-    """The largest error of a backend in a quantity."""
+    """The largest error of a backend in a quantity, or why there is none."""
 
     level: int
     quantity: str
@@ -61,10 +61,29 @@ class Row(NamedTuple):
     error: float
     tolerance: float
     case: str
+    note: str = ""  # what is missing, what usually causes the failure, or why it is known; details in further lines
+    verdict: Literal["", "failed", "not provided", "known"] = ""  # if it is not by the error
 
     @property
-    def passed(self) -> bool:
-        return self.error <= self.tolerance  # false for NaN
+    def status(self) -> str:
+        """passed, failed, "not provided" or known; the last two do not fail a run."""
+        return self.verdict or ("passed" if self.error <= self.tolerance else "failed")  # NaN fails
+
+    @property
+    def name(self) -> str:
+        """What the patterns of --known match."""
+        return f"{self.backend} {self.quantity} {self.dtype}"
+
+
+ERROR, NOT_PROVIDED = "error", "not_provided"
+"""The one text in an answer without outputs: what went wrong, or what a backend lacks."""
+
+
+def why_missing(answer: Arrays, output: str) -> dict[str, Any]:
+    """Note and verdict of a row whose output is not in the answer."""
+    if NOT_PROVIDED in answer:
+        return {"note": str(answer[NOT_PROVIDED]), "verdict": "not provided"}
+    return {"note": str(answer[ERROR]) if ERROR in answer else f"gave no {output}, only {', '.join(answer)}"}
 
 
 def relative(quantity: str, tolerance: str, output: str, truth: np.ndarray) -> Check:

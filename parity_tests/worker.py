@@ -1,30 +1,32 @@
 """python -m parity_tests.worker BACKEND IN OUT: one backend answers one case, or every case of a folder.
 
 IN and OUT are .npz files without pickles, or folders of them: OUT/NAME.npz answers IN/NAME.npz. BACKEND is pytorch,
-mxnet, jittor, or the dotted name of a module with the functions of `parity_tests.backends.pytorch`, for another
-implementation. docs/parity.md describes the kinds of cases and their arrays.
+mxnet, jittor, or the name of a module with functions of `parity_tests.backends.pytorch`, for another implementation.
+docs/parity.md describes the kinds of cases and their arrays. Losses need NumPy only: a user's environment has no more.
 """
 
 import importlib
+import inspect
 import json
 import sys
 import tempfile
-from collections.abc import Callable
+import traceback
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from common import config as configuration
-from common.backend import Backend
-from common.datasets.loader import Loader
-from common.datasets.training_sets import open_dataset
-from common.evaluation.verification import verify
-from common.weights.checkpoint import load_checkpoint, save_checkpoint
-from parity_tests.comparison import SFACE_PARAMETERS, Arrays, read_arrays
+from common.backend import BACKENDS, Backend
+from parity_tests.comparison import ERROR, NOT_PROVIDED, SFACE_PARAMETERS, Arrays, as_arrays, read_arrays
 from parity_tests.truth.sface import NORM_FLOOR
 
 STATE = "state."
+
+
+class NotProvided(AttributeError):
+    """The backend lacks a function or an option; the message names it."""
 
 
 def answer(adapter: Any, case: Arrays) -> Arrays:
@@ -40,34 +42,34 @@ def answer(adapter: Any, case: Arrays) -> Arrays:
 
 
 def _sface(adapter: Any, case: Arrays) -> Arrays:
-    dtype = np.dtype(str(case["dtype"]))
-    parameters = {name: float(case[name]) for name in SFACE_PARAMETERS}
-    x, w = case["embeddings"].astype(dtype), case["class_weight"].astype(dtype)
-    form = str(case["form"])
-    options: dict[str, Any] = {"form": form, "block_size": int(case.get("block_size", 1024)), **parameters}
+    x, w, dtype = _vectors(case)
+    options: dict[str, Any] = {"form": str(case["form"]), "block_size": int(case.get("block_size", 1024))}
     if "reduction" in case:
         options |= {"reduction": str(case["reduction"]), "sample_weight": case["sample_weight"].astype(dtype)}
-    out: Arrays = adapter.sface(x, w, case["labels"], **options)
-    if form == "plain":
-        unit_x, unit_w = (v / np.maximum(np.linalg.norm(v, axis=1, keepdims=True), NORM_FLOOR) for v in (x, w))
-        theta = np.arccos(np.clip(unit_x @ unit_w.T, -1, 1)).astype(dtype)
-        rows, labels = np.arange(len(x)), case["labels"]
-        weights = adapter.sface_weights(theta, **parameters)
-        weights["inter_weight"][rows, labels] = 0
-        out |= {"intra_weight": weights["intra_weight"][rows, labels], "inter_weight": weights["inter_weight"]}
-    return out
+    taken = _options_taken(_function(adapter, "sface"), options)
+    return _call(adapter, "sface", x, w, case["labels"], **taken, **_sface_parameters(case))
+
+
+def _sface_weights(adapter: Any, case: Arrays) -> Arrays:
+    """r of the angles of a case: r_intra (N,), and r_inter (N, C), 0 at the targets."""
+    x, w, dtype = _vectors(case)
+    unit_x, unit_w = (v / np.maximum(np.linalg.norm(v, axis=1, keepdims=True), NORM_FLOOR) for v in (x, w))
+    theta = np.arccos(np.clip(unit_x @ unit_w.T, -1, 1)).astype(dtype)
+    own = np.arange(len(x)), case["labels"]
+    weights = _call(adapter, "sface_weights", theta, **_sface_parameters(case))
+    inter_weight = weights["inter_weight"].copy()
+    inter_weight[own] = 0
+    return {"intra_weight": weights["intra_weight"][own], "inter_weight": inter_weight}
 
 
 def _margin(adapter: Any, case: Arrays) -> Arrays:
-    dtype = np.dtype(str(case["dtype"]))
     config = configuration.HeadConfig(
         name=str(case["head"]),  # type: ignore[arg-type]  # the backend checks it
         scale=float(case["scale"]),
         margin=float(case["margin"]) if "margin" in case else None,
     )
-    x, w = case["embeddings"].astype(dtype), case["class_weight"].astype(dtype)
-    out: Arrays = adapter.margin_head(config, x, w, case["labels"], step=int(case["step"]))
-    return out
+    x, w, _ = _vectors(case)
+    return _call(adapter, "margin_head", config, x, w, case["labels"], step=int(case["step"]))
 
 
 def _backbone(adapter: Any, case: Arrays) -> Arrays:
@@ -75,14 +77,15 @@ def _backbone(adapter: Any, case: Arrays) -> Arrays:
     state = {name: array.astype(dtype) for name, array in _state(case).items()}
     images, grad_output = case["images"].astype(dtype), case["grad_output"].astype(dtype)
     taps = [str(tap) for tap in case["taps"]]
-    out: Arrays = adapter.backbone(str(case["backbone"]), state, images, grad_output, taps=taps)
-    return out
+    return _call(adapter, "backbone", str(case["backbone"]), state, images, grad_output, taps=taps)
 
 
 def _train(adapter: Any, case: Arrays) -> Arrays:
     """Train from the initial weights, `state.*`, or the checkpoint folder `resume`; `save` one at the end."""
+    from common.weights.checkpoint import load_checkpoint, save_checkpoint
+
     config = configuration.from_json(json.loads(str(case["config"])))
-    trainer = adapter.create_trainer(config, int(case["num_classes"]))
+    trainer = _function(adapter, "create_trainer")(config, int(case["num_classes"]))
     start = 0
     if "resume" in case:
         saved = load_checkpoint(Path(str(case["resume"])))
@@ -104,6 +107,10 @@ def _train(adapter: Any, case: Arrays) -> Arrays:
 
 def _data(_adapter: Any, case: Arrays) -> Arrays:
     """Batches of a data set, and verification figures, in a process with the framework loaded."""
+    from common.datasets.loader import Loader
+    from common.datasets.training_sets import open_dataset
+    from common.evaluation.verification import verify
+
     batch_size, seed, image_size = (int(case[name]) for name in ("batch_size", "seed", "image_size"))
     loader = Loader(open_dataset(Path(str(case["root"]))), batch_size, seed=seed, image_size=image_size)
     batches = list(loader.batches(0, int(case["steps"])))
@@ -116,11 +123,12 @@ def _data(_adapter: Any, case: Arrays) -> Arrays:
 
 
 def _describe(adapter: Any, _case: Arrays) -> Arrays:
-    return {"json": np.array(json.dumps(adapter.describe()))}
+    return {"json": np.array(json.dumps(_function(adapter, "describe")()))}
 
 
 KINDS: dict[str, Callable[[Any, Arrays], Arrays]] = {
     "sface": _sface,
+    "sface_weights": _sface_weights,
     "margin": _margin,
     "backbone": _backbone,
     "train": _train,
@@ -129,19 +137,85 @@ KINDS: dict[str, Callable[[Any, Arrays], Arrays]] = {
 }
 
 
+def _function(adapter: Any, name: str) -> Callable[..., Any]:
+    function: Callable[..., Any] | None = getattr(adapter, name, None)
+    if function is None:
+        raise NotProvided(name)
+    return function
+
+
+def _call(adapter: Any, name: str, *arguments: Any, **options: Any) -> Arrays:
+    """What a function of the adapter gives, as arrays of numbers.
+
+    Raises:
+        NotProvided: there is no such function, or it gives None, as `margin_head` may for a head that it does not have.
+        TypeError: it gives something else.
+    """
+    found = _function(adapter, name)(*arguments, **options)
+    if found is None:
+        raise NotProvided(f"{name} of this")
+    if not isinstance(found, Mapping):
+        raise TypeError(f"{name}: expected a dict of NumPy arrays, got {type(found).__name__}")
+    arrays = as_arrays(found)
+    for output, array in arrays.items():
+        if array.dtype.kind not in "biuf":
+            raise TypeError(f"{name}: expected a NumPy array of real numbers as {output}, got one of {array.dtype}")
+    return arrays
+
+
+def _options_taken(function: Callable[..., Any], options: dict[str, Any]) -> dict[str, Any]:
+    """The options without those that mean nothing to a function with one form, which is then the plain one.
+
+    Raises:
+        NotProvided: the function does not take an option that changes what it computes.
+    """
+    parameters = inspect.signature(function).parameters.values()
+    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
+        return options
+    names = {parameter.name for parameter in parameters}
+    needless = {"form", "block_size"} if options["form"] == "plain" else {"block_size"}
+    lacking = [name for name in options if name not in names | needless]
+    if lacking:
+        raise NotProvided(", ".join(lacking))
+    return {name: value for name, value in options.items() if name in names}
+
+
+def _sface_parameters(case: Arrays) -> dict[str, float]:
+    return {name: float(case[name]) for name in SFACE_PARAMETERS}
+
+
+def _vectors(case: Arrays) -> tuple[np.ndarray, np.ndarray, np.dtype]:
+    """Embeddings and prototypes in the dtype of the case, and the dtype."""
+    dtype = np.dtype(str(case["dtype"]))
+    return case["embeddings"].astype(dtype), case["class_weight"].astype(dtype), dtype
+
+
 def _state(case: Arrays) -> Arrays:
     return {name.removeprefix(STATE): array for name, array in case.items() if name.startswith(STATE)}
 
 
 def load_adapter(backend: str) -> Any:
     """The adapter of a backend: a module."""
-    if "." in backend:
+    if backend not in BACKENDS:
         return importlib.import_module(backend)
     Backend(backend).module("runtime")  # prepares the framework, which the adapter imports
     return importlib.import_module(f"parity_tests.backends.{backend}")
 
 
+def answer_or_reason(adapter: Any, case: Arrays, *, may_lack: bool) -> Arrays:
+    """The outputs for one case, or why there are none: `error`, or `not_provided` if the backend may lack functions."""
+    try:
+        return answer(adapter, case)
+    except Exception as error:
+        if isinstance(error, NotProvided) and may_lack:
+            return {NOT_PROVIDED: np.array(str(error))}
+        traceback.print_exc()
+        lines = [f"{type(error).__name__}: {error}", *traceback.format_exception(error)]
+        return {ERROR: np.array("\n".join(line.rstrip() for line in lines))}
+
+
 def main(arguments: list[str]) -> int:
+    """Answer all cases; status 1 if one of them has an error."""
     if len(arguments) != 3:
         print("usage: python -m parity_tests.worker BACKEND IN OUT (.npz files, or folders of them)", file=sys.stderr)
         return 2
@@ -151,11 +225,14 @@ def main(arguments: list[str]) -> int:
     if source.is_dir():
         target.mkdir(exist_ok=True)
         pairs = [(path, target / path.name) for path in sorted(source.glob("*.npz"))]
+    status = 0
     for path_in, path_out in pairs:
+        found = answer_or_reason(adapter, read_arrays(path_in), may_lack=backend not in BACKENDS)
+        status = 1 if ERROR in found else status
         with tempfile.NamedTemporaryFile(dir=path_out.parent, suffix=".tmp", delete=False) as temporary:
-            np.savez(temporary, **answer(adapter, read_arrays(path_in)))
+            np.savez(temporary, **found)
         Path(temporary.name).replace(path_out)
-    return 0
+    return status
 
 
 if __name__ == "__main__":

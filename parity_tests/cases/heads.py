@@ -51,6 +51,7 @@ def _sface_cases(quick: bool) -> Iterable[Case]:
         if name.startswith("knees"):
             assert_on_knees(truth, parameters["scale"])
         yield from _sface_case(name, rounded, parameters, block_size, truth._asdict())
+        yield from _weight_cases(name, rounded, parameters, truth._asdict())
     for path in sorted(GOLDEN.glob("*.npz"))[: 1 if quick else None]:
         golden = read_arrays(path)
         arrays = Inputs(golden["embeddings"], golden["class_weight"], golden["labels"])
@@ -78,20 +79,34 @@ def _sface_case(
 ) -> Iterable[Case]:
     loss_scale = max(np.abs(truth["intra_loss"]).max(), np.abs(truth["inter_loss"]).max())
     for form in ("plain", "streamed"):
+        head = f"sface {form}"
+        losses = ("loss", "intra_loss", "inter_loss")
+        rows = [f"{head}, weighted: losses"] * 3 if options else [f"{head}: {part}" for part in losses]
         checks = [
-            Check(f"sface {form}: {part}", "loss", part, np.asarray(truth[part]), loss_scale)
-            for part in ("loss", "intra_loss", "inter_loss")
+            Check(row, "loss", part, np.asarray(truth[part]), loss_scale)
+            for row, part in zip(rows, losses, strict=True)
         ]
-        if form == "plain" and "intra_weight" in truth:
-            checks += [
-                Check(f"sface {form}: {part}", "weights", part, truth[part], parameters["scale"])
-                for part in ("intra_weight", "inter_weight")
-            ]
-        checks += _gradient_checks(f"sface {form}", truth)
+        checks += [
+            check._replace(quantity=f"{head}, weighted: gradients") if options else check
+            for check in _gradient_checks(head, truth)
+        ]
         for dtype in DTYPES:
             inputs = {"kind": "sface", **arrays._asdict(), **parameters, "form": form, "block_size": block_size}
-            inputs |= options or {}
-            yield Case(f"sface-{name}-{form}-{dtype}", dtype, as_arrays(inputs | {"dtype": dtype}), checks)
+            inputs |= {"dtype": dtype} | (options or {})
+            yield Case(f"sface-{name}-{form}-{dtype}", dtype, as_arrays(inputs), checks)
+
+
+def _weight_cases(
+    name: str, arrays: Inputs, parameters: dict[str, float], truth: dict[str, np.ndarray]
+) -> Iterable[Case]:
+    """r of the angles between embeddings and prototypes."""
+    checks = [
+        Check(f"sface: {part}", "weights", part, truth[part], parameters["scale"])
+        for part in ("intra_weight", "inter_weight")
+    ]
+    for dtype in DTYPES:
+        inputs = {"kind": "sface_weights", **arrays._asdict(), **parameters, "dtype": dtype}
+        yield Case(f"weights-{name}-{dtype}", dtype, as_arrays(inputs), checks)
 
 
 def _reduced_cases() -> Iterable[Case]:

@@ -14,11 +14,11 @@ import traceback
 from pathlib import Path
 
 from common.backend import Backend
-from parity_tests import suite, worker
+from parity_tests import processes, worker
 
 
 class Forks:
-    """Replaces `suite.in_new_process`. Each backend has one process, started at its first request."""
+    """Replaces `processes.in_new_process`. Each backend has one process, started at its first request."""
 
     def __init__(self) -> None:
         self._processes: dict[str, subprocess.Popen[str]] = {}
@@ -27,7 +27,7 @@ class Forks:
         if backend not in self._processes:
             command = [sys.executable, "-m", "parity_tests.tests.forks", backend]
             pipe = subprocess.PIPE
-            self._processes[backend] = subprocess.Popen(command, cwd=suite.ROOT, stdin=pipe, stdout=pipe, text=True)
+            self._processes[backend] = subprocess.Popen(command, cwd=processes.ROOT, stdin=pipe, stdout=pipe, text=True)
         process = self._processes[backend]
         with tempfile.NamedTemporaryFile("r") as errors:
             print(json.dumps([str(root), str(source), str(target), errors.name]), file=process.stdin, flush=True)

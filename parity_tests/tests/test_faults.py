@@ -6,9 +6,10 @@ from pathlib import Path
 import pytest
 
 from common.backend import Backend
-from parity_tests import suite
+from parity_tests import processes, suite
 from parity_tests.comparison import Row
 from parity_tests.conftest import COVERED
+from parity_tests.diagnosis import MISTAKES
 from parity_tests.faults import FAULTS, Fault, plant
 from parity_tests.tests.forks import Forks
 
@@ -24,13 +25,13 @@ def forks():
 
 @pytest.fixture(autouse=True)
 def _answer_in_forks(forks, monkeypatch):
-    monkeypatch.setattr(suite, "in_new_process", forks)
+    monkeypatch.setattr(processes, "in_new_process", forks)
 
 
 def copied(backend: str, folder: Path) -> Path:
     package = Backend(backend).package
     ignored = shutil.ignore_patterns("tests", "__pycache__")
-    return shutil.copytree(suite.ROOT / package, folder / package, ignore=ignored)
+    return shutil.copytree(processes.ROOT / package, folder / package, ignore=ignored)
 
 
 def rows(backend: str, levels: tuple[int, ...], root: Path) -> list[Row]:
@@ -45,13 +46,16 @@ def test_a_copy_without_fault_passes(backend, tmp_path):
     copied(backend, tmp_path)
     found = rows(backend, suite.LEVELS, tmp_path)
     assert {row.level for row in found} == set(suite.LEVELS)
-    assert [row for row in found if not row.passed] == []
+    assert [row for row in found if row.status != "passed"] == []
 
 
 @pytest.mark.parametrize(("backend", "fault"), ALL, ids=[f"{b}-{f.name.replace(' ', '-')}" for b, f in ALL])
 def test_a_fault_is_found(backend: str, fault: Fault, tmp_path):
     plant(copied(backend, tmp_path), fault)
-    assert [row for row in rows(backend, (fault.level,), tmp_path) if not row.passed]
+    notes = {row.note for row in rows(backend, (fault.level,), tmp_path) if row.status == "failed"}
+    assert notes
+    mistake = MISTAKES.get(fault.name.partition(",")[0])
+    assert mistake is None or mistake.sentence in notes
 
 
 def test_an_edit_that_does_not_fit_is_an_error(tmp_path):

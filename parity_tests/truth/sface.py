@@ -68,7 +68,7 @@ def sface(
         intra_loss, inter_loss = intra_loss.sum(), inter_loss.sum()
 
     g = factors[:, None] * r_inter
-    g[rows, labels] = -factors * r_intra
+    g[rows, labels] -= factors * r_intra
     others = cosines.copy()
     others[rows, labels] = -np.inf
     return SFaceTruth(

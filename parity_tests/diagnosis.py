@@ -1,0 +1,137 @@
+"""What usually causes a failing row of SFace: the truth is computed with each mistake, and compared with the answer.
+
+The mistakes are those of `faults.py`, by the same names, here as edits of `truth/sface.py`.
+"""
+
+import functools
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from types import ModuleType
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from parity_tests.comparison import SFACE_PARAMETERS, Arrays, Case, Check
+from parity_tests.tolerances import TOLERANCES
+from parity_tests.truth import sface as truth
+
+CLEARLY = 100  # a mistake explains nothing unless it changes a value by so many tolerances
+
+
+class Mistake(NamedTuple):
+    """Old and new texts of the truth's source, and the sentence that says so."""
+
+    sentence: str
+    edits: Mapping[str, str]
+
+
+_DERIVATIVES = """    cotangents = cosines / np.sqrt(1 - cosines**2)
+    g = factors[:, None] * r_inter * (1 + inter_slope * (1 - r_inter / scale) * cotangents)
+    g[rows, labels] -= factors * r_intra * (1 - intra_slope * (1 - r_intra / scale) * cotangents[rows, labels])
+"""
+MISTAKES = {
+    "r not detached": Mistake(
+        "as if r had been differentiated",
+        {
+            "    g = factors[:, None] * r_inter\n": _DERIVATIVES,
+            "    g[rows, labels] -= factors * r_intra\n": "",
+        },
+    ),
+    "a and b swapped": Mistake(
+        "as if a and b had been swapped",
+        {"(theta - intra_center)": "(theta - inter_center)", "(theta - inter_center)": "(theta - intra_center)"},
+    ),
+    "slope 64": Mistake("as if the slope of r_intra had been 64", {"_sigmoid(intra_slope *": "_sigmoid(64 *"}),
+    "no scale": Mistake(
+        "as if r had no factor s",
+        {"r_intra = scale * _sigmoid": "r_intra = _sigmoid", "r_inter = scale * _sigmoid": "r_inter = _sigmoid"},
+    ),
+    "cosine for angle": Mistake("as if r had been taken of cosines, not angles", {"np.arccos(cosines)": "cosines"}),
+    "degrees for radians": Mistake(
+        "as if angles had been in degrees", {"np.arccos(cosines)": "np.degrees(np.arccos(cosines))"}
+    ),
+    "scale inside arccos": Mistake(
+        "as if cosines had been multiplied by s before arccos",
+        {"np.arccos(cosines)": "np.arccos(np.clip(scale * cosines, -1, 1))"},
+    ),
+    "prototypes not normalised": Mistake(
+        "as if class_weight had not been normalised",
+        {
+            "_unit(x), _unit(w)": "_unit(x), w",
+            "    others = cosines": "    g[np.abs(unit_x @ unit_w.T) > 1] = 0\n    others = cosines",
+            "_through_normalisation(g.T @ unit_x, w)": "g.T @ unit_x",
+        },
+    ),
+    "no tangent projection": Mistake(
+        "as if norms had been constants for the gradient", {"(grad_unit - radial * unit)": "grad_unit"}
+    ),
+    "target in the inter sum": Mistake(
+        "as if the push had not left out the own class", {"    r_inter[rows, labels] = 0\n": ""}
+    ),
+    "sign of the pull": Mistake("as if the pull had the wrong sign", {"r_intra = scale": "r_intra = -scale"}),
+    "sum for mean": Mistake("as if losses had been summed, not averaged", {"factors / len(x)": "factors"}),
+    "no sample weight": Mistake(
+        "as if sample_weight had been ignored",
+        {" if sample_weight is None else np.asarray(sample_weight, np.float64)": ""},
+    ),
+}
+
+
+def usual_cause(case: Case, quantity: str, answer: Arrays) -> str:
+    """A line on what usually causes a difference like that of `answer` in a quantity of a case, or "".
+
+    A mistake is named if it gives all outputs of the quantity that are wrong, within tolerance, and no other does.
+    """
+    wrong = [c for c in case.checks if c.quantity == quantity and c.output in answer and not _holds(c, case, answer)]
+    for check in wrong:
+        found = answer[check.output]
+        if found.shape != check.truth.shape:
+            return f"{check.output}: expected the shape {check.truth.shape}, got {found.shape}"
+        if np.isfinite(check.truth).all() and not np.isfinite(found).all():
+            return f"{check.output} is not finite"
+    if not wrong or str(case.inputs["kind"]) not in ("sface", "sface_weights") or case.name.startswith("edge-"):
+        return ""
+    explaining = [m.sentence for name, m in MISTAKES.items() if all(_explains(name, c, case, answer) for c in wrong)]
+    return explaining[0] if len(explaining) == 1 else ""
+
+
+def _holds(check: Check, case: Case, answer: Arrays) -> bool:
+    return check.error(answer[check.output]) <= TOLERANCES[check.tolerance].of(case.dtype)
+
+
+def _explains(name: str, check: Check, case: Case, answer: Arrays) -> bool:
+    """Whether an output is what a mistake gives, and the truth is far from that."""
+    mistaken = np.asarray(_with_mistake(name, case)[check.output])
+    if not np.isfinite(mistaken).all():
+        return False
+    clear = check.error(mistaken) > CLEARLY * TOLERANCES[check.tolerance].of(case.dtype)
+    scale = np.maximum(check.scale, np.abs(mistaken).max())
+    return clear and _holds(check._replace(truth=mistaken, scale=scale), case, answer)
+
+
+def _with_mistake(name: str, case: Case) -> dict[str, Any]:
+    options: dict[str, Any] = {parameter: float(case.inputs[parameter]) for parameter in SFACE_PARAMETERS}
+    if "reduction" in case.inputs:
+        options |= {"reduction": str(case.inputs["reduction"]), "sample_weight": case.inputs["sample_weight"]}
+    arrays = [case.inputs[part] for part in ("embeddings", "class_weight", "labels")]
+    with np.errstate(all="ignore"):
+        result: dict[str, Any] = mistaken_truth(name).sface(*arrays, **options)._asdict()
+    return result
+
+
+@functools.cache
+def mistaken_truth(name: str) -> ModuleType:
+    """`truth/sface.py` with a mistake.
+
+    Raises:
+        ValueError: an old text is not there exactly once.
+    """
+    source, edits = Path(truth.__file__).read_text("utf-8"), MISTAKES[name].edits
+    for old in edits:
+        if source.count(old) != 1:
+            raise ValueError(f"{name}: expected {old!r} once in truth/sface.py, got {source.count(old)}")
+    module = ModuleType(f"sface, {name}")
+    edited = re.sub("|".join(map(re.escape, edits)), lambda match: edits[match[0]], source)
+    exec(compile(edited, module.__name__, "exec"), module.__dict__)
+    return module
