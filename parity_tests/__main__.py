@@ -50,7 +50,7 @@ def main(arguments: list[str]) -> int:
     rows += suite.run(list(described), options.levels, options.backbones)
     rows, complaints = _judge(rows, known, list(described))
     facts = [f"- {name}: " + ", ".join(f"{key} {value}" for key, value in d.items()) for name, d in described.items()]
-    left_out = [name for name in BACKENDS if name not in backends]
+    left_out = [name for name in BACKENDS if name not in backends] if set(BACKENDS) & set(backends) else []
     summary = f"{report.summary(rows)}; covered: {', '.join(backends)}"
     summary += f"; left out by name: {', '.join(left_out)}" if left_out else ""
     page = "\n".join([report.markdown(rows, backends), "", report.details(rows), *facts, "", summary, *complaints])

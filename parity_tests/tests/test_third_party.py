@@ -2,8 +2,10 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
+from fnmatch import fnmatchcase
 from types import SimpleNamespace
 from xml.etree import ElementTree
 
@@ -12,6 +14,7 @@ import pytest
 from parity_tests import processes, progress, suite, worker
 from parity_tests.cases.inputs import planted
 from parity_tests.comparison import ERROR, NOT_PROVIDED, as_arrays
+from parity_tests.known import read_known
 from parity_tests.processes import ROOT
 
 LOSS = (ROOT / "examples" / "numpy_parity.py").read_text("utf-8")
@@ -167,6 +170,20 @@ def test_without_a_terminal_progress_is_a_line_now_and_then(folder, monkeypatch,
     lines = capfd.readouterr().err.splitlines()
     assert lines[0] == "my_loss: case 1 of 2, first, 0 s"
     assert any(line.startswith("my_loss: case 2 of 2, second, ") for line in lines)
+
+
+def test_the_page_says_what_works(folder):
+    """The workflow for a user's repository, and the file of known failures."""
+    page = (ROOT / "docs" / "parity.md").read_text("utf-8")
+    (folder / "my_project").mkdir()
+    (folder / "my_project" / "parity.py").write_text(LOSS)
+    (arguments,) = re.findall(r"- run: python -m parity_tests (.*)", page)
+    assert command(*arguments.split()).returncode == 0
+    (lines,) = re.findall(r"^    # TF32 .*\n    my_project.*\n", page, re.MULTILINE)
+    (folder / "known.txt").write_text(lines)
+    (line,) = read_known(folder / "known.txt")
+    assert line.reason == "products are rounded to TF32"
+    assert fnmatchcase("my_project.parity sface streamed: loss float32", line.pattern)
 
 
 def test_the_list_starts_nothing(folder):
