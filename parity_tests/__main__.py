@@ -53,7 +53,7 @@ def main(arguments: list[str]) -> int:
     left_out = [name for name in BACKENDS if name not in backends] if set(BACKENDS) & set(backends) else []
     summary = f"{report.summary(rows)}; covered: {', '.join(backends)}"
     summary += f"; left out by name: {', '.join(left_out)}" if left_out else ""
-    page = "\n".join([report.markdown(rows, backends), "", report.details(rows), *facts, "", summary, *complaints])
+    page = "\n".join([report.markdown(rows, backends), *report.details(rows), "", *facts, "", summary, *complaints])
     print(page)
     if options.out is not None:
         with atomic_write(options.out / "parity.md") as file:

@@ -5,7 +5,7 @@ The mistakes are those of `faults.py`, by the same names, here as edits of `trut
 
 import functools
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
@@ -78,36 +78,53 @@ MISTAKES = {
 }
 
 
-def usual_cause(case: Case, quantity: str, answer: Arrays) -> str:
-    """A line on what usually causes a difference like that of `answer` in a quantity of a case, or "".
+def usual_causes(case: Case, quantities: Iterable[str], answer: Arrays) -> dict[str, str]:
+    """For each quantity that is wrong in a case: a line on what usually causes such a difference, or "".
 
     A mistake is named if it gives all outputs of the quantity that are wrong, within tolerance, and no other does.
     """
-    wrong = [c for c in case.checks if c.quantity == quantity and c.output in answer and not _holds(c, case, answer)]
-    for check in wrong:
+    wrong = {
+        quantity: [
+            check
+            for check in case.checks
+            if check.quantity == quantity and check.output in answer and not _holds(check, case, answer)
+        ]
+        for quantity in quantities
+    }
+    causes = {quantity: _malformed(checks, answer) for quantity, checks in wrong.items()}
+    if str(case.inputs["kind"]) not in ("sface", "sface_weights") or case.name.startswith("edge-"):
+        return causes
+    explaining: dict[str, list[str]] = {quantity: [] for quantity, cause in causes.items() if not cause}
+    for name, mistake in MISTAKES.items() if explaining else ():
+        mistaken = _with_mistake(name, case)
+        for quantity, sentences in explaining.items():
+            if all(_explains(mistaken[check.output], check, case, answer) for check in wrong[quantity]):
+                sentences.append(mistake.sentence)
+    return causes | {quantity: found[0] if len(found) == 1 else "" for quantity, found in explaining.items()}
+
+
+def _malformed(checks: list[Check], answer: Arrays) -> str:
+    """What is wrong with the first output that cannot be compared."""
+    for check in checks:
         found = answer[check.output]
         if found.shape != check.truth.shape:
             return f"{check.output}: expected the shape {check.truth.shape}, got {found.shape}"
         if np.isfinite(check.truth).all() and not np.isfinite(found).all():
             return f"{check.output} is not finite"
-    if not wrong or str(case.inputs["kind"]) not in ("sface", "sface_weights") or case.name.startswith("edge-"):
-        return ""
-    explaining = [m.sentence for name, m in MISTAKES.items() if all(_explains(name, c, case, answer) for c in wrong)]
-    return explaining[0] if len(explaining) == 1 else ""
+    return ""
 
 
 def _holds(check: Check, case: Case, answer: Arrays) -> bool:
     return check.error(answer[check.output]) <= TOLERANCES[check.tolerance].of(case.dtype)
 
 
-def _explains(name: str, check: Check, case: Case, answer: Arrays) -> bool:
+def _explains(mistaken: np.ndarray, check: Check, case: Case, answer: Arrays) -> bool:
     """Whether an output is what a mistake gives, and the truth is far from that."""
-    mistaken = np.asarray(_with_mistake(name, case)[check.output])
     if not np.isfinite(mistaken).all():
         return False
-    clear = check.error(mistaken) > CLEARLY * TOLERANCES[check.tolerance].of(case.dtype)
+    clear = check.error(np.asarray(mistaken)) > CLEARLY * TOLERANCES[check.tolerance].of(case.dtype)
     scale = np.maximum(check.scale, np.abs(mistaken).max())
-    return clear and _holds(check._replace(truth=mistaken, scale=scale), case, answer)
+    return clear and _holds(check._replace(truth=np.asarray(mistaken), scale=scale), case, answer)
 
 
 def _with_mistake(name: str, case: Case) -> dict[str, Any]:

@@ -137,7 +137,7 @@ FAULTS: dict[str, tuple[Fault, ...]] = {
         Fault("degrees for radians", 1, LOSS, "nd.arccos(cosines)", "nd.degrees(nd.arccos(cosines))"),
         Fault("scale inside arccos", 1, LOSS, "nd.arccos(cosines)", "nd.arccos((64 * cosines).clip(-1, 1))"),
         Fault("sum for mean", 1, LOSS, "factors = factors / len(labels)", "pass"),
-        Fault("no sample weight, streamed form", 1, SKIPPING,
+        Fault("no sample weight in the push, streamed form", 1, SKIPPING,
               "reduced(self.inter_losses, self.factors,", "reduced(self.inter_losses, 1 / len(self.labels),"),
         Fault("no sample weight in the gradient, streamed form", 3, SKIPPING,
               "r_inter * self.factors[:, None]", "r_inter / len(self.labels)"),

@@ -47,14 +47,17 @@ def table(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in (escaped[0], ["---"] * len(head), *escaped[1:]))
 
 
-def details(rows: Sequence[Row]) -> str:
-    """The notes of failed rows that are longer than a line, each once, with the first row that it is of."""
+def details(rows: Sequence[Row]) -> list[str]:
+    """Lines: the notes of failed rows that are longer than one, each once, with the first row that it is of."""
     firsts: dict[tuple[str, str], Row] = {}
     for row in rows:
         if row.status == "failed" and "\n" in row.note:
             firsts.setdefault((row.backend, row.note), row)
-    blocks = [[f"{row.name} ({row.case}):", "", *_later_lines(row.note)] for row in firsts.values()]
-    return "\n".join("\n".join([*block, ""]) for block in blocks)
+    lines = []
+    for row in firsts.values():
+        later = row.note.splitlines()[1:]
+        lines += ["", f"{row.name} ({row.case}):", "", *(f"    {_printable(line)}" for line in later)]
+    return lines
 
 
 def summary(rows: Sequence[Row]) -> str:
@@ -131,10 +134,6 @@ def _bounds(tolerance: Tolerance, dtype: str) -> list[str]:
     """A tolerance, and the largest error that was measured."""
     bound, measured = tolerance.of(dtype), tolerance.measured[DTYPES.index(dtype)]
     return ["same bits", ""] if bound == 0 else [f"{bound:.0e}", f"{measured:.1e}"]
-
-
-def _later_lines(note: str) -> list[str]:
-    return [f"    {_printable(line)}" for line in note.splitlines()[1:]]
 
 
 def _printable(text: str) -> str:

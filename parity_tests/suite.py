@@ -12,7 +12,7 @@ from parity_tests.cases.data import data_cases
 from parity_tests.cases.heads import head_cases
 from parity_tests.cases.trajectories import QUICK_STEPS, STEPS, step_cases, trajectory_cases
 from parity_tests.comparison import DTYPES, ERROR, NOT_PROVIDED, Arrays, Case, Row, why_missing
-from parity_tests.diagnosis import usual_cause
+from parity_tests.diagnosis import usual_causes
 from parity_tests.processes import ROOT, ask
 from parity_tests.relay import checkpoint_rows
 from parity_tests.tolerances import TOLERANCES
@@ -58,6 +58,8 @@ def run(
     """
     wanted = frozenset(levels)
     rows: list[Row] = []
+    if not backends:
+        return rows
     for cases in _groups(wanted, backbones, quick):
         for backend in backends:
             answers = ask(backend, {case.name: case.inputs for case in cases}, root)
@@ -79,13 +81,18 @@ def _compare(backend: str, cases: list[Case], answers: dict[str, Arrays], levels
                 why = {} if answered else why_missing(answer, check.output)
                 bound = tolerance.of(case.dtype)
                 rows.append(Row(tolerance.level, check.quantity, case.dtype, backend, error, bound, case.name, **why))
-    by_name = {case.name: case for case in cases}
-    return [
-        row._replace(note=usual_cause(by_name[row.case], row.quantity, answers[row.case]))
-        if row.status == "failed" and not row.note
-        else row
-        for row in _worst(rows)
-    ]
+    return _explained(_worst(rows), cases, answers)
+
+
+def _explained(rows: list[Row], cases: list[Case], answers: dict[str, Arrays]) -> list[Row]:
+    """The rows, failed ones with what usually causes that."""
+    notes: dict[tuple[str, str], str] = {}
+    for case in cases:
+        failed = [row.quantity for row in rows if row.case == case.name and row.status == "failed" and not row.note]
+        if failed:
+            causes = usual_causes(case, failed, answers[case.name])
+            notes |= {(case.name, quantity): cause for quantity, cause in causes.items()}
+    return [row._replace(note=notes.get((row.case, row.quantity), row.note)) for row in rows]
 
 
 def _groups(levels: frozenset[int], backbones: Sequence[str], quick: bool) -> Iterable[list[Case]]:
