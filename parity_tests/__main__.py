@@ -71,6 +71,8 @@ def _judge(rows: list[Row], known: list[Known], backends: list[str]) -> tuple[li
     compared = {row.backend for row in rows if row.status != "not provided"}
     silent = "expected a function of docs/parity.md that these levels ask for, found none"
     complaints = useless + [f"{name}: {silent}" for name in backends if name not in compared]
+    if any(row.level == suite.START and row.status == "failed" for row in rows):
+        complaints.append("a backend cannot start; to leave it out, name the others with --backends")
     return rows, [f"error: {complaint}" for complaint in complaints]
 
 

@@ -17,6 +17,7 @@ from parity_tests.processes import ROOT, ask
 from parity_tests.relay import checkpoint_rows
 from parity_tests.tolerances import TOLERANCES
 
+START = 0  # the level of a backend that cannot start
 LEVELS = (1, 2, 3, 4, 5, 6, 7, 8)
 BACKBONES = (
     "iresnet_small",
@@ -33,7 +34,7 @@ def start(backends: Sequence[str], root: Path = ROOT) -> tuple[dict[str, dict[st
         answer = ask(backend, {"describe": {"kind": np.array("describe")}}, root)["describe"]
         if ERROR in answer:
             why = why_missing(answer, "")
-            rows.append(Row(0, "start of its process", "", backend, np.inf, np.nan, "describe", **why))
+            rows.append(Row(START, "start of its process", "", backend, np.inf, np.nan, "describe", **why))
         else:
             described[backend] = {} if NOT_PROVIDED in answer else dict(json.loads(str(answer["json"])))
     return described, rows

@@ -123,7 +123,7 @@ def _data(_adapter: Any, case: Arrays) -> Arrays:
 
 
 def _describe(adapter: Any, _case: Arrays) -> Arrays:
-    return {"json": np.array(json.dumps(_function(adapter, "describe")()))}
+    return {"json": np.array(json.dumps(dict(_function(adapter, "describe")()), allow_nan=False))}
 
 
 KINDS: dict[str, Callable[[Any, Arrays], Arrays]] = {

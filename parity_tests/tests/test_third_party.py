@@ -11,7 +11,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from parity_tests import processes, progress, suite, worker
+from parity_tests import processes, suite, worker
 from parity_tests.cases.inputs import planted
 from parity_tests.comparison import ERROR, NOT_PROVIDED, as_arrays
 from parity_tests.known import read_known
@@ -143,6 +143,15 @@ def test_a_backend_that_cannot_start_is_a_row_and_the_others_rows_are_there(fold
     assert "**FAILED** (describe), its process ended with 1 as it started: ModuleNotFoundError" in done.stdout
     assert "4 of 5 comparisons hold; 1 failed; covered: nosuch, my_loss" in done.stdout
     assert "    ModuleNotFoundError: No module named 'nosuch'" in done.stdout
+    assert "error: a backend cannot start; to leave it out, name the others with --backends" in done.stdout
+
+
+@pytest.mark.parametrize("facts", ["[1, 2]", '{"speed": float("nan")}', '{"it": object()}'])
+def test_a_description_that_is_no_json_is_a_failed_row(folder, facts):
+    changed(folder, '{"version": np.__version__, "device": "cpu"}', facts)
+    described, (row,) = suite.start(["my_loss"])
+    assert described == {}
+    assert row.note.startswith(("TypeError: ", "ValueError: "))
 
 
 def test_the_files(folder):
@@ -160,16 +169,6 @@ def test_the_files(folder):
     skipped = [case for case in cases if case.find("skipped") is not None]
     assert suite_.get("skipped") == str(len(skipped))
     assert {case.find("skipped").get("message") for case in skipped} >= {"not provided: margin_head"}
-
-
-def test_without_a_terminal_progress_is_a_line_now_and_then(folder, monkeypatch, capfd):
-    monkeypatch.setattr(progress, "PAUSE", 0.3)
-    monkeypatch.setattr(progress, "GLANCE", 0.05)
-    changed(folder, "    unit_x, ", "    import time; time.sleep(0.5)\n    unit_x, ")
-    asked("my_loss", "first", "second")
-    lines = capfd.readouterr().err.splitlines()
-    assert lines[0] == "my_loss: case 1 of 2, first, 0 s"
-    assert any(line.startswith("my_loss: case 2 of 2, second, ") for line in lines)
 
 
 def test_the_page_says_what_works(folder):
