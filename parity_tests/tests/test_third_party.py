@@ -12,6 +12,7 @@ from xml.etree import ElementTree
 import pytest
 
 from parity_tests import processes, suite, worker
+from parity_tests.__main__ import main
 from parity_tests.cases.inputs import planted
 from parity_tests.comparison import ERROR, NOT_PROVIDED, as_arrays
 from parity_tests.known import read_known
@@ -30,16 +31,14 @@ def folder(tmp_path, monkeypatch):
     return tmp_path
 
 
-def command(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    """The suite, run in the current folder as a user does."""
-    path = os.pathsep.join(filter(None, [str(ROOT), environment.pop("PYTHONPATH", "")]))
-    return subprocess.run(
-        [sys.executable, "-m", "parity_tests", *arguments],
-        env=os.environ | {"PYTHONPATH": path} | environment,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+@pytest.fixture
+def command(folder, capsys):
+    """The suite's command in the user's folder: its status, and what it prints."""
+
+    def run(*arguments: str) -> tuple[int, str]:
+        return main(list(arguments)), capsys.readouterr().out
+
+    return run
 
 
 def asked(backend: str, *names: str) -> dict:
@@ -52,14 +51,26 @@ def changed(folder, old: str, new: str) -> None:
 
 
 @pytest.mark.parametrize("place", ["", "my_project", "elsewhere/my_project"])
-def test_a_module_is_found_in_the_current_folder_and_on_the_users_path(folder, place):
+def test_a_module_is_found_in_the_current_folder_and_on_the_users_path(folder, monkeypatch, place):
     (folder / place).mkdir(parents=True, exist_ok=True)
     (folder / place / "parity.py").write_text(LOSS.replace('"device": "cpu"', '"device": "mine"'))
+    monkeypatch.setenv("PYTHONPATH", "elsewhere")
     name = "my_project.parity" if place else "parity"
-    done = command("--backends", name, "--levels", "2", PYTHONPATH="elsewhere")
+    assert suite.start([name])[0][name]["device"] == "mine"
+
+
+def test_the_command_runs_in_a_users_folder(folder):
+    arguments = ["-m", "parity_tests", "--backends", "my_loss", "--levels", "2"]
+    done = subprocess.run(
+        [sys.executable, *arguments],
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr
-    assert "device mine" in done.stdout
-    assert "4 of 4 comparisons hold; covered:" in done.stdout
+    assert "- my_loss: version" in done.stdout
+    assert done.stdout.endswith("\n4 of 4 comparisons hold; covered: my_loss\n")
 
 
 def test_the_package_under_test_is_not_the_users(folder):
@@ -96,11 +107,11 @@ def test_a_function_that_is_not_there_or_gives_none_is_not_provided(folder):
     assert processes.ask("my_loss", {"case": margin})["case"][NOT_PROVIDED] == "margin_head of this"
 
 
-def test_a_module_that_provides_nothing_fails(folder):
+def test_a_module_that_provides_nothing_fails(folder, command):
     (folder / "my_loss.py").write_text("")
-    done = command("--backends", "my_loss", "--levels", "2")
-    assert done.returncode == 1
-    assert "error: my_loss: expected a function of docs/parity.md that these levels ask for, found none" in done.stdout
+    status, page = command("--backends", "my_loss", "--levels", "2")
+    assert status == 1
+    assert "error: my_loss: expected a function of docs/parity.md that these levels ask for, found none" in page
 
 
 def test_a_backend_of_the_project_must_provide_all():
@@ -137,13 +148,13 @@ def test_a_process_that_ends_again_and_again_is_given_up(folder):
     assert ends["d"] == ends["g"] == "its process ended with 0 at d"
 
 
-def test_a_backend_that_cannot_start_is_a_row_and_the_others_rows_are_there(folder):
-    done = command("--backends", "nosuch,my_loss", "--levels", "2")
-    assert done.returncode == 1
-    assert "**FAILED** (describe), its process ended with 1 as it started: ModuleNotFoundError" in done.stdout
-    assert "4 of 5 comparisons hold; 1 failed; covered: nosuch, my_loss" in done.stdout
-    assert "    ModuleNotFoundError: No module named 'nosuch'" in done.stdout
-    assert "error: a backend cannot start; to leave it out, name the others with --backends" in done.stdout
+def test_a_backend_that_cannot_start_is_a_row_and_the_others_rows_are_there(folder, command):
+    status, page = command("--backends", "nosuch,my_loss", "--levels", "2")
+    assert status == 1
+    assert "**FAILED** (describe), its process ended with 1 as it started: ModuleNotFoundError" in page
+    assert "4 of 5 comparisons hold; 1 failed; covered: nosuch, my_loss" in page
+    assert "    ModuleNotFoundError: No module named 'nosuch'" in page
+    assert "error: a backend cannot start; to leave it out, name the others with --backends" in page
 
 
 @pytest.mark.parametrize("facts", ["[1, 2]", '{"speed": float("nan")}', '{"it": object()}'])
@@ -154,10 +165,10 @@ def test_a_description_that_is_no_json_is_a_failed_row(folder, facts):
     assert row.note.startswith(("TypeError: ", "ValueError: "))
 
 
-def test_the_files(folder):
-    done = command("--backends", "my_loss", "--levels", "1", "2", "--out", "out", "--junit", "out/junit.xml")
-    assert done.returncode == 0, done.stderr
-    assert (folder / "out" / "parity.md").read_text() == done.stdout
+def test_the_files(folder, command):
+    status, page = command("--backends", "my_loss", "--levels", "1", "2", "--out", "out", "--junit", "out/junit.xml")
+    assert status == 0
+    assert (folder / "out" / "parity.md").read_text() == page
     environment = json.loads((folder / "out" / "parity.json").read_text())["environment"]
     assert environment["backends"]["my_loss"]["version"]
     assert environment["processor"]
@@ -171,23 +182,23 @@ def test_the_files(folder):
     assert {case.find("skipped").get("message") for case in skipped} >= {"not provided: margin_head"}
 
 
-def test_the_page_says_what_works(folder):
+def test_the_page_says_what_works(folder, command):
     """The workflow for a user's repository, and the file of known failures."""
-    page = (ROOT / "docs" / "parity.md").read_text("utf-8")
+    text = (ROOT / "docs" / "parity.md").read_text("utf-8")
     (folder / "my_project").mkdir()
     (folder / "my_project" / "parity.py").write_text(LOSS)
-    (arguments,) = re.findall(r"- run: python -m parity_tests (.*)", page)
-    assert command(*arguments.split()).returncode == 0
-    (lines,) = re.findall(r"^    # TF32 .*\n    my_project.*\n", page, re.MULTILINE)
+    (arguments,) = re.findall(r"- run: python -m parity_tests (.*)", text)
+    assert command(*arguments.split())[0] == 0
+    (lines,) = re.findall(r"^    # TF32 .*\n    my_project.*\n", text, re.MULTILINE)
     (folder / "known.txt").write_text(lines)
     (line,) = read_known(folder / "known.txt")
     assert line.reason == "products are rounded to TF32"
     assert fnmatchcase("my_project.parity sface streamed: loss float32", line.pattern)
 
 
-def test_the_list_starts_nothing(folder):
-    done = command("--list", "--backends", "nosuch", "--levels", "1", "6")
-    assert done.returncode == 0
-    assert "| 1 | loss | 1e-11 | 1.9e-14 | 1e-05 | 2.7e-06 | float32: one ulp" in done.stdout
-    assert "| 6 | initial state | same bits |  | same bits |  | drawn by NumPy" in done.stdout
-    assert "head gradients" not in done.stdout
+def test_the_list_starts_nothing(folder, command):
+    status, page = command("--list", "--backends", "nosuch", "--levels", "1", "6")
+    assert status == 0
+    assert "| 1 | loss | 1e-11 | 1.9e-14 | 1e-05 | 2.7e-06 | float32: one ulp" in page
+    assert "| 6 | initial state | same bits |  | same bits |  | drawn by NumPy" in page
+    assert "head gradients" not in page
