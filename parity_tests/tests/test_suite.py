@@ -1,6 +1,7 @@
 """The command, the worker, and the comparison."""
 
 import json
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ from parity_tests import processes, worker
 from parity_tests.__main__ import main
 from parity_tests.cases.inputs import planted
 from parity_tests.comparison import Check, Row, as_arrays
-from parity_tests.report import markdown
+from parity_tests.report import details, junit, markdown
 from parity_tests.tolerances import TOLERANCES
 
 ONE = np.ones(())
@@ -41,6 +42,16 @@ def test_a_failed_cell_says_so_and_names_its_case():
     table = markdown(rows, ["pytorch", "other"])
     assert "**2.0e-03 / 1e-11 FAILED** (case-1)" in table
     assert "| 7 | bits | float64 | same bits |  |" in table
+
+
+def test_last_words_are_printed_once_and_cannot_move_the_cursor():
+    row = Row(1, "loss", "float64", "mine", np.inf, 1e-11, "case", "boom|\nlast \x1b[2Jwords\x00")
+    rows = [row, row._replace(dtype="float32")]
+    assert "| **FAILED** (case), boom\\| |" in markdown(rows, ["mine"])
+    assert details(rows) == ["", "mine loss float64 (case):", "", "    last  [2Jwords "]
+    (found, _) = ElementTree.fromstring(junit(rows)).iter("failure")
+    assert found.get("message") == "FAILED (case), boom|"
+    assert found.text == "boom|\nlast  [2Jwords "
 
 
 def test_errors_are_relative_to_the_scale_and_beyond_the_slack():
