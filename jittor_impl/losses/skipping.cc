@@ -76,10 +76,10 @@ template <class T> void screen_tile(int64_t begin, int64_t end, int64_t first, i
                 nearest_other[i] = std::max(nearest_other[i], row[i]);
                 active += !(row[i] < least);  // so that a NaN is active and reaches the loss
             }
-            for (int64_t i = start; active; i++)
-                if (!(row[i] < least)) {
-                    list[count++] = i;
-                    active--;
+            if (active)
+                for (int64_t i = start; i < stop; i++) {  // no branch: half of them might be guessed wrong
+                    list[count] = i;
+                    count += !(row[i] < least);
                 }
         }
         counts[j] = count;

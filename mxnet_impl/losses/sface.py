@@ -31,6 +31,7 @@ Form = Literal["plain", "streamed"]
 Reduction = Literal["mean", "sum", "none"]
 
 _MACHINE_EPSILON = {"float32": 2.0**-23, "float64": 2.0**-52}
+_SMALL = 2**15  # entries; with fewer in one block, the streamed form's pass takes longer to start than it saves
 
 
 class SFaceResult(NamedTuple):
@@ -126,7 +127,8 @@ def sface_loss(
         reduction: of the samples' losses: "mean", "sum", or "none": a loss a sample. With "none" the streamed form
             computes its entries again in the backward pass.
         sample_weight: each sample's loss is multiplied by it before the reduction, (N,); "mean" still divides by N.
-        form: "plain" or "streamed". Both give the same results, except for the pushes that epsilon leaves out.
+        form: "plain" or "streamed". Both give the same results, except for the pushes that epsilon leaves out. On the
+            CPU "streamed" computes as "plain" does if N * C < 2**15, C <= 2048 and block_size is None.
         block_size: classes in a block of the streamed form, which needs O(N * block_size) memory beside the gradients.
             None: 2048, so that a block stays in a processor's cache; on a CUDA device enough for 2**24 entries.
         epsilon: on the CPU the streamed form leaves out pushes with r_inter < scale * epsilon. 0: none. None: the
@@ -164,8 +166,11 @@ def sface_loss(
     factors = factors.astype(dtype, copy=False)
     if reduction == "mean":
         factors = factors / len(labels)
-    if form == "plain":
-        return _plain(embeddings, class_weight, labels, rescaling, factors, reduction)
+    fits = labels.context.device_type == "cpu" and block_size is None and len(class_weight) <= 2048
+    is_small = fits and len(labels) * len(class_weight) < _SMALL
+    if form == "plain" or is_small:
+        result = _plain(embeddings, class_weight, labels, rescaling, factors, reduction)
+        return result if form == "plain" else result._replace(cosines=None)
 
     from .streamed import streamed  # here, so that this file works alone
 

@@ -28,9 +28,6 @@ from .dense import DensePass
 from .sface import Reduction, Rescaling, SFaceResult
 from .skipping import SkippingPass, memory
 
-# entries for which computing all is faster than looking for those that count; with fewer, NumPy starts sooner
-_SMALL = range(2**12, 2**15)
-
 
 def streamed(
     embeddings: NDArray,
@@ -52,8 +49,7 @@ def streamed(
         factors: of the samples' losses, (N,): sample_weight, and 1 / N for a mean.
         least_cosine: on the CPU, r_inter counts as 0 at lower cosines; -1: every entry counts.
     """
-    is_small = block_size is None and len(labels) * len(class_weight) in _SMALL
-    if embeddings.context.device_type == "cpu" and not is_small:
+    if embeddings.context.device_type == "cpu":
         run = partial(_skipping, labels.asnumpy(), rescaling, least_cosine, block_size or 2048)
     else:
         run = partial(_dense, labels, rescaling, block_size or max(1, 2**24 // len(labels)))

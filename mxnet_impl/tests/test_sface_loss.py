@@ -59,7 +59,7 @@ def test_the_dtype_is_that_of_the_prototypes(form, dtypes):
     case = on_both_knees()
     x, w = (variable(array, dtype) for array, dtype in zip(case[:2], dtypes, strict=True))
     with autograd.record():
-        loss = sface_loss(x, w, labels_of(case.labels), form=form).loss
+        loss = sface_loss(x, w, labels_of(case.labels), form=form, block_size=7).loss
     loss.backward()
     truth = oracle.sface(x.asnumpy(), w.asnumpy(), case.labels)
     assert loss.dtype == np.promote_types(dtypes[1], "float32")
@@ -75,7 +75,7 @@ def test_a_second_derivative_is_refused(form):
     case = on_both_knees()
     x = variable(case.embeddings)
     with autograd.record():
-        loss = sface_loss(x, variable(case.class_weight), labels_of(case.labels), form=form).loss
+        loss = sface_loss(x, variable(case.class_weight), labels_of(case.labels), form=form, block_size=7).loss
         (gradient,) = autograd.grad(loss, x, create_graph=True, retain_graph=True)
         penalty = (gradient * gradient).sum()
     with pytest.raises(MXNetError, match="is non-differentiable"):
@@ -91,7 +91,7 @@ def test_one_input_may_need_no_gradient(form, constant):
     wanted = 1 if constant == "embeddings" else 0
     inputs[wanted].attach_grad()
     with autograd.record():
-        loss = sface_loss(*inputs, labels_of(case.labels), form=form).loss
+        loss = sface_loss(*inputs, labels_of(case.labels), form=form, block_size=7).loss
     loss.backward()
     assert error(inputs[wanted].grad.asnumpy(), expected[wanted]) < 1e-13
 
@@ -105,7 +105,7 @@ def test_gradients_add_up_where_asked(form):
         array.attach_grad("add")
     for _ in range(2):
         with autograd.record():
-            loss = sface_loss(*inputs, labels_of(case.labels), form=form).loss
+            loss = sface_loss(*inputs, labels_of(case.labels), form=form, block_size=7).loss
         loss.backward()
     for array, gradient in zip(inputs, expected, strict=True):
         assert error(array.grad.asnumpy(), 2 * gradient) < 1e-13

@@ -13,7 +13,7 @@ import pytest
 from mxnet import autograd, nd
 
 from common.tests.backend_checks.sface_loss import LOSSES, METRICS, TOLERANCE, assert_gradients, error
-from mxnet_impl.losses import skipping
+from mxnet_impl.losses import skipping, streamed
 from mxnet_impl.losses.sface import Rescaling, sface_loss
 from mxnet_impl.losses.streamed import _dense, _differentiable, _skipping
 from mxnet_impl.tests.test_sface_loss import constant, labels_of, variable
@@ -27,7 +27,7 @@ CUT = 1.2 + np.log(1 / EPSILON - 1) / 80  # the angle from which r_inter < 64 * 
 
 
 def run(case, dtype="float64", **options):
-    return sface(*case, dtype, "streamed", **{"block_size": None, **options})
+    return sface(*case, dtype, "streamed", **{"block_size": 2048, **options})
 
 
 def _unit(vectors):
@@ -214,6 +214,21 @@ def test_one_input_may_need_no_gradient(kind):
         assert error(inputs[wanted].grad.asnumpy(), expected) < 1e-10
 
 
+def test_a_small_problem_is_computed_as_the_plain_form(monkeypatch):
+    """To start a pass would take longer; a block size asks for it."""
+    case = sparse_case()
+    expected = sface(*case, "float32", "plain")
+    monkeypatch.setattr(streamed, "streamed", None)
+    result, *gradients = run(case, "float32", block_size=None)
+    assert result.loss == expected[0].loss
+    assert result.cosines is None
+    assert all(map(np.array_equal, gradients, expected[1:]))
+    with pytest.raises(TypeError):
+        run(case)
+    with pytest.raises(TypeError):
+        run((np.tile(case[0], (20, 1)), case[1], np.tile(case[2], 20)), block_size=None)
+
+
 def test_without_recording_there_is_a_result():
     case = sparse_case()
     result = sface_loss(*(nd.array(array, dtype="float64") for array in case[:2]), labels_of(case[2]), block_size=2**40)
@@ -228,7 +243,7 @@ def test_what_a_step_keeps_is_gone_after_it():
     try:
         for _ in range(3):
             run(case)
-        sface_loss(nd.array(case[0]), nd.array(case[1]), labels_of(case[2]))
+        sface_loss(nd.array(case[0]), nd.array(case[1]), labels_of(case[2]), block_size=2048)
         nd.waitall()
         kept = [found for found in gc.get_objects() if isinstance(found, skipping.SkippingPass)]
     finally:
