@@ -2,7 +2,7 @@
 
 Each is a module `head(embeddings, labels) -> MarginResult` over `class_weight` (C, D), like `SFaceHead`. Its loss is
 the mean cross-entropy of its logits, and gradients flow through the margins. Loss and angles are computed in the dtype
-of `class_weight`.
+of `class_weight`, but at least in float32, also under mixed precision.
 """
 
 import math
@@ -15,7 +15,7 @@ from .sface import check_inputs, mean, normalise, number
 
 
 class MarginResult(NamedTuple):
-    """The loss and the metrics of a step: scalars in the dtype of class_weight, all but `loss` detached."""
+    """The loss and the metrics of a step: scalars of class_weight's dtype, or float32; all but `loss` detached."""
 
     loss: Var
     target_cosine: Var  # mean over i of cos[i, y_i]
@@ -48,12 +48,14 @@ class MarginHead(nn.Module):
     def execute(self, embeddings: Var, labels: Var) -> MarginResult:
         check_inputs(embeddings, self.class_weight, labels)
         batch_size, num_classes = embeddings.shape[0], self.class_weight.shape[0]
-        embeddings = embeddings.cast(self.class_weight.dtype)
-        unit_embeddings, _ = normalise(embeddings)
-        unit_prototypes, _ = normalise(self.class_weight)
-        cosines = nn.matmul_transpose(unit_embeddings, unit_prototypes).clamp(-1, 1)
-        is_target = labels.unsqueeze(1) == jt.arange(num_classes)
-        loss = _cross_entropy(self.logits(embeddings, cosines, is_target), is_target)
+        dtype = "float64" if self.class_weight.dtype == "float64" else "float32"
+        with jt.flag_scope(amp_reg=int(dtype == "float32")):  # bit 0: mixed precision stays out
+            embeddings, class_weight = embeddings.cast(dtype), self.class_weight.cast(dtype)
+            unit_embeddings, _ = normalise(embeddings)
+            unit_prototypes, _ = normalise(class_weight)
+            cosines = nn.matmul_transpose(unit_embeddings, unit_prototypes).clamp(-1, 1)
+            is_target = labels.unsqueeze(1) == jt.arange(num_classes)
+            loss = _cross_entropy(self.logits(embeddings, cosines, is_target), is_target)
 
         cosines = cosines.detach()
         target_cosines = _target(cosines, is_target)
@@ -79,7 +81,7 @@ class SoftmaxHead(MarginHead):
         self.bias = jt.zeros(num_classes)
 
     def logits(self, embeddings: Var, cosines: Var, is_target: Var) -> Var:
-        return nn.linear(embeddings, self.class_weight, self.bias)
+        return nn.linear(embeddings, self.class_weight.cast(embeddings.dtype), self.bias.cast(embeddings.dtype))
 
 
 class NormalisedSoftmaxHead(MarginHead):

@@ -1,5 +1,7 @@
 """The folder of losses: its registry, its examples, and copies of it in another project."""
 
+import jittor as jt
+
 from common.tests.backend_checks.losses import *  # noqa: F403
 
 
@@ -14,3 +16,12 @@ def train_a_step(module, case, **options):
     loss = head(jt.array(case["embeddings"]), jt.array(case["labels"])).loss
     optimizer.step(loss)
     return loss.item(), head.class_weight.numpy()
+
+
+def half_precision(head, case):
+    head.class_weight = jt.array(case.class_weight, "float16")
+    embeddings = jt.array(case.embeddings, "float16")
+    loss = head(embeddings, jt.array(case.labels, "int32")).loss
+    gradient = jt.grad(loss, head.class_weight)
+    rounded, class_weight, gradient = (array.numpy() for array in (embeddings, head.class_weight, gradient))
+    return rounded, class_weight, loss.item(), gradient

@@ -1,7 +1,8 @@
 """The heads that SFace is compared with: softmax, normalised softmax, CosFace, ArcFace and SphereFace, in MXNet.
 
 Each is a block `head(embeddings, labels) -> MarginResult` over `class_weight` (C, D), like `SFaceHead`. Its loss is
-the mean cross-entropy of its logits, and gradients flow through the margins.
+the mean cross-entropy of its logits, and gradients flow through the margins. Loss and angles are computed in the dtype
+of `class_weight`, but at least in float32.
 """
 
 import math
@@ -14,7 +15,7 @@ from .sface import check_inputs, normalise
 
 
 class MarginResult(NamedTuple):
-    """The loss and the metrics of a step: shape (1,), the dtype of class_weight, all but `loss` without gradient."""
+    """The loss and the metrics of a step, (1,), of class_weight's dtype, or float32; all but `loss` detached."""
 
     loss: NDArray
     target_cosine: NDArray  # mean over i of cos[i, y_i]
@@ -27,7 +28,7 @@ class MarginHead(gluon.Block):
 
     `class_weight` (num_classes, embedding_size) starts normal with standard deviation sqrt(2 / num_classes).
 
-    Args of `forward`: embeddings (N, D), raw; labels (N,) int64, 0..C-1.
+    Args of `forward`: embeddings (N, D), raw; labels (N,) int64 or int32, 0..C-1.
 
     Raises:
         ValueError: shapes do not fit, or a label is out of range (on the CPU; a CUDA device picks the nearest class).
@@ -52,7 +53,8 @@ class MarginHead(gluon.Block):
     def forward(self, embeddings: NDArray, labels: NDArray) -> MarginResult:
         class_weight = self.class_weight.data(embeddings.context)
         check_inputs(embeddings, class_weight, labels)
-        embeddings = embeddings.astype(class_weight.dtype, copy=False)
+        dtype = "float64" if class_weight.dtype.__name__ == "float64" else "float32"
+        embeddings, class_weight = embeddings.astype(dtype, copy=False), class_weight.astype(dtype, copy=False)
         unit_embeddings, _ = normalise(embeddings)
         unit_prototypes, _ = normalise(class_weight)
         cosines = nd.dot(unit_embeddings, unit_prototypes, transpose_b=True).clip(-1, 1)
@@ -83,7 +85,10 @@ class SoftmaxHead(MarginHead):
             self.bias = self.params.get("bias", shape=(num_classes,), init=init.Zero())
 
     def logits(self, embeddings: NDArray, cosines: NDArray, is_target: NDArray) -> NDArray:
-        class_weight, bias = self.class_weight.data(embeddings.context), self.bias.data(embeddings.context)
+        class_weight, bias = (
+            parameter.data(embeddings.context).astype(embeddings.dtype, copy=False)
+            for parameter in (self.class_weight, self.bias)
+        )
         return nd.dot(embeddings, class_weight, transpose_b=True) + bias.expand_dims(0)
 
 

@@ -1,5 +1,7 @@
 """The folder of losses: its registry, its examples, and copies of it in another project."""
 
+from mxnet import autograd, nd
+
 from common.tests.backend_checks.losses import *  # noqa: F403
 
 
@@ -20,3 +22,16 @@ def train_a_step(module, case, **options):
     loss.backward()
     trainer.step(1)
     return loss.asscalar(), head.class_weight.data().asnumpy()
+
+
+def half_precision(head, case):
+    head.initialize()
+    head.class_weight.set_data(nd.array(case.class_weight))
+    head.cast("float16")
+    embeddings = nd.array(case.embeddings, dtype="float16")
+    with autograd.record():
+        loss = head(embeddings, nd.array(case.labels, dtype="int32")).loss
+    loss.backward()
+    weight = head.class_weight
+    rounded, class_weight, gradient = (array.asnumpy() for array in (embeddings, weight.data(), weight.grad()))
+    return rounded, class_weight, loss.asscalar(), gradient

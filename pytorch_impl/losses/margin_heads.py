@@ -16,7 +16,7 @@ from .sface import check_inputs, normalise, product
 
 
 class MarginResult(NamedTuple):
-    """The loss and the metrics of a step: scalars in the dtype of class_weight, all but `loss` detached."""
+    """The loss and the metrics of a step: scalars of class_weight's dtype, or float32; all but `loss` detached."""
 
     loss: Tensor
     target_cosine: Tensor  # mean over i of cos[i, y_i]

@@ -3,6 +3,8 @@
 import subprocess
 import sys
 
+import torch
+
 from common.tests.backend_checks.losses import *  # noqa: F403
 
 
@@ -24,3 +26,14 @@ def test_the_import_does_not_load_the_compiler():
     """torch.compiler.disable as a decorator did: 800 modules, a second."""
     program = "import sys, pytorch_impl.losses.streamed; sys.exit('torch._dynamo' in sys.modules)"
     subprocess.run([sys.executable, "-c", program], check=True)
+
+
+def half_precision(head, case):
+    head.class_weight.data = torch.tensor(case.class_weight)
+    head.bfloat16()
+    embeddings = torch.tensor(case.embeddings).bfloat16()
+    loss = head(embeddings, torch.tensor(case.labels).int()).loss
+    loss.backward()
+    arrays = (tensor.detach().double().numpy() for tensor in (embeddings, head.class_weight, head.class_weight.grad))
+    rounded, class_weight, gradient = arrays
+    return rounded, class_weight, loss.item(), gradient

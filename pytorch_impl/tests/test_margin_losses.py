@@ -158,20 +158,3 @@ def test_a_step_that_samples_classes_sees_its_own_and_others():
         seen |= rows
     assert len(seen) > 30
     assert head.eval()(x, labels).loss == whole
-
-
-@pytest.mark.parametrize("kind", HEADS)
-def test_modules_of_half_precision(kind):
-    """As `model.bfloat16()` makes them; and labels of int32."""
-    case = planted()
-    head = kind(24, 30)
-    head.class_weight.data = torch.tensor(case.class_weight)
-    head.bfloat16()
-    embeddings = torch.tensor(case.embeddings).bfloat16()
-    rounded = case._replace(
-        embeddings=embeddings.double().numpy(), class_weight=head.class_weight.detach().double().numpy()
-    )
-    result = head(embeddings, torch.tensor(case.labels).int())
-    result.loss.backward()
-    assert result.loss.item() == pytest.approx(expected_loss(kind, rounded), rel=1e-5, abs=1e-5)
-    assert head.class_weight.grad.dtype == torch.bfloat16

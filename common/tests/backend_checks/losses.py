@@ -2,7 +2,8 @@
 
 A test file that imports this defines `train_a_step(module, case, **options)`. It imports what it needs itself, as its
 source also runs in a process without this project: one step of SGD with `module`'s SFaceHead on the arrays of `case`.
-It returns the loss and the prototypes after the step.
+It returns the loss and the prototypes after the step. `half_precision(head, case)` rounds embeddings and prototypes to
+half precision and takes labels of int32. It returns both as rounded, the loss, and the gradient of the prototypes.
 """
 
 import doctest
@@ -13,8 +14,11 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from common.config import HEADS
+from parity_tests.cases.inputs import planted
+from parity_tests.truth.margin_heads import margin_loss
 
 PROGRAM = """
 import importlib.util
@@ -31,6 +35,17 @@ np.savez("found.npz", loss=loss, class_weight=class_weight)
 
 def test_the_registry_has_the_heads_of_the_configuration(backend):
     assert tuple(backend.module("losses").HEADS) == HEADS
+
+
+@pytest.mark.parametrize("name", [name for name in HEADS if name != "sface"])
+def test_margin_heads_in_half_precision(backend, request, name):
+    """They compute in float32: 8 or 11 bits of an angle would not do."""
+    case, head = planted(), backend.module("losses").HEADS[name]
+    embeddings, class_weight, loss, gradient = request.module.half_precision(head(24, 30), case)
+    truth = margin_loss(name, embeddings, class_weight, case.labels, margin=0.35 if name == "cosface" else 0.5)
+    assert loss == pytest.approx(truth.loss, rel=1e-5, abs=1e-5)
+    error = np.abs(gradient - truth.grad_class_weight).max() / np.abs(truth.grad_class_weight).max()
+    assert 1e-6 < error < 2**-8, "of half precision"
 
 
 def test_the_examples_run(backend):
