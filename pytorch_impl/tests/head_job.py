@@ -1,6 +1,7 @@
 """python -m pytorch_impl.tests.head_job IN.npz OUT.npz: sharded heads on this rank's samples of several problems.
 
-IN holds embeddings.K, class_weight.K, labels.K, reduction.K and perhaps sample_weight.K of problem K. OUT holds SFace's
+IN holds embeddings.K, class_weight.K, labels.K, reduction.K and perhaps sample_weight.K of problem K; the head of a
+K that ends with "screened" is screened. OUT holds SFace's
 loss, metrics and both gradients, and as softmax_embeddings.K and softmax_class_weight.K the gradients of the softmax
 that `benchmarks scale` measures.
 """
@@ -23,7 +24,8 @@ def main(problems: str, out: str) -> None:
     for key in sorted({name.partition(".")[2] for name in given}):
         x, w, labels = (torch.from_numpy(given[f"{name}.{key}"]) for name in ("embeddings", "class_weight", "labels"))
         weights = torch.from_numpy(given[name]) if (name := f"sample_weight.{key}") in given else None
-        head = ShardedSFaceHead(group, w.shape[1], len(w), reduction=str(given[f"reduction.{key}"])).to(w.dtype)
+        options = {"reduction": str(given[f"reduction.{key}"]), "screened": key.endswith("screened") or None}
+        head = ShardedSFaceHead(group, w.shape[1], len(w), **options).to(w.dtype)
         with torch.no_grad():
             head.class_weight.copy_(w[group.share(len(w))])
         share = len(x) // group.count
