@@ -173,8 +173,13 @@ class _Run:
     def _step(self, batches: Iterator[Batch]) -> float:
         """Train one step; returns its learning rate."""
         optimiser = self.config.optimiser
-        with self._saving_first():
+        try:
             batch = next(batches)
+        except (ValueError, OSError):
+            if self.ranks.count == 1:  # so that no step is lost; one of several ranks cannot
+                self._finite_metrics()
+                self._save_if_new()
+            raise
         rate = scheduled_rate(self.progress.step, optimiser, self.loader.steps_per_epoch)
         self.trainer.train_step(batch.images, batch.labels, rate)
         self.progress.step += 1
@@ -212,17 +217,6 @@ class _Run:
             log.write(record)
         bar.set_postfix({name: f"{metrics[name]:.3f}" for name in ("loss", "accuracy")}, refresh=False)
 
-    @contextmanager
-    def _saving_first(self) -> Iterator[None]:
-        """Save a checkpoint before bad data stops the run, so that no step is lost. One of several ranks cannot."""
-        try:
-            yield
-        except (ValueError, OSError):
-            if self.ranks.count == 1:
-                self._finite_metrics()
-                self._save_if_new()
-            raise
-
     def _finite_metrics(self) -> dict[str, float]:
         """Metrics of the last step. Called before anything is written, so that a diverged run writes nothing."""
         bad_step = self.trainer.first_bad_step()
@@ -239,11 +233,21 @@ class _Run:
         )
 
     def _evaluate(self, log: RunLog | None) -> bool:
-        """Evaluate on all sets that are there, on rank 0; whether their mean accuracy is the best so far."""
-        with self._saving_first():
-            class_weight = self.trainer.prototypes() if self.angles is not None else None
+        """Evaluate on all sets that are there, on rank 0; whether their mean accuracy is the best so far.
+
+        If that fails, all ranks first save a checkpoint, so that no step is lost, or find that the run has diverged.
+        """
+        class_weight = self.trainer.prototypes() if self.angles is not None else None
+        is_best, problem = False, None
+        try:
             is_best = log is not None and self._evaluate_here(log, class_weight)
-            return self.ranks.total(is_best) > 0
+        except (ValueError, OSError) as error:
+            problem = error
+        if self.ranks.total(problem is not None):
+            self._save_if_new()
+        if problem is not None:
+            raise problem
+        return self.ranks.total(is_best) > 0
 
     def _evaluate_here(self, log: RunLog, class_weight: np.ndarray | None) -> bool:
         if self.angles is not None and class_weight is not None:

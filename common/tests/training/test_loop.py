@@ -3,8 +3,11 @@
 import dataclasses
 import json
 import os
+import re
 import shutil
 import signal
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -242,6 +245,59 @@ def test_all_ranks_stop_at_what_rank_0_cannot_save(faces, tmp_path):
     trainer.ranks = SimpleNamespace(rank=1, count=2, total=lambda number: number + 2 * (trainer.steps == 7))
     with pytest.raises(Diverged, match=r"after step 7 momentum\.head\.class_weight holds NaN"):
         fit(trainer, open_dataset(faces), config, tmp_path)
+
+
+class Pair:
+    """One of two ranks, each of which is a thread; a rank that waits for the other in vain fails."""
+
+    count, numbers, meeting = 2, [0, 0], threading.Barrier(2, timeout=10)
+
+    def __init__(self, rank: int) -> None:
+        self.rank = rank
+
+    def total(self, number: float) -> float:
+        self.numbers[self.rank] = number
+        self.meeting.wait()
+        found = sum(self.numbers)
+        self.meeting.wait()
+        return found
+
+
+@pytest.mark.parametrize("bad", ["weights", "image"])
+def test_several_ranks_save_or_diverge_where_an_evaluation_fails(faces, tmp_path, bad):
+    """Rank 0 alone evaluates; a checkpoint needs all ranks."""
+
+    class Failing(NumpyTrainer):
+        def embed(self, images):
+            failed = self.steps == 10 and self.ranks.rank == 0
+            return super().embed(images) * (np.nan if failed else 1)
+
+        def train_step(self, *arguments):
+            super().train_step(*arguments)
+            if bad == "weights" and self.steps == 10:
+                self.weight[2, 5] = np.nan
+
+    def failure(rank: int) -> BaseException | None:
+        trainer = Failing(config, 6)
+        trainer.ranks = Pair(rank)
+        try:
+            fit(trainer, open_dataset(faces), config, tmp_path)
+        except (ValueError, ArithmeticError, threading.BrokenBarrierError) as error:
+            Pair.meeting.abort()
+            return error
+
+    config = configured(faces)
+    Pair.meeting.reset()
+    with ThreadPoolExecutor(2) as threads:
+        found = list(threads.map(failure, (0, 1)))
+    steps = [checkpoint.step_of(path) for path in checkpoint.checkpoints(tmp_path / "checkpoints")]
+    if bad == "weights":
+        expected = f"after step 10 head.class_weight holds NaN .* checkpoint is {latest_checkpoint(tmp_path)};"
+        assert all(isinstance(error, Diverged) and re.match(expected, str(error)) for error in found), found
+        assert steps == [7]
+    else:
+        assert "its embedding is not finite" in str(found[0])
+        assert steps == [7, 10]
 
 
 def test_bad_data_loses_nothing(faces, tmp_path):
