@@ -33,7 +33,7 @@ Form = Literal["plain", "streamed"]
 Reduction = Literal["mean", "sum", "none"]
 
 _MACHINE_EPSILON = {"float32": 2.0**-23, "float64": 2.0**-52}
-_SMALL = 2**15  # entries; with fewer in one block, the streamed form's pass takes longer to start than it saves
+_SMALL = 2**12  # entries; with fewer in one block, the streamed form's pass takes longer to start than it saves
 
 
 class SFaceResult(NamedTuple):
@@ -133,7 +133,7 @@ def sface_loss(
             computes its entries again in the backward pass.
         sample_weight: each sample's loss is multiplied by it before the reduction, (N,); "mean" still divides by N.
         form: "plain" or "streamed". Both give the same results, except for the pushes that epsilon leaves out. On the
-            CPU "streamed" computes as "plain" does if N * C < 2**15, C <= 2048 and block_size is None, but not under
+            CPU "streamed" computes as "plain" does if N * C < 2**12, C <= 2048 and block_size is None, but not under
             mixed precision.
         block_size: classes in a block of the streamed form, which needs O(N * block_size) memory beside the gradients.
             None: 2048, so that a block stays in a processor's cache; on a CUDA device enough for 2**24 entries.
