@@ -1,28 +1,35 @@
 # make demo   train SFace on real faces and evaluate on people it never saw; BACKEND=mxnet or jittor: in that framework
-# make test   lint, types, import contracts and every test
-# Both set up .venv first. Another interpreter: make PYTHON=python3.12 demo
+# make check  lint, types, import contracts, and the tests that start no framework: after each change
+# make test   all of these and every other test: before a commit is shared
+# Each sets up .venv first. Another interpreter: make PYTHON=python3.12 demo
 
+SHELL := bash -o pipefail
 PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python
 BACKEND ?= pytorch
-BACKENDS := pytorch mxnet jittor
-JOBS := 2
-# Tests of several ranks share what jobs of them left, hence a file a worker; they take longest, hence first.
-# Threads of each of these: frameworks that share a core with another one spin, and take many times longer.
-TEST := OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n $(JOBS)
+# Suites run side by side, as some compile or wait for a rank, a process each: one framework, one process.
+SUITES := jittor parity mxnet pytorch common
+JOBS := 3
 
-.PHONY: demo test lint clean
+.PHONY: demo check test lint clean $(SUITES:%=test-%)
 
 demo: $(VENV)/installed-$(BACKEND) $(VENV)/installed-demo
 	test -e datasets/orl/property || $(RUN) -m data orl --out datasets/orl
 	$(RUN) -m $(BACKEND)_impl train orl-demo
 
 test: $(VENV)/installed-dev $(VENV)/installed-all lint
-	$(TEST) common data benchmarks parity_tests
-	for backend in $(BACKENDS); do \
-		$(TEST) --dist loadfile --no-loadscope-reorder $${backend}_impl/tests/test_distributed.py $${backend}_impl \
-		|| exit 1; done
+	$(MAKE) --no-print-directory --keep-going --jobs $(JOBS) $(SUITES:%=test-%)
+
+check: $(VENV)/installed-dev lint
+	$(RUN) -m pytest -n 2 -m "not framework" common data
+
+test-common: FOLDERS = common data benchmarks
+test-parity: FOLDERS = parity_tests
+# Frameworks whose threads share a core spin, and take many times longer: one thread each.
+test-%: FOLDERS = $*_impl
+$(SUITES:%=test-%): test-%:
+	OMP_NUM_THREADS=1 $(RUN) -m pytest $(FOLDERS) 2>&1 | sed -u 's/^/$*: /'
 
 lint: $(VENV)/installed-dev
 	$(VENV)/bin/ruff check .
