@@ -14,16 +14,14 @@ from common import config as configuration
 from common.ranks import LostRank, Stopped
 from common.tests.backend_checks.trainer import WITHOUT_DROPOUT, configured
 from jittor_impl import distributed
+from jittor_impl.tests import mpirun
 from jittor_impl.trainer import _dropout_seed
 
 ROOT = Path(__file__).resolve().parents[2]
 CLASSES, SIZE, BATCH = 7, 16, 8  # small, as Jittor's convolutions in float64 are slow
 DATA = configuration.DataConfig(Path("unused"), image_size=SIZE)
 
-try:
-    distributed._mpirun(2)
-except FileNotFoundError as missing:
-    pytest.skip(str(missing), allow_module_level=True)
+mpirun.skip_without()
 
 
 def trained(folder: Path, ranks: int, jobs: dict[str, dict]) -> dict[str, dict[str, np.ndarray]]:

@@ -26,9 +26,9 @@ PRELOADED = ("common.commands.train", "common.reports.run_report", "sklearn.metr
 class Fork:
     """A command in a fork of a server; named as in `subprocess.Popen`."""
 
-    def __init__(self, server: subprocess.Popen[str], folder: Path, module: str, arguments: list[str]) -> None:
-        self._answers, self._errors = server.stdout, tempfile.NamedTemporaryFile("r")
-        print(json.dumps([str(folder), module, arguments, self._errors.name]), file=server.stdin, flush=True)
+    def __init__(self, server: subprocess.Popen[str], errors: Path, *command: object) -> None:
+        self._answers, self._errors = server.stdout, errors
+        print(json.dumps([*command, str(errors)]), file=server.stdin, flush=True)
         self.pid, self.returncode = int(self._answers.readline()), None
 
     def poll(self) -> int | None:
@@ -46,7 +46,7 @@ class Fork:
 
     def errors(self) -> str:
         self.wait()
-        return self._errors.read()
+        return self._errors.read_text()
 
 
 class Forks:
@@ -54,13 +54,16 @@ class Forks:
 
     def __init__(self) -> None:
         self._servers: dict[str, subprocess.Popen[str]] = {}
+        self._folder = tempfile.TemporaryDirectory()
 
     def start(self, backend: str, folder: Path, module: str, arguments: list[str]) -> Fork:
         if backend not in self._servers:
             command = [sys.executable, "-m", "parity_tests.tests.forks", backend]
             pipe = subprocess.PIPE
             self._servers[backend] = subprocess.Popen(command, cwd=processes.ROOT, stdin=pipe, stdout=pipe, text=True)
-        return Fork(self._servers[backend], folder, module, arguments)
+        descriptor, errors = tempfile.mkstemp(dir=self._folder.name)
+        os.close(descriptor)
+        return Fork(self._servers[backend], Path(errors), str(folder), module, arguments)
 
     def __call__(self, backend: str, source: Path, target: Path, root: Path) -> tuple[int, str]:
         """Replaces `processes.in_new_process`."""
@@ -71,6 +74,7 @@ class Forks:
         for server in self._servers.values():
             server.stdin.close()
             server.wait()
+        self._folder.cleanup()
 
 
 def main(backend: str) -> None:
