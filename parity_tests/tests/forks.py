@@ -26,9 +26,9 @@ PRELOADED = ("common.commands.train", "common.reports.run_report", "sklearn.metr
 class Fork:
     """A command in a fork of a server; named as in `subprocess.Popen`."""
 
-    def __init__(self, server: subprocess.Popen[str], errors: Path, *command: object) -> None:
+    def __init__(self, server: subprocess.Popen[bytes], errors: Path, *command: object) -> None:
         self._answers, self._errors = server.stdout, errors
-        print(json.dumps([*command, str(errors)]), file=server.stdin, flush=True)
+        server.stdin.write(json.dumps([*command, str(errors)]).encode() + b"\n")
         self.pid, self.returncode = int(self._answers.readline()), None
 
     def poll(self) -> int | None:
@@ -53,14 +53,20 @@ class Forks:
     """Servers of forks: one a backend, started at its first request. Each runs one command at a time."""
 
     def __init__(self) -> None:
-        self._servers: dict[str, subprocess.Popen[str]] = {}
+        self._servers: dict[str, subprocess.Popen[bytes]] = {}
         self._folder = tempfile.TemporaryDirectory()
 
     def start(self, backend: str, folder: Path, module: str, arguments: list[str]) -> Fork:
         if backend not in self._servers:
             command = [sys.executable, "-m", "parity_tests.tests.forks", backend]
             pipe = subprocess.PIPE
-            self._servers[backend] = subprocess.Popen(command, cwd=processes.ROOT, stdin=pipe, stdout=pipe, text=True)
+            self._servers[backend] = subprocess.Popen(
+                command,
+                cwd=processes.ROOT,
+                stdin=pipe,
+                stdout=pipe,
+                bufsize=0,  # so that `poll` sees each answer
+            )
         descriptor, errors = tempfile.mkstemp(dir=self._folder.name)
         os.close(descriptor)
         return Fork(self._servers[backend], Path(errors), str(folder), module, arguments)
