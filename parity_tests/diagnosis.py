@@ -119,8 +119,8 @@ def _holds(check: Check, case: Case, answer: Arrays) -> bool:
 
 
 def _explains(mistaken: np.ndarray, check: Check, case: Case, answer: Arrays) -> bool:
-    """Whether an output is what a mistake gives, and the truth is far from that."""
-    if not np.isfinite(mistaken).all():
+    """Whether an output is what a mistake gives, and the truth is far from that. Zeros have too many causes."""
+    if not np.isfinite(mistaken).all() or not answer[check.output].any():
         return False
     clear = check.error(np.asarray(mistaken)) > CLEARLY * TOLERANCES[check.tolerance].of(case.dtype)
     scale = np.maximum(check.scale, np.abs(mistaken).max())
