@@ -17,12 +17,3 @@ def pytest_report_header() -> str:
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "backend" in metafunc.fixturenames and "fault" not in metafunc.fixturenames:
         metafunc.parametrize("backend", COVERED, scope="module")
-
-
-@pytest.fixture(scope="session")
-def forks():
-    from parity_tests.tests.forks import Forks
-
-    forks = Forks()
-    yield forks
-    forks.close()
