@@ -11,6 +11,7 @@ from parity_tests.comparison import Row
 from parity_tests.conftest import COVERED
 from parity_tests.diagnosis import MISTAKES
 from parity_tests.faults import FAULTS, Fault, plant
+from parity_tests.setting import Setting
 from parity_tests.tests.forks import Forks
 
 ALL = [(backend, fault) for backend in COVERED for fault in FAULTS.get(backend, ())]
@@ -43,7 +44,9 @@ def test_a_copy_without_fault_passes(backend, tmp_path):
 
 
 @pytest.mark.parametrize(("backend", "fault"), ALL, ids=[f"{b}-{f.name.replace(' ', '-')}" for b, f in ALL])
-def test_a_fault_is_found(backend: str, fault: Fault, tmp_path):
+def test_a_fault_is_found(backend: str, fault: Fault, tmp_path, monkeypatch):
+    # half the cases, in half the time: heads leave entries out in float32 only, and trainers are exact in float64 only
+    monkeypatch.setattr(Setting, "dtypes", ("float32",) if fault.level <= 3 else ("float64",))
     plant(copied(backend, tmp_path), fault)
     notes = {row.note for row in rows(backend, (fault.level,), tmp_path) if row.status == "failed"}
     assert notes
