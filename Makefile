@@ -1,13 +1,14 @@
 # make demo   train SFace on real faces and evaluate on people it never saw; BACKEND=mxnet or jittor: in that framework
 # make test   lint, types, import contracts and every test
-# Both set up .venv first. Another interpreter: make PYTHON=python3.12 demo
+# Both set up .venv first, with the first fitting interpreter. Another one: make PYTHON=python3.12 demo
 
-PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python
 BACKEND ?= pytorch
 BACKENDS := pytorch mxnet jittor
 JOBS := 2
+# MXNet and Jittor need NumPy 1.26, which ends at Python 3.12. So that is tried first, and PyTorch alone takes newer ones.
+NEWEST := $(if $(filter test,$(MAKECMDGOALS))$(filter-out pytorch,$(BACKEND)),12,14)
 # Tests of several ranks share what jobs of them left, hence a file a worker; they take longest, hence first.
 # Threads of each of these: frameworks that share a core with another one spin, and take many times longer.
 TEST := OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n $(JOBS)
@@ -32,12 +33,22 @@ lint: $(VENV)/installed-dev
 
 # A stamp each, so that nothing is installed twice and a changed pin is.
 $(VENV)/installed-%: requirements/%.txt $(wildcard requirements/*.txt) | $(VENV)/bin/python
+	@case $* in mxnet | jittor | all) $(RUN) -c 'import sys; sys.exit(sys.version_info >= (3, 13) and \
+		"MXNet and Jittor need Python 3.11 or 3.12, $(VENV) has " + sys.version + "\nRemove it with make clean, then try again")'; esac
 	$(RUN) -m pip install --disable-pip-version-check -r $<
 	touch $@
 
 $(VENV)/bin/python:
-	$(PYTHON) -c 'import sys; sys.exit(0 if (3, 11) <= sys.version_info[:2] <= (3, 12) else "Python 3.11 or 3.12 is needed, this is " + sys.version)'
-	$(PYTHON) -m venv $(VENV)
+	@for newest in 12 $(NEWEST); do \
+		for python in $(or $(PYTHON),python3 python3.12 python3.11 python3.13 python3.14); do \
+			$$python -c "import sys, ensurepip; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, $$newest))" 2> /dev/null || continue; \
+			echo $$python -m venv $(VENV); exec $$python -m venv $(VENV); \
+		done; \
+	done; \
+	if test -z "$(PYTHON)" && command -v uv > /dev/null; then exec uv venv --seed --python 3.12 $(VENV); fi; \
+	echo "Python 3.11 to 3.$(NEWEST) with venv is needed; $(or $(PYTHON),python3) is $$($(or $(PYTHON),python3) --version 2>&1)" >&2; \
+	echo "To get one: apt install python3-venv or python3.12-venv, or install uv; or name one: make PYTHON=PATH ..." >&2; \
+	exit 1
 
 clean:
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

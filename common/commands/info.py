@@ -5,6 +5,7 @@ Until it knows that nothing is missing, it imports the standard library only.
 
 import platform
 import re
+import sys
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -29,29 +30,31 @@ class Package:
 
 
 def packages(requirements: Path) -> list[Package]:
-    """The pinned packages of a requirements file and of those that it includes, in order.
+    """The pinned packages of a requirements file and of those that it includes, in order, for this Python.
 
     Raises:
-        ValueError: a line is neither a comment, `-r FILE` nor `NAME==VERSION`.
+        ValueError: a line is neither a comment, `-r FILE` nor `NAME==VERSION`, perhaps for Python below or from a version.
     """
-    found: list[Package] = []
+    found: dict[str, Package] = {}
     for number, text in enumerate(requirements.read_text("utf-8").splitlines(), 1):
         line = text.split("#")[0].strip()
         if not line:
             continue
         if line.startswith("-r "):
-            found += packages(requirements.parent / line[3:].strip())
+            found |= {package.name: package for package in packages(requirements.parent / line[3:].strip())}
             continue
-        pin = re.fullmatch(r"([A-Za-z0-9._-]+)==([A-Za-z0-9.]+)", line)
+        pin = re.fullmatch(r"""([\w.-]+)==([\w.]+)(?:; python_version (<|>=) "3\.(\d+)")?""", line)
         if pin is None:
             raise ValueError(f"{requirements} line {number}: expected NAME==VERSION, got {line!r}")
-        name, needed = pin.groups()
+        name, needed, limit, minor = pin.groups()
+        if limit and (sys.version_info < (3, int(minor))) != (limit == "<"):
+            continue
         try:
             version = metadata.version(name)
         except metadata.PackageNotFoundError:
             version = None
-        found.append(Package(name, needed, version))
-    return found
+        found[name] = Package(name, needed, version)
+    return list(found.values())
 
 
 def describe(backend: str) -> tuple[str, bool]:
