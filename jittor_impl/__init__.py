@@ -1,3 +1,6 @@
 """SFace in Jittor: loss, baseline heads, backbones and trainer. `python -m jittor_impl --help` lists the commands."""
 
-from jittor_impl import runtime as runtime  # before anything here imports jittor
+from common.backend import check_framework
+
+if check_framework("jittor"):
+    from jittor_impl import runtime as runtime  # before anything here imports jittor
