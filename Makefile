@@ -1,6 +1,7 @@
 # make demo   train SFace on real faces and evaluate on people it never saw; BACKEND=mxnet or jittor: in that framework
 # make test   lint, types, import contracts and every test
-# Both set up .venv first, with the first fitting interpreter. Another one: make PYTHON=python3.12 demo
+# make numpy2 the tests of common and data with NumPy 2, in an environment of their own
+# All set up .venv first, with the first fitting interpreter. Another one: make PYTHON=python3.12 demo
 
 VENV := .venv
 RUN := $(VENV)/bin/python
@@ -13,7 +14,7 @@ NEWEST := $(if $(filter test,$(MAKECMDGOALS))$(filter-out pytorch,$(BACKEND)),12
 # Threads of each of these: frameworks that share a core with another one spin, and take many times longer.
 TEST := OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n $(JOBS)
 
-.PHONY: demo test lint clean
+.PHONY: demo test numpy2 lint clean
 
 demo: $(VENV)/installed-$(BACKEND) $(VENV)/installed-demo
 	test -e datasets/orl/property || $(RUN) -m data orl --out datasets/orl
@@ -24,6 +25,9 @@ test: $(VENV)/installed-dev $(VENV)/installed-all lint
 	for backend in $(BACKENDS); do \
 		$(TEST) --dist loadfile --no-loadscope-reorder $${backend}_impl/tests/test_distributed.py $${backend}_impl \
 		|| exit 1; done
+
+numpy2: $(VENV)-numpy2/installed
+	OMP_NUM_THREADS=1 $(VENV)-numpy2/bin/python -m pytest -n $(JOBS) common data
 
 lint: $(VENV)/installed-dev
 	$(VENV)/bin/ruff check .
@@ -50,5 +54,13 @@ $(VENV)/bin/python:
 	echo "To get one: apt install python3-venv or python3.12-venv, or install uv; or name one: make PYTHON=PATH ..." >&2; \
 	exit 1
 
+# Python 3.13 where there is one, else that of .venv with the versions that 3.13 would get.
+$(VENV)-numpy2/installed: requirements/dev.txt requirements/common.txt | $(VENV)/bin/python
+	python3.13 -m venv $(VENV)-numpy2 2> /dev/null || $(RUN) -m venv $(VENV)-numpy2
+	$(VENV)-numpy2/bin/python -m pip install --disable-pip-version-check -r $<
+	sed -n 's/; python_version >= "3.13"//p' requirements/common.txt > $(VENV)-numpy2/newer.txt
+	$(VENV)-numpy2/bin/python -m pip install --disable-pip-version-check -r $(VENV)-numpy2/newer.txt
+	touch $@
+
 clean:
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) $(VENV)-numpy2 .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
