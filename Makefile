@@ -1,33 +1,40 @@
 # make demo   train SFace on real faces and evaluate on people it never saw; BACKEND=mxnet or jittor: in that framework
-# make test   lint, types, import contracts and every test
+# make check  lint, types, import contracts, and the tests that start no framework: after each change
+# make test   all of these and every other test: before a commit is shared
 # make numpy2 the tests of common and data with NumPy 2, in an environment of their own
-# All set up .venv first, with the first fitting interpreter. Another one: make PYTHON=python3.12 demo
+# Each sets up .venv first, with the first fitting interpreter. Another one: make PYTHON=python3.12 demo
 
+SHELL := bash -o pipefail
 VENV := .venv
 RUN := $(VENV)/bin/python
 BACKEND ?= pytorch
-BACKENDS := pytorch mxnet jittor
-JOBS := 2
 # MXNet and Jittor need NumPy 1.26, which ends at Python 3.12. So that is tried first, and PyTorch alone takes newer ones.
 NEWEST := $(if $(filter test,$(MAKECMDGOALS))$(filter-out pytorch,$(BACKEND)),12,14)
-# Tests of several ranks share what jobs of them left, hence a file a worker; they take longest, hence first.
-# Threads of each of these: frameworks that share a core with another one spin, and take many times longer.
-TEST := OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n $(JOBS)
+# Suites run side by side, as some compile or wait for a rank, a process each: one framework, one process.
+SUITES := jittor parity mxnet pytorch common
+JOBS := 3
 
-.PHONY: demo test numpy2 lint clean
+.PHONY: demo check test numpy2 lint clean $(SUITES:%=test-%)
 
 demo: $(VENV)/installed-$(BACKEND) $(VENV)/installed-demo
 	test -e datasets/orl/property || $(RUN) -m data orl --out datasets/orl
 	$(RUN) -m $(BACKEND)_impl train orl-demo
 
 test: $(VENV)/installed-dev $(VENV)/installed-all lint
-	$(TEST) common data benchmarks parity_tests
-	for backend in $(BACKENDS); do \
-		$(TEST) --dist loadfile --no-loadscope-reorder $${backend}_impl/tests/test_distributed.py $${backend}_impl \
-		|| exit 1; done
+	$(MAKE) --no-print-directory --keep-going --jobs $(JOBS) $(SUITES:%=test-%)
+
+check: $(VENV)/installed-dev lint
+	$(RUN) -m pytest -n 2 -m "not framework" common data
+
+test-common: FOLDERS = common data benchmarks
+test-parity: FOLDERS = parity_tests
+# Frameworks whose threads share a core spin, and take many times longer: one thread each.
+test-%: FOLDERS = $*_impl
+$(SUITES:%=test-%): test-%:
+	OMP_NUM_THREADS=1 $(RUN) -m pytest $(FOLDERS) 2>&1 | sed -u 's/^/$*: /'
 
 numpy2: $(VENV)-numpy2/installed
-	OMP_NUM_THREADS=1 $(VENV)-numpy2/bin/python -m pytest -n $(JOBS) common data
+	OMP_NUM_THREADS=1 $(VENV)-numpy2/bin/python -m pytest -n 2 common data
 
 lint: $(VENV)/installed-dev
 	$(VENV)/bin/ruff check .

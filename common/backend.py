@@ -71,8 +71,8 @@ class Backend:
                 for offers in CAPABILITIES.values()
                 if option not in {refused for refused, *_ in _refusals(self, offers, config)}
             ]
-            offered = f"{' and '.join(others)} {'offers' if len(others) == 1 else 'offer'} it"
-            raise ValueError(f"{option}: expected {expected}, got {got}; {offered}")
+            offered = f"; {' and '.join(others)} {'offers' if len(others) == 1 else 'offer'} it" if others else ""
+            raise ValueError(f"{option}: expected {expected}, got {got}{offered}")
 
     def module(self, name: str) -> Any:
         return importlib.import_module(f"{self.package}.{name}")

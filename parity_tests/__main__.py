@@ -1,5 +1,6 @@
 """python -m parity_tests: compare backends with the float64 truth; print a table, exit 1 on a difference."""
 
+import re
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ from common.io.text import print_version
 from parity_tests import report, suite
 from parity_tests.comparison import Row
 from parity_tests.known import Known, excuse, read_known
+from parity_tests.setting import DEFAULT, PRECISIONS, Setting
 from parity_tests.suite import BACKBONES, LEVELS
 
 
@@ -25,6 +27,10 @@ class Options:
     """1 losses, 2 r, 3 gradients, 4 backbones, 5 one step, 6 fifty steps, 7 checkpoints, 8 data and evaluation."""
     backbones: tuple[str, ...] = BACKBONES
     """Backbones of level 4."""
+    device: str = DEFAULT.device
+    """cpu, cuda or cuda:N."""
+    precision: str = DEFAULT.precision
+    """fp32, or that of the backbone: bf16, fp16 or tf32. Losses, r and their gradients are computed in float32."""
     known: Path | None = None
     """A file of known failures, PATTERN # REASON a line; PATTERN matches "BACKEND QUANTITY DTYPE", with * and ?."""
     out: Path | None = None
@@ -39,6 +45,7 @@ def main(arguments: list[str]) -> int:
     if print_version(arguments):
         return 0
     options = tyro.cli(Options, prog="python -m parity_tests", args=arguments)
+    setting = Setting(options.device, options.precision)
     backends = [name.strip() for name in options.backends.split(",") if name.strip()]
     try:
         _check(options, backends)
@@ -47,21 +54,33 @@ def main(arguments: list[str]) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     if options.list:
-        print(report.tolerances(options.levels))
+        print(report.tolerances(options.levels, setting))
         return 0
-    described, rows = suite.start(backends)
-    rows += suite.run(list(described), options.levels, options.backbones)
+    described, rows = suite.start(backends, setting=setting)
+    rows += suite.run(list(described), options.levels, options.backbones, setting=setting)
     rows, complaints = _judge(rows, known, list(described))
     facts = [f"- {name}: " + ", ".join(f"{key} {value}" for key, value in d.items()) for name, d in described.items()]
     left_out = [name for name in BACKENDS if name not in backends] if set(BACKENDS) & set(backends) else []
     summary = f"{report.summary(rows)}; covered: {', '.join(backends)}"
     summary += f"; left out by name: {', '.join(left_out)}" if left_out else ""
-    page = "\n".join([report.markdown(rows, backends), *report.details(rows), "", *facts, "", summary, *complaints])
+    page = "\n".join(
+        [
+            report.title(setting),
+            "",
+            report.markdown(rows, backends),
+            *report.details(rows),
+            "",
+            *facts,
+            "",
+            summary,
+            *complaints,
+        ]
+    )
     print(page)
     if options.out is not None:
         with atomic_write(options.out / "parity.md") as file:
             file.write((page + "\n").encode())
-        write_json(options.out / "parity.json", report.record(rows, described))
+        write_json(options.out / "parity.json", report.record(rows, described, setting))
     if options.junit is not None:
         with atomic_write(options.junit) as file:
             file.write(report.junit(rows))
@@ -76,12 +95,18 @@ def _judge(rows: list[Row], known: list[Known], backends: list[str]) -> tuple[li
     complaints = useless + [f"{name}: {silent}" for name in backends if name not in compared]
     if any(row.level == suite.START and row.status == "failed" for row in rows):
         complaints.append("a backend cannot start; to leave it out, name the others with --backends")
+    if not compared and not complaints:
+        complaints.append("expected a comparison, got none: the rows say why")
     return rows, [f"error: {complaint}" for complaint in complaints]
 
 
 def _check(options: Options, backends: list[str]) -> None:
     if not backends or len(set(backends)) < len(backends):
         raise ValueError(f"backends: expected names, each once, got {options.backends!r}")
+    if not re.fullmatch(r"cpu|cuda(:[0-9]+)?", options.device):
+        raise ValueError(f"device: expected cpu, cuda or cuda:N, got {options.device!r}")
+    if options.precision not in PRECISIONS:
+        raise ValueError(f"precision: expected one of {', '.join(PRECISIONS)}, got {options.precision!r}")
     for name, given, known in (("levels", options.levels, LEVELS), ("backbones", options.backbones, BACKBONES)):
         unknown = [value for value in given if value not in known]
         if unknown:

@@ -6,9 +6,9 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
+from parity_tests.setting import DEFAULT, Setting
 from parity_tests.tolerances import TOLERANCES
 
-DTYPES = ("float64", "float32")
 FLOAT32_ROUNDING = 2.0**-24
 SFACE_PARAMETERS = ("scale", "intra_slope", "inter_slope", "intra_center", "inter_center")
 Arrays = dict[str, np.ndarray]
@@ -26,6 +26,7 @@ class Check(NamedTuple):
     truth: np.ndarray
     scale: np.ndarray | float
     slack: np.ndarray | float = 0.0
+    impossible: str = ""  # why no backend can give this output
 
     def error(self, found: np.ndarray) -> float:
         """The error; infinite if the shapes differ, or a value is not finite and the truth is."""
@@ -49,6 +50,15 @@ class Case(NamedTuple):
     dtype: str
     inputs: Arrays
     checks: list[Check]
+    setting: Setting = DEFAULT
+
+    def tolerance(self, check: Check) -> float:
+        """The largest permitted error of one of the checks."""
+        return TOLERANCES[check.tolerance].of(self.dtype, self.setting)
+
+    def at(self, setting: Setting) -> "Case":
+        """The same case, computed there."""
+        return self._replace(setting=setting, inputs=self.inputs | setting.given(self.dtype))
 
 
 class Row(NamedTuple):

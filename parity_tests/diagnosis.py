@@ -13,7 +13,6 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from parity_tests.comparison import SFACE_PARAMETERS, Arrays, Case, Check
-from parity_tests.tolerances import TOLERANCES
 from parity_tests.truth import sface as truth
 
 CLEARLY = 100  # a mistake explains nothing unless it changes a value by so many tolerances
@@ -115,14 +114,14 @@ def _malformed(checks: list[Check], answer: Arrays) -> str:
 
 
 def _holds(check: Check, case: Case, answer: Arrays) -> bool:
-    return check.error(answer[check.output]) <= TOLERANCES[check.tolerance].of(case.dtype)
+    return check.error(answer[check.output]) <= case.tolerance(check)
 
 
 def _explains(mistaken: np.ndarray, check: Check, case: Case, answer: Arrays) -> bool:
-    """Whether an output is what a mistake gives, and the truth is far from that."""
-    if not np.isfinite(mistaken).all():
+    """Whether an output is what a mistake gives, and the truth is far from that. Zeros have too many causes."""
+    if not np.isfinite(mistaken).all() or not answer[check.output].any():
         return False
-    clear = check.error(np.asarray(mistaken)) > CLEARLY * TOLERANCES[check.tolerance].of(case.dtype)
+    clear = check.error(np.asarray(mistaken)) > CLEARLY * case.tolerance(check)
     scale = np.maximum(check.scale, np.abs(mistaken).max())
     return clear and _holds(check._replace(truth=np.asarray(mistaken), scale=scale), case, answer)
 

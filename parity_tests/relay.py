@@ -10,20 +10,23 @@ import numpy as np
 from parity_tests.cases.trajectories import RATE, train_config, train_inputs, true_trajectory
 from parity_tests.comparison import Arrays, Row, as_arrays, relative, why_missing
 from parity_tests.processes import ask
+from parity_tests.setting import DEFAULT, Setting
 from parity_tests.tolerances import TOLERANCES
 
 LOSSES, BITS = "checkpoint: A -> B -> C losses", "checkpoint: read and written again"
 LEG = 3  # steps that each trains
 
 
-def checkpoint_rows(backends: Sequence[str], root: Path, dtypes: Sequence[str]) -> list[Row]:
+def checkpoint_rows(
+    backends: Sequence[str], root: Path, dtypes: Sequence[str], setting: Setting = DEFAULT
+) -> list[Row]:
     """From each backend on, three train in turn, each from the checkpoint of the one before.
 
     A backend that cannot train from the start takes no part, and has a row that says why.
     """
     rows = []
     for dtype in dtypes:
-        inputs = train_inputs(train_config(dtype), 3 * LEG, 5, RATE)
+        inputs = train_inputs(train_config(dtype), 3 * LEG, 5, RATE) | setting.given(dtype)
         truth = true_trajectory(inputs)[0] if dtype == "float64" else None
         with tempfile.TemporaryDirectory() as folder:
             firsts = {name: _first_leg(name, inputs, Path(folder), root) for name in backends}

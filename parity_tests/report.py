@@ -12,10 +12,16 @@ from xml.etree import ElementTree
 import numpy as np
 
 from common.io.machine import git_revision, processor
-from parity_tests.comparison import DTYPES, Row
+from parity_tests.comparison import Row
+from parity_tests.setting import DEFAULT, Setting
 from parity_tests.tolerances import TOLERANCES, Tolerance
 
 STATUSES = ("passed", "failed", "known", "not provided")
+
+
+def title(setting: Setting) -> str:
+    """Where the backends computed; the line above the table."""
+    return f"Device {setting.device}, precision {setting.precision}."
 
 
 def markdown(rows: Sequence[Row], backends: Sequence[str]) -> str:
@@ -69,17 +75,18 @@ def summary(rows: Sequence[Row]) -> str:
     return "; ".join([f"{count['passed']} of {compared} comparisons hold", *others])
 
 
-def tolerances(levels: Sequence[int]) -> str:
+def tolerances(levels: Sequence[int], setting: Setting = DEFAULT) -> str:
     """The tolerances of some levels as a table, each with its reason and the largest error that was measured."""
     lines = [
-        [str(bound.level), name, *_bounds(bound, "float64"), *_bounds(bound, "float32"), bound.reason]
-        for name, bound in TOLERANCES.items()
-        if bound.level in levels
+        [str(t.level), name, *(text for dtype in setting.dtypes for text in _bounds(t, dtype, setting)), t.why(setting)]
+        for name, t in TOLERANCES.items()
+        if t.level in levels
     ]
-    return table(["level", "errors of", "float64", "measured", "float32", "measured", "why"], lines)
+    columns = [column for dtype in setting.dtypes for column in (dtype, "measured")]
+    return f"{title(setting)}\n\n{table(['level', 'errors of', *columns, 'why'], lines)}"
 
 
-def record(rows: Sequence[Row], described: Mapping[str, Any]) -> dict[str, Any]:
+def record(rows: Sequence[Row], described: Mapping[str, Any], setting: Setting = DEFAULT) -> dict[str, Any]:
     """JSON values: the rows, the machine, versions and commits. `parity_tests.compare` reads them."""
     environment = {
         "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
@@ -89,6 +96,7 @@ def record(rows: Sequence[Row], described: Mapping[str, Any]) -> dict[str, Any]:
         "platform": platform.platform(),
         "python": platform.python_version(),
         "numpy": np.__version__,
+        **setting._asdict(),
         "backends": dict(described),
     }
     records = [
@@ -130,10 +138,10 @@ def _cell(row: Row) -> str:
     return f"{text}, known to fail: {note}" if row.status == "known" else text
 
 
-def _bounds(tolerance: Tolerance, dtype: str) -> list[str]:
+def _bounds(tolerance: Tolerance, dtype: str, setting: Setting) -> list[str]:
     """A tolerance, and the largest error that was measured."""
-    bound, measured = tolerance.of(dtype), tolerance.measured[DTYPES.index(dtype)]
-    return ["same bits", ""] if bound == 0 else [f"{bound:.0e}", f"{measured:.1e}"]
+    bound, measured = tolerance.of(dtype, setting), tolerance.measured_at(dtype, setting)
+    return ["same bits", ""] if bound == 0 else [f"{bound:.0e}", f"{measured:.1e}" if measured else "not measured"]
 
 
 def _printable(text: str) -> str:

@@ -5,6 +5,7 @@ mxnet, jittor, or the name of a module with functions of `parity_tests.backends.
 docs/parity.md describes the kinds of cases and their arrays. Losses need NumPy only: a user's environment has no more.
 """
 
+import dataclasses
 import importlib
 import inspect
 import json
@@ -29,6 +30,10 @@ class NotProvided(AttributeError):
     """The backend lacks a function or an option; the message names it."""
 
 
+class NotOffered(NotProvided):
+    """The backend says that it lacks a device or a precision; the message is its reason."""
+
+
 def answer(adapter: Any, case: Arrays) -> Arrays:
     """The outputs for one case.
 
@@ -38,6 +43,10 @@ def answer(adapter: Any, case: Arrays) -> Arrays:
     kind = str(case["kind"])
     if kind not in KINDS:
         raise ValueError(f"kind: expected one of {', '.join(KINDS)}, got {kind!r}")
+    if "device" in case and hasattr(adapter, "use"):
+        why_not = adapter.use(str(case["device"]), str(case["precision"]), kind)
+        if why_not is not None:
+            raise NotOffered(str(why_not))
     return KINDS[kind](adapter, case)
 
 
@@ -85,6 +94,8 @@ def _train(adapter: Any, case: Arrays) -> Arrays:
     from common.weights.checkpoint import load_checkpoint, save_checkpoint
 
     config = configuration.from_json(json.loads(str(case["config"])))
+    if "device" in case:
+        config = dataclasses.replace(config, device=str(case["device"]), precision=str(case["precision"]))  # type: ignore[arg-type]
     trainer = _function(adapter, "create_trainer")(config, int(case["num_classes"]))
     start = 0
     if "resume" in case:
@@ -122,8 +133,11 @@ def _data(_adapter: Any, case: Arrays) -> Arrays:
     }
 
 
-def _describe(adapter: Any, _case: Arrays) -> Arrays:
-    return {"json": np.array(json.dumps(dict(_function(adapter, "describe")()), allow_nan=False))}
+def _describe(adapter: Any, case: Arrays) -> Arrays:
+    facts = dict(getattr(adapter, "describe", dict)())
+    if "device" in case and not hasattr(adapter, "use"):
+        facts["use"] = "not provided: it chooses device and precision itself"
+    return {"json": np.array(json.dumps(facts, allow_nan=False))}
 
 
 KINDS: dict[str, Callable[[Any, Arrays], Arrays]] = {
@@ -207,7 +221,7 @@ def answer_or_reason(adapter: Any, case: Arrays, *, may_lack: bool) -> Arrays:
     try:
         return answer(adapter, case)
     except Exception as error:
-        if isinstance(error, NotProvided) and may_lack:
+        if isinstance(error, NotOffered) or (isinstance(error, NotProvided) and may_lack):
             return {NOT_PROVIDED: np.array(str(error))}
         traceback.print_exc()
         lines = [f"{type(error).__name__}: {error}", *traceback.format_exception(error)]

@@ -17,6 +17,7 @@ from common.recipes import RECIPES
 from common.reports.published import pair_set_files
 from common.reports.run_report import write_report
 from common.training.loop import Progress, fit
+from common.training.run_log import LOG
 from common.weights.checkpoint import latest_checkpoint
 
 
@@ -48,19 +49,28 @@ def train_config(backend: Backend, config: RunConfig, command: list[str]) -> Non
 
     For several devices, a backend that needs a process for each starts `command` once more in each of them.
     """
+    folder = run_folder(backend, config)
     if config.devices > 1:
         distributed = backend.module("distributed")
         if distributed.needs_launcher(config.device):
             distributed.launch(config.devices, command)
+            _require_results(folder)
             return
-    folder = run_folder(backend, config)
     dataset = open_dataset(config.data.root, config.data.kind)
     trainer = backend.create_trainer(config, dataset.num_classes)
     if trainer.ranks.rank == 0:
         print(f"{len(dataset)} images of {dataset.num_classes} identities in {config.data.root}; run folder {folder}")
     progress = fit(trainer, dataset, config, folder)
     if trainer.ranks.rank == 0:
+        _require_results(folder)
         _report(backend, config, folder, progress)
+
+
+def _require_results(folder: Path) -> None:
+    """Raise an OSError unless training left a log and a checkpoint: a framework may end processes with status 0."""
+    for what, there in (("log", (folder / LOG).is_file()), ("checkpoint", latest_checkpoint(folder))):
+        if not there:
+            raise OSError(f"training ended without an error, but there is no {what} in {folder}; start it again")
 
 
 def _report(backend: Backend, config: RunConfig, folder: Path, progress: Progress) -> None:

@@ -66,6 +66,7 @@ def test_the_map_has_every_room():
     assert sorted(listed) == sorted(rooms)
 
 
+@pytest.mark.framework
 def test_commands_start():
     pattern = re.compile(r"python -m (?:(parity_tests)|(pytorch_impl|common|data|benchmarks) +([a-z][a-z-]+))\b")
     pages = set(PAGES) - {
@@ -85,6 +86,7 @@ def test_commands_start():
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.framework
 @pytest.mark.skipif(find_spec("torch") is None, reason="PyTorch is not installed")
 def test_the_code_of_the_readme_runs():
     (code,) = re.findall(r"^```python\n(.*?)^```$", text("README.md"), re.MULTILINE | re.DOTALL)

@@ -68,6 +68,7 @@ def test_every_example_is_tried():
         assert any(block.startswith("# try it") for _, block in SECTIONS[title]), title
 
 
+@pytest.mark.framework
 @pytest.mark.parametrize("title", EXAMPLES)
 def test_the_example_works(title, project):
     blocks = SECTIONS[title]

@@ -95,11 +95,13 @@ def test_extras_are_those_of_the_requirements(site):
     assert 'torch==2.13.0; extra == "all"' in required
 
 
+@pytest.mark.framework
 @NEEDS_PYTORCH
 def test_the_loss_works_beside_a_users_files(site, users):
     run("-c", BESIDE.format(version=__version__), cwd=users, path=site)
 
 
+@pytest.mark.framework
 @NEEDS_PYTORCH
 def test_the_commands_work_beside_a_users_files(site, users):
     def sface(package: str, *arguments: object) -> str:

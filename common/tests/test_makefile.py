@@ -23,7 +23,7 @@ def make(tmp_path):
         for name, minor in names.items():
             (tmp_path / name).write_text(PYTHON.format(minor=minor))
             (tmp_path / name).chmod(0o755)
-        for tool in ("sh", "basename", "echo"):
+        for tool in ("sh", "bash", "basename", "echo"):
             (tmp_path / tool).symlink_to(shutil.which(tool))
         command = [shutil.which("make"), "-f", MAKEFILE, ".venv/bin/python", *arguments]
         done = subprocess.run(

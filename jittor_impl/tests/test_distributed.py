@@ -14,16 +14,14 @@ from common import config as configuration
 from common.ranks import LostRank, Stopped
 from common.tests.backend_checks.trainer import WITHOUT_DROPOUT, configured
 from jittor_impl import distributed
+from jittor_impl.tests import mpirun
 from jittor_impl.trainer import _dropout_seed
 
 ROOT = Path(__file__).resolve().parents[2]
 CLASSES, SIZE, BATCH = 7, 16, 8  # small, as Jittor's convolutions in float64 are slow
 DATA = configuration.DataConfig(Path("unused"), image_size=SIZE)
 
-try:
-    distributed._mpirun(2)
-except FileNotFoundError as missing:
-    pytest.skip(str(missing), allow_module_level=True)
+mpirun.skip_without()
 
 
 def trained(folder: Path, ranks: int, jobs: dict[str, dict]) -> dict[str, dict[str, np.ndarray]]:
@@ -136,6 +134,15 @@ def test_what_mpirun_says_of_the_first_rank_to_end(status, error):
     lost._first_lost = 1
     assert type(lost.failure()) is type(error)
     assert str(error) in str(lost.failure())
+
+
+def test_ranks_that_were_asked_to_stop_and_compiled_on():
+    ended = subprocess.Popen([sys.executable, "-c", "import sys; sys.exit(137)"])
+    ended.wait()
+    job = distributed._Job(ended, 2)
+    job.stop()
+    assert isinstance(job.failure(), Stopped)
+    assert "cannot while Jittor compiles; start it again" in str(job.failure())
 
 
 def test_without_mpirun_it_says_what_to_install(monkeypatch, tmp_path):

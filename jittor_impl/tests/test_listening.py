@@ -3,12 +3,9 @@
 import pytest
 
 from common.tests.backend_checks.listening import *  # noqa: F403
-from jittor_impl import distributed
+from jittor_impl.tests import mpirun
 
-try:
-    distributed._mpirun(2)
-except FileNotFoundError as missing:
-    pytest.skip(str(missing), allow_module_level=True)
+mpirun.skip_without()
 
 
 @pytest.fixture(autouse=True)

@@ -9,13 +9,18 @@ from pathlib import Path
 import pytest
 
 from common.tests.backend_checks.lost_ranks import *  # noqa: F403
-from common.tests.backend_checks.lost_ranks import wait_for_checkpoint
+from common.tests.backend_checks.lost_ranks import Limits, wait_for_checkpoint
 from jittor_impl import distributed
+from jittor_impl.tests import mpirun
 
-try:
-    distributed._mpirun(2)
-except FileNotFoundError as missing:
-    pytest.skip(str(missing), allow_module_level=True)
+mpirun.skip_without()
+
+LIMITS = Limits(started=600, ended=20)  # the first job compiles its operators
+
+
+@pytest.fixture
+def limits():
+    return LIMITS
 
 
 @pytest.fixture
@@ -32,7 +37,7 @@ def started_in_five_seconds(job, run: Path) -> subprocess.Popen[str]:
     for _ in range(20):
         process = job(SFACE_RANK_TIMEOUT="5")
         try:
-            wait_for_checkpoint(process, run)
+            wait_for_checkpoint(process, run, LIMITS.started)
         except AssertionError as ended:
             if "has not computed for 5 s" not in str(ended):
                 raise

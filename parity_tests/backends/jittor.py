@@ -13,11 +13,32 @@ from jittor_impl.backbones import create_backbone
 from jittor_impl.losses import SphereFaceHead, sface_loss
 from jittor_impl.losses.sface import Rescaling
 from jittor_impl.trainer import Trainer, create_head
+from parity_tests.backends import refusal
+
+_device = runtime.resolve_device("cpu")
+_NO_PRODUCTS = "Jittor asks cuBLAS to add float64 products in float32, which cuBLAS refuses"
+_LACKS_ON_CUDA = {("fp64", kind): _NO_PRODUCTS for kind in ("sface", "margin", "backbone", "train")}
+
+
+def use(device: str, precision: str, kind: str) -> str | None:
+    """From now on compute there; gives why not, for this kind of case, or None. The precision is that of the backbone.
+
+    Args:
+        device: cpu, cuda or cuda:N.
+        precision: fp32, fp64, bf16, fp16 or tf32.
+        kind: of the case, as `parity_tests.worker.KINDS`.
+    """
+    global _device
+    reason = refusal("jittor", device, precision)
+    if reason is None:
+        _device = runtime.resolve_device(device)  # new arrays lie there
+        reason = _LACKS_ON_CUDA.get((precision, kind)) if _device != "cpu" else None
+    return reason
 
 
 def describe() -> dict[str, Any]:
     """Version, device, threads: JSON values."""
-    return runtime.describe(runtime.resolve_device("auto"))
+    return runtime.describe(_device)
 
 
 create_trainer = Trainer  # as `common.training.loop.fit` drives it

@@ -4,6 +4,7 @@ import functools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import mxnet as mx
 import numpy as np
 from mxnet import autograd, nd
 from mxnet.ndarray import NDArray
@@ -15,11 +16,26 @@ from mxnet_impl.losses import SphereFaceHead, sface_loss
 from mxnet_impl.losses.sface import Rescaling
 from mxnet_impl.running_statistics import RunningStatistics
 from mxnet_impl.trainer import Trainer, create_head
+from parity_tests.backends import refusal
+
+
+def use(device: str, precision: str, kind: str) -> str | None:
+    """From now on compute there; gives why not, for this kind of case, or None. The precision is that of the backbone.
+
+    Args:
+        device: cpu, cuda or cuda:N.
+        precision: fp32, fp64, bf16, fp16 or tf32.
+        kind: of the case, as `parity_tests.worker.KINDS`.
+    """
+    reason = refusal("mxnet", device, precision)
+    if reason is None:
+        runtime.resolve_device(device).__enter__()  # new arrays lie there
+    return reason
 
 
 def describe() -> dict[str, Any]:
     """Version, device, threads: JSON values."""
-    return runtime.describe(runtime.resolve_device("auto"))
+    return runtime.describe(mx.current_context())
 
 
 create_trainer = Trainer  # as `common.training.loop.fit` drives it

@@ -7,7 +7,8 @@ import numpy as np
 
 from parity_tests.cases.inputs import Case as Inputs
 from parity_tests.cases.inputs import planted
-from parity_tests.comparison import DTYPES, SFACE_PARAMETERS, Case, Check, as_arrays, held_by_float32
+from parity_tests.comparison import SFACE_PARAMETERS, Case, Check, as_arrays, held_by_float32
+from parity_tests.setting import DTYPES
 from parity_tests.truth.margin_heads import margin_loss
 from parity_tests.truth.sface import NORM_FLOOR, sface
 

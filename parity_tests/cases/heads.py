@@ -11,7 +11,6 @@ from parity_tests.cases.edges import edge_cases
 from parity_tests.cases.inputs import Case as Inputs
 from parity_tests.cases.inputs import on_both_knees, planted
 from parity_tests.comparison import (
-    DTYPES,
     SFACE_PARAMETERS,
     Case,
     Check,
@@ -20,6 +19,7 @@ from parity_tests.comparison import (
     read_arrays,
     relative,
 )
+from parity_tests.setting import DTYPES
 from parity_tests.truth import sface as oracle
 from parity_tests.truth.margin_heads import margin_loss
 

@@ -8,8 +8,9 @@ import numpy as np
 
 from common import config as configuration
 from common.config import DataConfig, HeadConfig, ModelConfig, OptimiserConfig, RunConfig
-from parity_tests.cases.backbones import disturbed
-from parity_tests.comparison import DTYPES, FLOAT32_ROUNDING, Case, Check, as_arrays, held_by_float32
+from parity_tests.cases.backbones import SPREAD_RUNS, disturbed, spreads
+from parity_tests.comparison import FLOAT32_ROUNDING, Case, Check, as_arrays, held_by_float32
+from parity_tests.setting import DEFAULT, DTYPES, REDUCED, Setting
 from parity_tests.truth.training import TrueTrainer
 
 PRECISION = {"float64": "fp64", "float32": "fp32"}
@@ -49,38 +50,62 @@ def train_inputs(config: RunConfig, steps: int, drop_at: int, rate: float) -> di
 
 
 @functools.cache
-def step_cases() -> list[Case]:
-    """One step from weights, statistics and momentum that all differ from their initial values."""
+def step_cases(precision: str = DEFAULT.precision) -> list[Case]:
+    """One step from weights, statistics and momentum that all differ from their initial values.
+
+    Below float32 errors are relative to three times the spread of float64 steps, as in `backbone_cases`.
+    """
     random = np.random.default_rng(5)
-    trainer = TrueTrainer(train_config("float64"), NUM_CLASSES)
     start = {}
-    for name, array in trainer.state().items():
+    for name, array in TrueTrainer(train_config("float64"), NUM_CLASSES).state().items():
         moved = 0.5 * random.standard_normal(array.shape) if name.startswith("momentum.") else array
         start[name] = held_by_float32(disturbed(name.removeprefix("backbone."), moved, random))
-    trainer.load_state(start)
-    inputs = train_inputs(trainer.config, 1, 1, 0.1)
-    loss = trainer.train_step(inputs["images"][0], inputs["labels"][0], 0.1)  # type: ignore[index]
-    after = trainer.state()
+    config = train_config("float64")
+    inputs = train_inputs(config, 1, 1, 0.1)
+    after = _after_step(start, inputs)
+    scales: dict[str, float] = {}
+    if precision in REDUCED:
+        rounding = REDUCED[precision].rounding
+        scales = spreads(after, (_after_step(start, inputs, rounding, seed) for seed in range(SPREAD_RUNS)))
     cases = []
-    for dtype in DTYPES:
-        checks = [Check("one step: loss", "one step", "losses", np.array([loss]), trainer.config.head.scale)]
+    for dtype in Setting(precision=precision).dtypes:
+        checks = []
         for name, array in after.items():
             group = _group(name)
             # a weight moves by the learning rate times the new momentum
-            step = np.abs(array if group == "momentum" else array - start[name]).max()
-            slack = np.abs(array) * FLOAT32_ROUNDING if dtype == "float32" else 0.0
-            scale = np.maximum(step, 1e-30)  # the weight of iresnet's last BatchNorm does not move
-            checks.append(Check(f"one step: {group}", "one step", f"state.{name}", array, scale, slack))
+            step = np.abs(array if group == "momentum" else array - start.get(name, 0)).max()
+            scale = config.head.scale if name == LOSSES else np.maximum(step, 1e-30)  # iresnet's last weight stays
+            slack = np.abs(array) * FLOAT32_ROUNDING if dtype == "float32" and name != LOSSES else 0.0
+            output = name if name == LOSSES else f"state.{name}"
+            checks.append(Check(f"one step: {group}", "one step", output, array, scales.get(name, scale), slack))
         given = inputs | {"config": json.dumps(configuration.to_json(train_config(dtype)))}
         given |= {f"state.{name}": array.astype(dtype) for name, array in start.items()}
+        if precision == "fp16":  # at the scale that PyTorch starts with, 2**16, the first step would overflow
+            given |= {"state.scaler.scale": SCALE, "state.scaler.growth_tracker": 0}
         cases.append(Case(f"step-{dtype}", dtype, as_arrays(given), checks))
     return cases
+
+
+LOSSES = "losses"
+SCALE = 2.0**8
+
+
+def _after_step(
+    start: dict[str, np.ndarray], inputs: dict[str, object], noise: float = 0.0, seed: int = 0
+) -> dict[str, np.ndarray]:
+    """The state after one step, and `LOSSES`; with `noise` as if rounded."""
+    trainer = TrueTrainer(train_config("float64"), NUM_CLASSES, noise=noise, noise_seed=seed)
+    trainer.load_state(start)
+    loss = trainer.train_step(inputs["images"][0], inputs["labels"][0], 0.1)  # type: ignore[index]
+    return trainer.state() | {LOSSES: np.array([loss])}
 
 
 GROUPS = ("weights", "momentum", "statistics")
 
 
 def _group(name: str) -> str:
+    if name == LOSSES:
+        return "loss"
     return "momentum" if name.startswith("momentum.") else "statistics" if ".running_" in name else "weights"
 
 

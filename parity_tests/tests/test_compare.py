@@ -53,11 +53,11 @@ def test_rounding_does_not_move_and_the_factor_can_be_set(written):
 
 
 def test_the_command_prints_what_ran_and_what_moved(written, capsys):
-    first, second = written("a", ROW, SAME), written("b", ROW._replace(error=1e-9), commit="def", numpy="9.9")
+    first, second = written("a", ROW, SAME), written("b", ROW._replace(error=1e-9), commit="def", device="cuda:0")
     assert main([str(first), str(second)]) == 0
     page = capsys.readouterr().out
     assert "| commit | abc | def |" in page
-    assert "| 9.9 |" in page
+    assert "| device | cpu | cuda:0 |" in page
     assert "python" not in page
     assert "mine: version" not in page
     assert "| 1 | arcface: loss | float64 | mine | 1.0e-17 / 1e-11 passed |  |" in page

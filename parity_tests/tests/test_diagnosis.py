@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 from parity_tests import suite, worker
+from parity_tests.cases.heads import head_cases
 from parity_tests.comparison import Row
-from parity_tests.diagnosis import MISTAKES, mistaken_truth
+from parity_tests.diagnosis import MISTAKES, mistaken_truth, usual_causes
 from parity_tests.faults import FAULTS
 from parity_tests.processes import ROOT
 
@@ -113,6 +114,12 @@ def test_another_error_has_no_sentence(failed, edit):
     rows = failed(example([edit]))
     assert rows
     assert {row.note for row in rows} == {""}
+
+
+def test_zeros_have_no_sentence():
+    """With a and b swapped, this loss is nearly 0."""
+    (case,) = (case for case in head_cases(False) if case.name == "sface-casia-plain-float32")
+    assert usual_causes(case, ["sface plain: loss"], {"loss": np.float32(0)}) == {"sface plain: loss": ""}
 
 
 @pytest.mark.parametrize(

@@ -16,13 +16,6 @@ from parity_tests.tests.forks import Forks
 ALL = [(backend, fault) for backend in COVERED for fault in FAULTS.get(backend, ())]
 
 
-@pytest.fixture(scope="session")
-def forks():
-    forks = Forks()
-    yield forks
-    forks.close()
-
-
 @pytest.fixture(autouse=True)
 def _answer_in_forks(forks, monkeypatch):
     monkeypatch.setattr(processes, "in_new_process", forks)

@@ -61,8 +61,8 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path, capsys):
 
 
 def test_the_command_takes_the_file(monkeypatch, tmp_path, capsys):
-    monkeypatch.setattr(suite, "start", lambda backends: ({"mine": {}}, []))
-    monkeypatch.setattr(suite, "run", lambda *_: [GOOD, BAD])
+    monkeypatch.setattr(suite, "start", lambda *_, **__: ({"mine": {}}, []))
+    monkeypatch.setattr(suite, "run", lambda *_, **__: [GOOD, BAD])
     arguments = ["--backends", "mine", "--known", str(tmp_path / "known.txt")]
     for text, status in ((LINES, 0), ("", 1), ("mine * # all\n", 1), (f"{LINES}yours # none\n", 1)):
         (tmp_path / "known.txt").write_text(text)

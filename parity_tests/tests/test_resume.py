@@ -4,8 +4,6 @@ import json
 import os
 import random
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -15,6 +13,7 @@ from common.backend import Backend
 from common.training.run_log import read_log
 from common.weights.checkpoint import latest_checkpoint, load_checkpoint
 from data.synthetic import make_synthetic
+from parity_tests.tests.forks import Fork, Forks
 
 ROOT = Path(__file__).parents[2]
 KILLS = int(os.environ.get("SFACE_KILLS", "5"))  # each starts a framework; more make a longer trial
@@ -25,7 +24,7 @@ def faces(tmp_path_factory) -> Path:
     return make_synthetic(tmp_path_factory.mktemp("data") / "faces", classes=6, images=16, size=32, pairs=20)
 
 
-def start(backend: str, faces: Path, out: Path) -> subprocess.Popen:
+def start(forks: Forks, backend: str, faces: Path, out: Path) -> Fork:
     """Training with dropout and flips. It saves every second step, so many kills hit a checkpoint being written."""
     arguments = (
         f"train lfw-small --data.root {faces} --data.evaluate-on synthetic --data.image-size 32 --data.no-raw-pixels "
@@ -33,19 +32,11 @@ def start(backend: str, faces: Path, out: Path) -> subprocess.Popen:
         f"--optimiser.milestones 2 --optimiser.learning-rate 0.02 "
         f"--log-every 1 --evaluate-every 25 --save-every 2 --device cpu --out {out}"
     )
-    return subprocess.Popen(
-        [sys.executable, "-m", Backend(backend).package, *arguments.split()],
-        cwd=ROOT,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    return forks.start(backend, ROOT, Backend(backend).package, arguments.split())
 
 
-def finish(process: subprocess.Popen) -> None:
-    _, errors = process.communicate(timeout=600)
-    assert process.returncode == 0, errors
+def finish(process: Fork) -> None:
+    assert process.wait() == 0, process.errors()
 
 
 def logged(folder: Path) -> list[dict]:
@@ -72,42 +63,40 @@ def assert_same_run(one: Path, other: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def unbroken(backend, faces, tmp_path_factory) -> Path:
+def unbroken(forks, backend, faces, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("unbroken") / "run"
-    finish(start(backend, faces, folder))
+    finish(start(forks, backend, faces, folder))
     assert len([r for r in logged(folder) if r["kind"] == "train"]) == 48
     return folder
 
 
-def test_killed_many_times(backend, faces, unbroken, tmp_path):
+def test_killed_many_times(forks, backend, faces, unbroken, tmp_path):
     moments = random.Random(2205)
     resumed_at = []
     for _ in range(KILLS):
         before = steps_logged(tmp_path)
-        process = start(backend, faces, tmp_path)
+        process = start(forks, backend, faces, tmp_path)
         deadline = time.monotonic() + 120
         while process.poll() is None and steps_logged(tmp_path) <= before and time.monotonic() < deadline:
             time.sleep(0.005)
         time.sleep(moments.uniform(0, 0.25))  # to hit a step, an evaluation or a checkpoint
         process.send_signal(signal.SIGKILL)
         process.wait()
-        process.stderr.close()
         latest = latest_checkpoint(tmp_path)
         resumed_at.append(0 if latest is None else load_checkpoint(latest).step)
     assert len(set(resumed_at)) >= KILLS // 3, f"the kills must hit different moments, got {resumed_at}"
-    finish(start(backend, faces, tmp_path))
+    finish(start(forks, backend, faces, tmp_path))
     assert_same_run(tmp_path, unbroken)
 
 
-def test_ctrl_c_then_on(backend, faces, unbroken, tmp_path):
-    process = start(backend, faces, tmp_path)
+def test_ctrl_c_then_on(forks, backend, faces, unbroken, tmp_path):
+    process = start(forks, backend, faces, tmp_path)
     while process.poll() is None and steps_logged(tmp_path) < 11:
         time.sleep(0.01)
     process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=120)
-    assert process.returncode == 130
-    assert "start it again to go on" in errors
-    finish(start(backend, faces, tmp_path))
+    assert process.wait() == 130
+    assert "start it again to go on" in process.errors()
+    finish(start(forks, backend, faces, tmp_path))
     assert_same_run(tmp_path, unbroken)
 
 

@@ -202,3 +202,10 @@ def test_the_list_starts_nothing(folder, command):
     assert "| 1 | loss | 1e-11 | 1.9e-14 | 1e-05 | 2.7e-06 | float32: one ulp" in page
     assert "| 6 | initial state | same bits |  | same bits |  | drawn by NumPy" in page
     assert "head gradients" not in page
+    _, page = command("--list", "--levels", "1", "4", "5", "--device", "cuda:1")
+    assert "| 1 | loss | 1e-11 | not measured | 1e-05 | not measured | float32: one ulp" in page
+    assert "| 5 | one step | 1e-09 | not measured | 1e-04 | not measured | relative to the step" in page
+    _, page = command("--list", "--levels", "1", "4", "--precision", "bf16")
+    assert "| 1 | loss | 1e-05 | " in page
+    assert "| 4 | backbone gradients | 1e+00 | " in page
+    assert "float64 |" not in page

@@ -62,6 +62,10 @@ class Tape:
         self.taps[name] = x.data
         return x
 
+    def largest(self) -> np.ndarray:
+        """The largest absolute value of all outputs."""
+        return np.max([np.abs(out.data).max() for out, _ in self._steps])
+
     def backward(self, output: Value, grad_output: np.ndarray) -> None:
         output.grad += grad_output
         for out, step in reversed(self._steps):
@@ -111,7 +115,8 @@ class Tape:
         axes = tuple(i for i in range(dimensions) if i != 1)
         count = x.data.size // channels
         mean, variance = running_mean, running_var
-        if self.training:
+        training = self.training  # a backward that holds the tape would keep it, and gigabytes, alive
+        if training:
             mean, variance = x.data.mean(axes), x.data.var(axes)
             self.arrays[f"{name}.running_mean"] = running_mean + MOMENTUM * (mean - running_mean)
             self.arrays[f"{name}.running_var"] = running_var + MOMENTUM * (variance * count / (count - 1) - running_var)
@@ -124,7 +129,7 @@ class Tape:
                 weight.grad += (out.grad * normalised).sum(axes)
             bias.grad += out.grad.sum(axes)
             grad = out.grad * _per_channel(weight.data, dimensions)
-            if self.training:
+            if training:
                 means = grad.mean(axes, keepdims=True), (grad * normalised).mean(axes, keepdims=True)
                 grad = grad - means[0] - normalised * means[1]
             x.grad += grad * inverse
@@ -315,6 +320,14 @@ def is_decayed(spec: ParameterSpec) -> bool:
 def is_trained(name: str, spec: ParameterSpec, backbone: str) -> bool:
     """All are but the running statistics, and the weight of iresnet's last BatchNorm, which stays 1."""
     return spec.kind not in ("bn_mean", "bn_var") and not (backbone.startswith("iresnet") and name == "features.weight")
+
+
+def rounded(arrays: Mapping[str, np.ndarray], noise: float, random: np.random.Generator) -> dict[str, np.ndarray]:
+    """Parameters as they are read in reduced precision: off by `noise`. Running statistics as they are."""
+    return {
+        name: array if ".running_" in name else array * (1 + noise * random.choice([-1.0, 1.0], array.shape))
+        for name, array in arrays.items()
+    }
 
 
 def copy_arrays(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

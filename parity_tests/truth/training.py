@@ -6,9 +6,9 @@ import numpy as np
 
 from common.config import RunConfig
 from common.weights.initialisation import ParameterSpec, draw_parameter
-from parity_tests.comparison import SFACE_PARAMETERS
+from parity_tests.comparison import FLOAT32_ROUNDING, SFACE_PARAMETERS
 from parity_tests.truth import sface as oracle
-from parity_tests.truth.networks import Tape, Value, copy_arrays, forward, is_decayed, is_trained
+from parity_tests.truth.networks import Tape, Value, copy_arrays, forward, is_decayed, is_trained, rounded
 
 MEAN, HALF_RANGE = 127.5, 128  # of the pixels
 
@@ -20,8 +20,8 @@ class TrueTrainer:
     Args:
         config: backbone, embedding size, SFace's parameters, momentum and weight decay; no dropout.
         num_classes: prototypes.
-        noise: relative size of a random error of every operation's output and gradient, and of every new weight;
-            shows how far rounding (in float32 up to 6e-8) moves a trajectory.
+        noise: relative size of a random error of every operation's output and gradient, and of every new weight, there
+            a rounding of float32 at most; shows how far rounding (in float32 up to 6e-8) moves a trajectory.
         noise_seed: of these errors.
     """
 
@@ -54,10 +54,14 @@ class TrueTrainer:
 
     def train_step(self, images: np.ndarray, labels: np.ndarray, learning_rate: float) -> float:
         """One optimiser step; the loss before it."""
-        tape = Tape(self.backbone, training=True, noise=self.noise, random=self._random)
+        arrays = self.backbone
+        if self.noise > FLOAT32_ROUNDING:  # the weights are float32; only products round them
+            arrays = rounded(arrays, self.noise, self._random)
+        tape = Tape(arrays, training=True, noise=self.noise, random=self._random)
         x = (images.astype(np.float64) - MEAN) / HALF_RANGE
         embeddings = forward(tape, self.config.model.backbone, Value(x), self._embedding_size)
         parameters = {name: getattr(self.config.head, name) for name in SFACE_PARAMETERS}
+        self.backbone |= {name: array for name, array in arrays.items() if ".running_" in name}
         truth = oracle.sface(embeddings.data, self.class_weight, labels, **parameters)
         tape.backward(embeddings, truth.grad_embeddings)
         gradients = {f"backbone.{name}": value.grad for name, value in tape.parameters.items()}
@@ -69,7 +73,7 @@ class TrueTrainer:
             buffer[...] = optimiser.momentum * buffer + (gradients[name] + decay * weight)
             weight -= learning_rate * buffer
             if self.noise:
-                weight *= 1 + self.noise * self._random.choice([-1.0, 1.0], weight.shape)
+                weight *= 1 + min(self.noise, FLOAT32_ROUNDING) * self._random.choice([-1.0, 1.0], weight.shape)
         return truth.loss
 
     def state(self) -> dict[str, np.ndarray]:

@@ -10,7 +10,14 @@ from pathlib import Path
 import pytest
 
 from common.tests.backend_checks.lost_ranks import *  # noqa: F403
-from common.tests.backend_checks.lost_ranks import wait_for_checkpoint
+from common.tests.backend_checks.lost_ranks import Limits, wait_for_checkpoint
+
+LIMITS = Limits(started=120, ended=45)  # its launcher gives the other ranks 30 s
+
+
+@pytest.fixture
+def limits():
+    return LIMITS
 
 
 def ranks_of(process: subprocess.Popen) -> list[int]:
@@ -35,7 +42,7 @@ def rank_of():
 
 def test_a_rank_that_hangs_is_named(job, rank_of, tmp_path):
     process = job(SFACE_RANK_TIMEOUT="5")
-    wait_for_checkpoint(process, tmp_path / "run")
+    wait_for_checkpoint(process, tmp_path / "run", LIMITS.started)
     pid = rank_of(process, 1)
     os.kill(pid, signal.SIGSTOP)
     named = re.compile(r"error: rank 1 on \S+, process \d+, has given no news for 5 s")
@@ -46,7 +53,7 @@ def test_a_rank_that_hangs_is_named(job, rank_of, tmp_path):
 
 def test_ranks_do_not_outlive_their_launcher(job, tmp_path):
     process = job(SFACE_RANK_TIMEOUT="5")
-    wait_for_checkpoint(process, tmp_path / "run")
+    wait_for_checkpoint(process, tmp_path / "run", LIMITS.started)
     pids = ranks_of(process)
     process.kill()
     end = time.monotonic() + 60
