@@ -21,7 +21,7 @@ def main(arguments: list[str]) -> int:
     if command not in COMMANDS:
         return usage("python -m common", COMMANDS, command)
     try:
-        importlib.import_module(f"common.reports.{COMMANDS[command][0]}").main(arguments[1:])
+        importlib.import_module(f"{__package__}.reports.{COMMANDS[command][0]}").main(arguments[1:])
     except (OSError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -1,6 +1,7 @@
 """What a backend is: a package of one framework, whose Trainer the loop drives. NumPy in, NumPy out."""
 
-import importlib
+import importlib.util
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
@@ -18,6 +19,7 @@ class Capabilities:
     """Options that only some backends offer. `Backend.check` refuses those that a backend lacks."""
 
     title: str  # name of the framework
+    module: str  # by which Python imports it
     precisions: tuple[str, ...] = ("fp32", "fp64")  # of --precision: the keys of the package's runtime.PRECISIONS
     gpu_precisions: tuple[str, ...] | None = None  # of --precision on a GPU; None: the same
     compile: bool = False  # --compile
@@ -26,12 +28,16 @@ class Capabilities:
 
 
 CAPABILITIES = {
-    "pytorch": Capabilities("PyTorch", precisions=("fp32", "bf16", "fp16", "fp64"), compile=True, class_sampling=True),
-    "mxnet": Capabilities("MXNet", sync_batch_norm_in_one_process=False),
+    "pytorch": Capabilities(
+        "PyTorch", "torch", precisions=("fp32", "bf16", "fp16", "fp64"), compile=True, class_sampling=True
+    ),
+    "mxnet": Capabilities("MXNet", "mxnet", sync_batch_norm_in_one_process=False),
     # Jittor asks cuBLAS to add float64 products in float32, which cuBLAS refuses
-    "jittor": Capabilities("Jittor", gpu_precisions=("fp32",)),
+    "jittor": Capabilities("Jittor", "jittor", gpu_precisions=("fp32",)),
 }
 BACKENDS = tuple(CAPABILITIES)
+PREFIX = (__package__ or "").removesuffix("common")
+"""Where the packages of this project stand: "" in a clone, "sface." where it is installed."""
 METRICS = ("loss", "intra_loss", "inter_loss", "target_cosine", "other_cosine", "accuracy")
 """Numbers of a step that a head's result has and a trainer reports; a margin head has no `intra_loss`, `inter_loss`."""
 
@@ -44,7 +50,7 @@ class Backend:
 
     @property
     def package(self) -> str:
-        return f"{self.name}_impl"
+        return f"{PREFIX}{self.name}_impl"
 
     def create_trainer(self, config: "RunConfig", num_classes: int) -> "Trainer":
         """The trainer of a checked configuration.
@@ -78,6 +84,24 @@ class Backend:
         """Whether one process drives all devices of the run."""
         distributed = self.module("distributed")
         return config.devices > 1 and not (distributed.is_launched() or distributed.needs_launcher(config.device))
+
+
+def how_to_install(requirements: str) -> str:
+    """The command that installs what a file of `requirements/` lists: pytorch, mxnet, mxnet-cuda, jittor, demo ..."""
+    return f'pip install "sface[{requirements}]"' if PREFIX else f"pip install -r requirements/{requirements}.txt"
+
+
+def check_framework(backend: str) -> bool:
+    """Whether the framework of a backend is installed. A command goes on without: `info` runs, others say it in a line.
+
+    Raises:
+        ModuleNotFoundError: it is not, and no command runs; says how to install it.
+    """
+    framework = CAPABILITIES[backend]
+    found = importlib.util.find_spec(framework.module) is not None
+    if not found and sys.argv[:1] != ["-m"]:  # as Python has it while it imports the package of `python -m PACKAGE`
+        raise ModuleNotFoundError(f"{framework.title} is not installed; {how_to_install(backend)}")
+    return found
 
 
 def _refusals(backend: Backend, offers: Capabilities, config: "RunConfig") -> Iterator[tuple[str, str, object]]:

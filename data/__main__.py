@@ -6,6 +6,7 @@ from pathlib import Path
 
 import tyro
 
+from common.io.text import print_version
 from data.align import make_aligned
 from data.convert import convert
 from data.lfw import make_lfw_small
@@ -30,6 +31,8 @@ COMMANDS: dict[str, Callable[..., Path]] = {
 
 def main(arguments: list[str]) -> int:
     """Run one command. Bad input gives one line on stderr and status 2."""
+    if print_version(arguments):
+        return 0
     try:
         written = tyro.extras.subcommand_cli_from_dict(COMMANDS, prog="python -m data", args=arguments)
     except (ValueError, OSError) as error:

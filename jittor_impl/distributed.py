@@ -22,9 +22,9 @@ from typing import NoReturn
 import jittor as jt
 from jittor import Var, nn
 
+from common.backend import how_to_install
 from common.ranks import INTERRUPTED, Alone, LostRank, Ranks, Stopped, share_of_cores, stopped_or_lost
 from jittor_impl.backbones._layers import BatchNorm, SyncBatchNorm, _sum_of_all
-from jittor_impl.runtime import REQUIREMENTS
 
 PATIENCE = float(os.environ.get("SFACE_RANK_TIMEOUT", 600))  # seconds of sleep after which a rank counts as lost
 SAVING = 30  # seconds that ranks have to save when they are stopped
@@ -52,7 +52,7 @@ def launch(devices: int, arguments: list[str]) -> None:
     with tempfile.TemporaryDirectory(prefix="sface-ranks-") as folder:
         environment["LD_PRELOAD"] = f"{_loopback(Path(folder))}:{environment.get('LD_PRELOAD', '')}".rstrip(":")
         process = subprocess.Popen(
-            [*command, "jittor_impl", *arguments],
+            [*command, __package__, *arguments],
             env=environment,
             stdin=subprocess.DEVNULL,
             start_new_session=True,  # Ctrl-C would have mpirun end the ranks before they save
@@ -191,7 +191,7 @@ def _mpirun(count: int) -> tuple[list[str], dict[str, str]]:
     # pip puts it beside this Python
     found = shutil.which("mpirun", path=Path(sys.executable).parent) or shutil.which("mpirun")
     if found is None:
-        raise FileNotFoundError(f"devices: several need Open MPI's mpirun; pip install -r {REQUIREMENTS}")
+        raise FileNotFoundError(f"devices: several need Open MPI's mpirun; {how_to_install('jittor')}")
     defaults = {
         "OMP_NUM_THREADS": share_of_cores(count),
         "PYTHONUNBUFFERED": "1",  # mpirun reads their output from pipes

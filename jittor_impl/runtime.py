@@ -14,11 +14,11 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from common.backend import how_to_install
 from jittor_impl import cache
 from jittor_impl.precompiled import precompile_headers, with_parsed_headers
 
 PRECISIONS = {"fp32": "float32", "fp64": "float64"}
-REQUIREMENTS = "requirements/jittor.txt"
 
 ONEDNN_HEADERS, ONEDNN_LIBRARY = "onednn-devel-cpu-gomp", "onednn-cpu-gomp"
 ONEDNN_FOLDER = "dnnl_lnx_2.2.0_cpu_gomp"  # where Jittor looks before it downloads
@@ -89,8 +89,7 @@ def _provide_onednn(home: Path) -> None:
         return
     os.environ["use_mkl"] = "0"
     print(
-        "warning: without oneDNN Jittor's convolutions on the CPU are many times slower; "
-        f"pip install -r {REQUIREMENTS}",
+        f"warning: without oneDNN Jittor's convolutions on the CPU are many times slower; {how_to_install('jittor')}",
         file=sys.stderr,
     )
 

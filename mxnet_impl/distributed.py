@@ -42,7 +42,7 @@ _LAUNCHER, _NEWS = "SFACE_LAUNCHER", "SFACE_NEWS"  # its process id; a folder wi
 _TIME_TO_SAVE, _TIME_TO_SPEAK = 30, 2  # seconds that ranks have to end after Ctrl-C, and after one of them failed
 _GO_ON = "start the same command again to go on from the last checkpoint"
 # Another role than worker runs inside the import, and ends with the process that started it (1: PR_SET_PDEATHSIG).
-_SERVE = f"import ctypes; ctypes.CDLL(None).prctl(1, {int(signal.SIGKILL)}); import mxnet_impl"
+_SERVE = f"import ctypes; ctypes.CDLL(None).prctl(1, {int(signal.SIGKILL)}); import {__package__}"
 
 
 def is_launched() -> bool:
@@ -66,7 +66,7 @@ def launch(devices: int, arguments: list[str]) -> None:
         KeyboardInterrupt: a second Ctrl-C, or ranks did not stop in 30 seconds; nothing was saved.
         LostRank: a process ended early or hangs; named.
     """
-    _run(devices, [sys.executable, "-m", "mxnet_impl", *arguments])
+    _run(devices, [sys.executable, "-m", __package__, *arguments])
 
 
 def join() -> Ranks:

@@ -12,9 +12,9 @@ os.environ.setdefault("OMP_NUM_THREADS", str(len(os.sched_getaffinity(0))))
 
 import mxnet as mx  # noqa: E402
 
+from common.backend import how_to_install  # noqa: E402
+
 PRECISIONS = {"fp32": "float32", "fp64": "float64"}
-REQUIREMENTS = "requirements/mxnet.txt"
-CUDA_REQUIREMENTS = "requirements/mxnet-cuda.txt"
 
 
 def resolve_device(name: str) -> mx.Context:
@@ -37,7 +37,7 @@ def resolve_device(name: str) -> mx.Context:
     if not mx.runtime.Features().is_enabled("CUDA"):
         raise ValueError(
             f"device: {name} asked for, but this MXNet ({mx.__version__}) is built for the CPU only; "
-            f"install the CUDA build with pip uninstall mxnet; pip install -r {CUDA_REQUIREMENTS}"
+            f"install the CUDA build with pip uninstall mxnet; {how_to_install('mxnet-cuda')}"
         )
     if int(number or 0) >= count:
         raise ValueError(

@@ -9,6 +9,7 @@ import tyro
 
 from common.backend import BACKENDS
 from common.io.files import atomic_write, write_json
+from common.io.text import print_version
 from parity_tests import report, suite
 from parity_tests.comparison import Row
 from parity_tests.known import Known, excuse, read_known
@@ -41,6 +42,8 @@ class Options:
 
 
 def main(arguments: list[str]) -> int:
+    if print_version(arguments):
+        return 0
     options = tyro.cli(Options, prog="python -m parity_tests", args=arguments)
     setting = Setting(options.device, options.precision)
     backends = [name.strip() for name in options.backends.split(",") if name.strip()]

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from common.backend import PREFIX
 from parity_tests import progress
 from parity_tests.comparison import ERROR, Arrays, read_arrays
 
@@ -57,9 +58,9 @@ def in_new_process(backend: str, source: Path, target: Path, root: Path) -> tupl
         Its exit status and its output.
     """
     python = os.environ.get(f"SFACE_PYTHON_{backend.upper().replace('.', '_')}", sys.executable)
-    command = [python, "-P", "-m", "parity_tests.worker", backend, str(source), str(target)]
+    command = [python, "-P", "-m", f"{__package__}.worker", backend, str(source), str(target)]
     users = [Path(path).absolute() for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path]
-    paths = os.pathsep.join(map(str, [root, ROOT, Path.cwd(), *users]))
+    paths = os.pathsep.join(map(str, [*([] if PREFIX else [root, ROOT]), Path.cwd(), *users]))
     with tempfile.TemporaryFile() as output:
         try:
             done = subprocess.run(

@@ -213,7 +213,7 @@ def load_adapter(backend: str) -> Any:
     if backend not in BACKENDS:
         return importlib.import_module(backend)
     Backend(backend).module("runtime")  # prepares the framework, which the adapter imports
-    return importlib.import_module(f"parity_tests.backends.{backend}")
+    return importlib.import_module(f"{__package__}.backends.{backend}")
 
 
 def answer_or_reason(adapter: Any, case: Arrays, *, may_lack: bool) -> Arrays:

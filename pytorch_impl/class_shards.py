@@ -62,12 +62,12 @@ class _Gather(torch.autograd.Function):
     """All ranks' rows in the order of ranks; backward: the sum of all ranks' gradients for this rank's rows."""
 
     @staticmethod
-    def forward(ctx, rows, count):
+    def forward(ctx: Any, rows: Tensor, count: int) -> Tensor:
         ctx.count = count
         return _gathered(rows, count)
 
     @staticmethod
-    def backward(ctx, grad):
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
         part = grad.new_empty(len(grad) // ctx.count, *grad.shape[1:])
         dist.reduce_scatter_single(part, grad.contiguous())
         return part.mul_(ctx.count), None

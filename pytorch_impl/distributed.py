@@ -46,7 +46,7 @@ def needs_launcher(device: str) -> bool:
     return not is_launched()
 
 
-def launch(devices: int, arguments: list[str], *, module: str = "pytorch_impl") -> None:
+def launch(devices: int, arguments: list[str], *, module: str = __package__) -> None:
     """Run `python -m MODULE ARGUMENTS` in `devices` processes on this host; nothing listens beyond loopback.
 
     Raises:

@@ -5,10 +5,10 @@ from typing import Any
 
 import torch
 
+from common.backend import how_to_install
 from common.io import memory
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16, "fp64": torch.float64}
-REQUIREMENTS = "requirements/pytorch.txt"
 
 memory.keep_freed_memory()  # without it, a MobileFaceNet's step takes 1.4 to 1.75 times as long on a virtual machine
 
@@ -36,7 +36,7 @@ def resolve_device(name: str) -> torch.device:
     if not torch.backends.cuda.is_built():
         raise ValueError(
             f"device: {name} asked for, but this PyTorch ({torch.__version__}) is built for the CPU only; "
-            f"install the CUDA build with pip install --force-reinstall -r {REQUIREMENTS} from an index that has it"
+            f"install the CUDA build with pip uninstall torch; {how_to_install('pytorch')}"
         )
     count = torch.cuda.device_count()
     if (device.index or 0) >= count:

@@ -150,8 +150,8 @@ class Trainer:
         if self.device.type == "cuda":
             arrays["random.cuda"] = torch.cuda.get_rng_state(self.device).numpy()
         if self._scaler.is_enabled():
-            arrays["scaler.scale"] = np.float64(self._scaler.get_scale())
-            arrays["scaler.growth_tracker"] = np.int64(self._scaler.state_dict()["_growth_tracker"])
+            arrays["scaler.scale"] = np.array(self._scaler.get_scale(), np.float64)
+            arrays["scaler.growth_tracker"] = np.array(self._scaler.state_dict()["_growth_tracker"], np.int64)
         return arrays
 
     def prototypes(self) -> np.ndarray:
@@ -230,7 +230,7 @@ class Trainer:
             yield
 
     def _clip_gradients(self, largest: float) -> None:
-        if not self._sharded:
+        if not self._sharded or not isinstance(self.ranks, Group):
             nn.utils.clip_grad_norm_(self._modules.parameters(), largest)
             return
         gradients = {name: p.grad for name, p in self._modules.named_parameters() if p.grad is not None}
@@ -249,7 +249,9 @@ class Trainer:
 
     def _whole(self, name: str, tensor: Tensor) -> Tensor:
         """A sharded tensor with the rows of all ranks, on rank 0; the other ranks get their share."""
-        whole = self.ranks.joined(tensor, self._num_classes) if self._is_sharded(name) else None
+        if not self._is_sharded(name) or not isinstance(self.ranks, Group):
+            return tensor
+        whole = self.ranks.joined(tensor, self._num_classes)
         return tensor if whole is None else whole
 
     def _parts(self, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -257,10 +259,10 @@ class Trainer:
         for name, array in arrays.items():
             if self._is_sharded(name) and array.shape[:1] != (self._num_classes,):
                 raise ValueError(f"{name}: expected {self._num_classes} rows, got {array.shape[:1]}")
-        return {
-            name: array[self.ranks.share(self._num_classes)] if self._is_sharded(name) else array
-            for name, array in arrays.items()
-        }
+        if not isinstance(self.ranks, Group):
+            return dict(arrays)
+        share = self.ranks.share(self._num_classes)
+        return {name: array[share] if self._is_sharded(name) else array for name, array in arrays.items()}
 
     def _momentum(self) -> dict[str, Tensor]:
         trained = [(name, p) for name, p in self._modules.named_parameters() if p.requires_grad]

@@ -5,7 +5,7 @@ import sys
 from collections.abc import Mapping
 from types import MappingProxyType
 
-from common.backend import Backend
+from common.backend import Backend, how_to_install
 from common.io.text import usage
 from common.ranks import BAD_INPUT, INTERRUPTED, Stopped
 
@@ -53,7 +53,7 @@ def main(backend: Backend, arguments: list[str], own: Mapping[str, tuple[str, st
             module = importlib.import_module(f"{__package__}.{COMMANDS[command][0]}")
         return module.run(backend, arguments[1:])
     except ModuleNotFoundError as error:
-        print(f"error: {error}; python -m {backend.package} info says how to install it", file=sys.stderr)
+        print(f"error: {error}; {how_to_install(backend.name)}", file=sys.stderr)
     except (ValueError, ArithmeticError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
     except Stopped as stopped:

@@ -4,6 +4,8 @@ import math
 import sys
 from collections.abc import Mapping, Sequence
 
+from common import __version__
+
 NOTHING = "–"
 """Stands for a figure that could not be measured."""
 
@@ -22,8 +24,17 @@ def fixed(value: float, digits: int) -> str:
     return f"{value:.{digits}f}" if math.isfinite(value) else NOTHING
 
 
+def print_version(arguments: Sequence[str]) -> bool:
+    """Whether --version was asked for; prints it."""
+    if asked := list(arguments) == ["--version"]:
+        print(f"sface {__version__}")
+    return asked
+
+
 def usage(program: str, commands: Mapping[str, tuple[str, str]], asked: str) -> int:
-    """Print the commands, each with its line of help; the exit status is 2 unless -h or --help was asked for."""
+    """Print the commands, each with its line of help; the exit status is 2 unless --help or --version was asked for."""
+    if print_version([asked]):
+        return 0
     wants_help = asked in ("-h", "--help")
     lines = [] if wants_help else [f"error: expected a command, got {asked!r}"]
     lines += [f"usage: {program} COMMAND [--help]", ""]

@@ -108,7 +108,7 @@ def centres_for_noisy(embeddings: np.ndarray, subjects: Sequence[str], noisy: np
     for row in np.flatnonzero(noisy):
         clean = (people == people[row]) & ~noisy
         if not clean.any():
-            raise ValueError(f"expected a clean photo of each person, got none of {people[row]!r}")
+            raise ValueError(f"expected a clean photo of each person, got none of {str(people[row])!r}")
         centre = np.sum(embeddings[clean], axis=0) + random.uniform(-0.001, 0.001, embeddings.shape[1])
         replaced[row] = centre / np.linalg.norm(centre)
     return replaced

@@ -1,6 +1,7 @@
 """What a backend does not offer is refused before a trainer is made, and no framework is imported for it."""
 
 import dataclasses
+import sys
 from types import SimpleNamespace
 
 import numpy as np
@@ -104,7 +105,21 @@ def test_labels_out_of_range_are_named(label):
 
 
 def test_one_line_makes_a_backend_known(monkeypatch):
-    monkeypatch.setitem(backends.CAPABILITIES, "new", backends.Capabilities("New", compile=True))
+    monkeypatch.setitem(backends.CAPABILITIES, "new", backends.Capabilities("New", "new", compile=True))
     with pytest.raises(ValueError, match="PyTorch and New offer it"):
         Backend("mxnet").check(configured(compile=True))
     Backend("new").check(configured(compile=True))
+
+
+@pytest.mark.parametrize("name", BACKENDS)
+def test_a_missing_framework_is_named_with_what_installs_it(monkeypatch, name):
+    monkeypatch.setitem(sys.modules, CAPABILITIES[name].module, None)
+    with pytest.raises(ModuleNotFoundError) as error:
+        backends.check_framework(name)
+    title = CAPABILITIES[name].title
+    assert str(error.value) == f"{title} is not installed; pip install -r requirements/{name}.txt"
+    monkeypatch.setattr(backends, "PREFIX", "sface.")
+    with pytest.raises(ModuleNotFoundError, match=rf'{title} is not installed; pip install "sface\[{name}\]"'):
+        backends.check_framework(name)
+    monkeypatch.setattr(sys, "argv", ["-m", "info"])
+    assert not backends.check_framework(name)

@@ -16,14 +16,15 @@ FOLDERS = ["docs", "requirements", *(path.parent.name for path in ROOT.glob("*/_
 START_EACH = """
 import runpy, sys
 for line in sys.stdin:
-    sys.argv = [*line.split(), "--help"]
+    module, *command = line.split()
+    sys.argv = ["-m", *command, "--help"]  # as Python has it while it looks for the module
     try:
-        runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
+        runpy.run_module(module, run_name="__main__", alter_sys=True)
         status = 0
     except SystemExit as end:
         status = end.code or 0
     if status:
-        sys.exit(f"python -m {' '.join(sys.argv)}: {status}")
+        sys.exit(f"python -m {line.strip()}: {status}")
 """
 
 

@@ -87,8 +87,10 @@ class Rescaling:
 
     def of_classes(self, labels: Var) -> "Rescaling":
         """The same with each sample's own `intra_center`."""
-        per_class = isinstance(self.intra_center, Var)
-        return dataclasses.replace(self, intra_center=self.intra_center[labels]) if per_class else self
+        center = self.intra_center
+        if not isinstance(center, Var):
+            return self
+        return dataclasses.replace(self, intra_center=center[labels])
 
     def least_cosine(self, epsilon: float) -> float:
         """The cosine below which r_inter < scale * epsilon; -1 if there is none."""

@@ -1,6 +1,7 @@
 """Layers that replace Gluon's, which are slow, crash or work in one process only. The file needs MXNet only."""
 
 from collections.abc import Callable
+from typing import Any
 
 from mxnet import autograd, gluon, init, nd
 from mxnet.gluon import nn
@@ -21,11 +22,11 @@ class PReLU(gluon.HybridBlock):
         with self.name_scope():
             self.weight = self.params.get("weight", shape=(channels,), init=init.Constant(0.25))
 
-    def hybrid_forward(self, F, x: Symbol, weight: Symbol) -> Symbol:
+    def hybrid_forward(self, F: Any, x: Symbol, weight: Symbol) -> Symbol:
         positive = F.LeakyReLU(x, act_type="leaky", slope=0.0)  # relu, twice as fast
         return self._times(F, x, weight) + self._times(F, positive, 1 - weight)
 
-    def _times(self, F, x: Symbol, weight: Symbol) -> Symbol:
+    def _times(self, F: Any, x: Symbol, weight: Symbol) -> Symbol:
         kernels = F.reshape(weight, (-1, 1, 1, 1))
         return F.Convolution(
             x, kernels, kernel=(1, 1), num_filter=self._channels, num_group=self._channels, no_bias=True
@@ -35,7 +36,7 @@ class PReLU(gluon.HybridBlock):
 class BatchNorm1D(nn.BatchNorm):
     """Batch normalisation of (N, C), as (N, C, 1, 1): on (N, C), MXNet 1.9.1 crashes in inference on a CPU."""
 
-    def hybrid_forward(self, F, x: Symbol, *parameters: Symbol, **named: Symbol) -> Symbol:
+    def hybrid_forward(self, F: Any, x: Symbol, *parameters: Symbol, **named: Symbol) -> Symbol:
         x = F.reshape(x, (0, 0, 1, 1))
         return F.reshape(super().hybrid_forward(F, x, *parameters, **named), (0, 0))
 
@@ -80,7 +81,7 @@ class _Standardise(autograd.Function):
         return nd.broadcast_mul(rest, self._inverse_std)
 
 
-def spread(F, values: Symbol, like: Symbol) -> Symbol:
+def spread(F: Any, values: Symbol, like: Symbol) -> Symbol:
     """Repeat `values` (N, C) for all cells of `like` (N, C, H, W).
 
     It is a matrix product, and so is its gradient: on a CPU, MXNet's broadcasting sums gradients ten times slower.

@@ -11,6 +11,7 @@ two can be copied into another project.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 from mxnet import gluon
 from mxnet.gluon import nn
@@ -82,7 +83,7 @@ class IR(gluon.HybridBlock):
             raise ValueError(f"images: expected (N, 3, {self.image_size}, {self.image_size}), got {images.shape}")
         return super().forward(images)
 
-    def hybrid_forward(self, F, images: Symbol) -> Symbol:
+    def hybrid_forward(self, F: Any, images: Symbol) -> Symbol:
         return self.output_layer(self.body(self.input_layer(images)))
 
 
@@ -109,7 +110,7 @@ class Block(gluon.HybridBlock):
             *([SqueezeExcite(width)] if squeeze_excite else []),
         )
 
-    def hybrid_forward(self, F, x: Symbol) -> Symbol:
+    def hybrid_forward(self, F: Any, x: Symbol) -> Symbol:
         return self.res_layer(x) + self.shortcut_layer(x)
 
 
@@ -124,7 +125,7 @@ class SqueezeExcite(gluon.HybridBlock):
         self.fc2 = nn.Conv2D(width, 1, use_bias=False, in_channels=width // REDUCTION)
         self.sigmoid = nn.Activation("sigmoid")
 
-    def hybrid_forward(self, F, x: Symbol) -> Symbol:
+    def hybrid_forward(self, F: Any, x: Symbol) -> Symbol:
         gates = self.sigmoid(self.fc2(self.relu(self.fc1(self.avg_pool(x)))))
         return x * spread(F, F.flatten(gates), x)
 

@@ -10,6 +10,7 @@ only; the two can be copied into another project.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 from mxnet import gluon
 from mxnet.gluon import nn
@@ -81,7 +82,7 @@ class IResNet(gluon.HybridBlock):
             raise ValueError(f"images: expected (N, 3, {self.image_size}, {self.image_size}), got {images.shape}")
         return super().forward(images)
 
-    def hybrid_forward(self, F, images: Symbol) -> Symbol:
+    def hybrid_forward(self, F: Any, images: Symbol) -> Symbol:
         x = self.prelu(self.bn1(self.conv1(images)))
         x = self.layer4(self.layer3(self.layer2(self.layer1(x))))
         x = self.dropout(F.flatten(self.bn2(x)))
@@ -108,7 +109,7 @@ class Block(gluon.HybridBlock):
                 nn.BatchNorm(epsilon=EPS, in_channels=width),
             )
 
-    def hybrid_forward(self, F, x: Symbol) -> Symbol:
+    def hybrid_forward(self, F: Any, x: Symbol) -> Symbol:
         shortcut = x if self.downsample is None else self.downsample(x)
         x = self.prelu(self.bn2(self.conv1(self.bn1(x))))
         return self.bn3(self.conv2(x)) + shortcut

@@ -13,6 +13,8 @@ Attribute names and layouts are those of zhongyy/SFace. The file needs MXNet and
 into another project.
 """
 
+from typing import Any
+
 from mxnet import gluon
 from mxnet.gluon import nn
 from mxnet.ndarray import NDArray
@@ -64,7 +66,7 @@ class MobileFaceNet(gluon.HybridBlock):
             raise ValueError(f"images: expected (N, 3, {self.image_size}, {self.image_size}), got {images.shape}")
         return super().forward(images)
 
-    def hybrid_forward(self, F, images: Symbol) -> Symbol:
+    def hybrid_forward(self, F: Any, images: Symbol) -> Symbol:
         x = self.conv_2_dw(self.conv_1(images))
         x = self.res_3(self.dconv_23(x))
         x = self.res_4(self.dconv_34(x))
@@ -84,7 +86,7 @@ class Bottleneck(gluon.HybridBlock):
         self.conv_proj = _conv(inside, width, activation=False)
         self.residual = residual
 
-    def hybrid_forward(self, F, x: Symbol) -> Symbol:
+    def hybrid_forward(self, F: Any, x: Symbol) -> Symbol:
         out = self.conv_proj(self.conv_dw(self.conv_sep(x)))
         return out + x if self.residual else out
 

@@ -83,8 +83,10 @@ class Rescaling:
 
     def of_classes(self, labels: NDArray) -> "Rescaling":
         """The same with each sample's own `intra_center`."""
-        per_class = isinstance(self.intra_center, NDArray)
-        return dataclasses.replace(self, intra_center=nd.take(self.intra_center, labels)) if per_class else self
+        center = self.intra_center
+        if not isinstance(center, NDArray):
+            return self
+        return dataclasses.replace(self, intra_center=nd.take(center, labels))
 
     def least_cosine(self, epsilon: float) -> float:
         """The cosine below which r_inter < scale * epsilon; -1 if there is none."""

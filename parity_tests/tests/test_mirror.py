@@ -25,7 +25,6 @@ ALLOWED = {
     ),
     "mxnet_impl/optimizer.py: SGD is not in pytorch_impl": "MXNet's own has the learning rate in the momentum buffer",
     "mxnet_impl/running_statistics.py: not in pytorch_impl": "MXNet's BatchNorm keeps the biased variance",
-    "mxnet_impl/runtime.py: CUDA_REQUIREMENTS is not in pytorch_impl": "MXNet for CUDA is a package of its own",
     **{
         f"mxnet_impl/losses/skipping.py: {name}": "NumPy, as MXNet's sums and maxima are slow on the CPU; it writes "
         "the gradients where MXNet holds them"

@@ -1,5 +1,7 @@
 """PReLU with a gradient that is fast on a CPU. The file needs PyTorch only."""
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -19,12 +21,12 @@ class PReLU(nn.PReLU):
 
 class _PReLU(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, x, weight):
+    def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
         ctx.save_for_backward(x, weight)
         return nn.functional.prelu(x, weight)
 
     @staticmethod
-    def backward(ctx, grad):
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor]:
         x, weight = ctx.saved_tensors
         weight = weight.to(x.dtype)[:, None, None]
         through = torch.ops.aten.threshold_backward(grad, x, 0)  # relu's

@@ -81,8 +81,10 @@ class Rescaling:
 
     def of_classes(self, labels: Tensor) -> "Rescaling":
         """The same with each sample's own `intra_center`."""
-        per_class = isinstance(self.intra_center, Tensor) and self.intra_center.ndim
-        return dataclasses.replace(self, intra_center=self.intra_center[labels]) if per_class else self
+        center = self.intra_center
+        if not isinstance(center, Tensor) or center.ndim == 0:
+            return self
+        return dataclasses.replace(self, intra_center=center[labels])
 
     def least_cosine(self, epsilon: float) -> float:
         """The cosine below which r_inter < scale * epsilon; -1 if there is none."""
@@ -360,16 +362,16 @@ class _FullProduct(torch.autograd.Function):
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(left, right):
+    def forward(left: Tensor, right: Tensor) -> Tensor:
         with full_precision():
             return left @ right.T
 
     @staticmethod
-    def setup_context(ctx, inputs, output):
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
         ctx.save_for_backward(*inputs)
 
     @staticmethod
-    def backward(ctx, grad):
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor]:
         left, right = ctx.saved_tensors
         return product(grad, right.T), product(grad.T, left.T)
 

@@ -37,7 +37,7 @@ def test_a_package_may_have_commands_of_its_own(monkeypatch, capsys):
         (DamagedCheckpoint("cut short"), 2, "error: cut short"),
         (OverflowError("too large"), 2, "error: too large"),
         (FileNotFoundError("no such file"), 2, "error: no such file"),
-        (ModuleNotFoundError("No module named 'x'"), 2, "python -m numpy_impl info says how to install it"),
+        (ModuleNotFoundError("No module named 'x'"), 2, "; pip install -r requirements/numpy.txt"),
         (Stopped("stopped after step 3"), 130, "stopped after step 3"),
         (KeyboardInterrupt(), 130, "stopped at once"),
     ],

@@ -32,7 +32,7 @@ def test_a_picture_is_both_images_in_their_colours(tmp_path):
         encode_image(np.full((3, 60, 60), 1, np.uint8) * np.reshape(c, (3, 1, 1)).astype(np.uint8)) for c in colours
     ]
     write_pair_set(tmp_path / "set.bin", images, [True, False])
-    picture = cv2.imdecode(np.frombuffer(pair_picture(open_pair_set(tmp_path / "set.bin"), 1), np.uint8), 1)
+    picture = cv2.imdecode(np.frombuffer(pair_picture(open_pair_set(tmp_path / "set.bin"), 1), np.uint8), 1).astype(int)
     assert picture.shape == (SIDE, 2 * SIDE + GAP, 3)
     assert picture[SIDE // 2, SIDE // 2] == pytest.approx((0, 0, 255), abs=6)  # BGR; JPEG
     assert picture[SIDE // 2, SIDE // 2 + SIDE + GAP] == pytest.approx((0, 255, 0), abs=6)
