@@ -33,7 +33,6 @@ Form = Literal["plain", "streamed"]
 Reduction = Literal["mean", "sum", "none"]
 
 _MACHINE_EPSILON = {"float32": 2.0**-23, "float64": 2.0**-52}
-_SMALL = 2**12  # entries; with fewer in one block, the streamed form's pass takes longer to start than it saves
 
 
 class SFaceResult(NamedTuple):
@@ -134,9 +133,7 @@ def sface_loss(
         reduction: of the samples' losses: "mean", "sum", or "none": a loss a sample. With "none" the streamed form
             computes its entries again in the backward pass.
         sample_weight: each sample's loss is multiplied by it before the reduction, (N,); "mean" still divides by N.
-        form: "plain" or "streamed". Both give the same results, except for the pushes that epsilon leaves out. On the
-            CPU "streamed" computes as "plain" does if N * C < 2**12, C <= 2048 and block_size is None, but not under
-            mixed precision.
+        form: "plain" or "streamed". Both give the same results, except for the pushes that epsilon leaves out.
         block_size: classes in a block of the streamed form, which needs O(N * block_size) memory beside the gradients.
             None: 2048, so that a block stays in a processor's cache; on a CUDA device enough for 2**24 entries.
         epsilon: on the CPU the streamed form leaves out pushes with r_inter < scale * epsilon. 0: none. None: the
@@ -150,7 +147,7 @@ def sface_loss(
         ValueError: an argument is not as above; the message says which. Labels are checked on the CPU only; on a CUDA
             device the check would make the host wait at every step, and a sample with a wrong label has no own
             prototype.
-        RuntimeError: the streamed form is differentiated twice; the plain form, and what is computed as it, can be.
+        RuntimeError: the streamed form is differentiated twice; the plain form can be.
 
     >>> prototypes = jt.init.eye((3, 3))
     >>> embeddings = jt.init.eye((2, 3))  # the second lies on prototype 1, but is of class 2
@@ -173,13 +170,8 @@ def sface_loss(
             factors = factors.broadcast(labels.shape)
         else:
             factors = factors * sample_weight.detach().cast(dtype)
-        # not where Jittor would run products and sums of the plain form in less than float32, later
-        is_exact = not (jt.flags.use_cuda or jt.flags.auto_mixed_precision_level)
-        fits = is_exact and block_size is None and class_weight.shape[0] <= 2048
-        is_small = fits and labels.shape[0] * class_weight.shape[0] < _SMALL
-        if form == "plain" or is_small:
-            result = _plain(embeddings, class_weight, labels, rescaling, factors, reduction)
-            return result if form == "plain" else result._replace(cosines=None)
+        if form == "plain":
+            return _plain(embeddings, class_weight, labels, rescaling, factors, reduction)
 
         from .streamed import streamed  # here, so that this file works alone
 

@@ -29,7 +29,7 @@ def share(request, monkeypatch):
 
 
 def run(case, dtype="float64", **options):
-    return sface(*case, dtype, **{"form": "streamed", "block_size": 2048, **options})
+    return sface(*case, dtype, **{"form": "streamed", "block_size": None, **options})
 
 
 def at_angles(*angles):
@@ -55,7 +55,7 @@ def test_an_embedding_that_is_not_a_number_is_not_accurate(monkeypatch, form):
     monkeypatch.setattr(streamed_module, "_on_gpu", lambda: form == "of a gpu")
     x = jt.array(np.array([[np.nan, 1.0], [1.0, 0.0]]), "float32")
     w = jt.array(np.array([[1.0, 0.0], [0.0, 1.0], [-1.0, 0.0]]), "float32")
-    result = sface_loss(x, w, jt.array([0, 0], "int64"), form="plain" if form == "plain" else "streamed", block_size=7)
+    result = sface_loss(x, w, jt.array([0, 0], "int64"), form="plain" if form == "plain" else "streamed")
     assert np.isnan(result.loss.item())
     assert result.accuracy.item() == 0.5
 
@@ -165,25 +165,10 @@ def test_weights_are_any_functions_of_theta(share):
     assert error(jt.grad(loss, w).numpy(), expected) < 1e-12
 
 
-def test_a_small_problem_is_computed_as_the_plain_form(monkeypatch):
-    """To start a pass would take longer; a block size asks for it."""
-    case = planted()
-    expected = run(case, "float32", form="plain")
-    monkeypatch.setattr(streamed_module, "streamed", None)
-    result, *gradients = run(case, "float32", block_size=None)
-    assert result.loss == expected[0].loss
-    assert result.cosines is None
-    assert all(map(np.array_equal, gradients, expected[1:]))
-    with pytest.raises(TypeError):
-        run(case)
-    with pytest.raises(TypeError):
-        run(planted(1100, 30), block_size=None)
-
-
 def test_the_gradients_can_be_asked_for_twice():
     case = planted()
     x, w = jt.array(case.embeddings, "float64"), jt.array(case.class_weight, "float64")
-    loss = sface_loss(x, w, jt.array(case.labels), block_size=64).loss
+    loss = sface_loss(x, w, jt.array(case.labels)).loss
     once = jt.grad(loss, w).numpy().copy()
     assert error(jt.grad(jt.array(3.0, "float64") * loss, w).numpy(), 3 * once) < 1e-15
     assert (jt.grad(loss, w).numpy() == once).all()
@@ -193,18 +178,18 @@ def test_the_gradients_can_be_asked_for_twice():
 def test_without_a_use_for_gradients_none_are_computed(monkeypatch, share, gpu):
     monkeypatch.setattr(streamed_module, "_on_gpu", lambda: gpu)
     monkeypatch.setattr(streamed_module.DensePass, "gradients", None)
-    loss, case = partial(sface_loss, block_size=64), on_both_knees()
+    case = on_both_knees()
     truth = oracle.sface(*case)
     x, w, labels = jt.array(case.embeddings, "float64"), jt.array(case.class_weight, "float64"), jt.array(case.labels)
     with jt.no_grad():
-        results = [loss(x, w, labels)]
-    results.append(loss(x, w, labels, reduction="none"))
-    results.append(loss(x.clone().stop_grad(), w.clone().stop_grad(), labels))
+        results = [sface_loss(x, w, labels)]
+    results.append(sface_loss(x, w, labels, reduction="none"))
+    results.append(sface_loss(x.clone().stop_grad(), w.clone().stop_grad(), labels))
     for result in results:
         assert result.inter_loss.numpy().mean() == pytest.approx(truth.inter_loss)
         assert result.accuracy.item() == truth.accuracy
     with pytest.raises(TypeError, match="not callable"):
-        loss(x, w.clone().stop_grad(), labels)
+        sface_loss(x, w.clone().stop_grad(), labels)
 
 
 @pytest.mark.parametrize("row", ["embeddings", "class_weight"])
@@ -228,7 +213,7 @@ def test_without_onednn_plain_loops_multiply(share, monkeypatch):
 
 def test_the_head_passes_epsilon_on():
     case = planted(spread=0.1)
-    head = SFaceHead(24, 30, epsilon=0.4, block_size=64)
+    head = SFaceHead(24, 30, epsilon=0.4)
     head.class_weight = jt.array(case.class_weight, "float64")
     result = head(jt.array(case.embeddings, "float64"), jt.array(case.labels))
     expected, *_ = run(case, epsilon=0.4)
