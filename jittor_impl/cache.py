@@ -73,7 +73,8 @@ def mend(jittor_utils: Any) -> None:
                 library.unlink()
 
 
-def keep_signals(jittor_utils: Any) -> None:
+@contextlib.contextmanager
+def kept_signals(jittor_utils: Any) -> Iterator[None]:
     """Keep Jittor's handlers from ending processes at once: this one at Ctrl-C, or with a child that is killed.
 
     An idle compiler that ends so keeps the lock of their queue, and at its end Jittor waits for that lock for ever.
@@ -81,18 +82,24 @@ def keep_signals(jittor_utils: Any) -> None:
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGCHLD)}
     load, start = jittor_utils.try_import_jit_utils_core, jittor_utils.pool_initializer
 
+    def restore() -> None:
+        if threading.current_thread() is threading.main_thread():
+            for number, handler in handlers.items():
+                signal.signal(number, handler)
+
     def load_library(silent: bool | None = None) -> None:
         loaded = jittor_utils.cc
         load(silent)
-        if loaded is None and threading.current_thread() is threading.main_thread():
-            for number, handler in handlers.items():
-                signal.signal(number, handler)
+        if loaded is None:
+            restore()
 
     def start_compiler() -> None:
         start()
         signal.signal(signal.SIGINT, signal.SIG_IGN)
 
     jittor_utils.try_import_jit_utils_core, jittor_utils.pool_initializer = load_library, start_compiler
+    yield
+    restore()  # a library that was just compiled is loaded otherwise
 
 
 class Progress:

@@ -123,12 +123,12 @@ def _import_jittor(home: Path) -> Any:
     with cache.only_home(home), cache.errors_of_an_import():
         import jittor_utils
 
-        cache.keep_signals(jittor_utils)
         cache.mend(jittor_utils)
         _announce_compilation(Path(jittor_utils.cache_path))
         jittor_utils.DelayProgress = cache.Progress
         jittor_utils.run_cmds = with_parsed_headers(jittor_utils.run_cmds)
-        import jittor
+        with cache.kept_signals(jittor_utils):
+            import jittor
 
     return jittor
 
