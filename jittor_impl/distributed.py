@@ -23,7 +23,7 @@ import jittor as jt
 from jittor import Var, nn
 
 from common.backend import how_to_install
-from common.ranks import INTERRUPTED, Alone, LostRank, Ranks, Stopped, share_of_cores, stopped_or_lost
+from common.ranks import INTERRUPTED, Alone, LostRank, Ranks, share_of_cores, stopped_or_lost
 from jittor_impl.backbones._layers import BatchNorm, SyncBatchNorm, _sum_of_all
 
 PATIENCE = float(os.environ.get("SFACE_RANK_TIMEOUT", 600))  # seconds of sleep after which a rank counts as lost
@@ -44,11 +44,12 @@ def launch(devices: int, arguments: list[str]) -> None:
     """Run `python -m jittor_impl ARGUMENTS` in `devices` processes on this host, under mpirun.
 
     Raises:
-        Stopped: Ctrl-C; a checkpoint was saved, unless the message says that none could be.
+        Stopped: Ctrl-C; a checkpoint was saved.
         LostRank: a process ended early or hangs; named.
         FileNotFoundError: there is no mpirun.
     """
     command, environment = _mpirun(devices)
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # Jittor's handler would end this process with a child that is killed
     with tempfile.TemporaryDirectory(prefix="sface-ranks-") as folder:
         environment["LD_PRELOAD"] = f"{_loopback(Path(folder))}:{environment.get('LD_PRELOAD', '')}".rstrip(":")
         process = subprocess.Popen(
@@ -173,11 +174,6 @@ class _Job:
         status = self._mpirun.returncode
         if status > 128 and status != INTERRUPTED:
             status = 128 - status  # as shells report signals
-        if status == -signal.SIGKILL and self._deadline < math.inf:
-            return Stopped(
-                "stopped before the ranks could save, as they cannot while Jittor compiles; start it again to go on "
-                "from the last checkpoint"
-            )
         return self._hanging or stopped_or_lost({self._first_lost or 0: status})
 
     def _send(self, number: int) -> None:

@@ -38,7 +38,7 @@ def test_a_cuda_compiler_without_a_device_is_left_alone():
 
 def test_operators_are_compiled_in_one_thread_and_kept_for_all_branches():
     assert jt.flags.use_parallel_op_compiler == 1
-    assert Path(jt.flags.cache_path).name == os.environ["cache_name"] == "sface"
+    assert Path(jt.flags.cache_path).name == os.environ["cache_name"] == "main"
 
 
 GCC = pytest.mark.skipif(jt.flags.cc_type != "g++", reason="Jittor found another compiler than GCC")
