@@ -88,7 +88,10 @@ class Trainer:
         totals: dict[str, Var] = {}
         for part_images, part_labels in zip(np.split(images, parts), np.split(labels, parts), strict=True):
             result = self.head(self._forward(part_images), jt.array(part_labels, "int64"))
-            self._optimizer.backward(result.loss / parts)
+            loss = result.loss / parts
+            if isinstance(self.ranks, Group):
+                loss.sync()  # sums over the ranks run inside the backward pass, and free what has not run before it
+            self._optimizer.backward(loss)
             for name, value in result._asdict().items():
                 if name in METRICS:
                     totals[name] = totals.get(name, 0) + value.detach() / parts

@@ -19,6 +19,7 @@ from jittor_impl.trainer import _dropout_seed
 
 ROOT = Path(__file__).resolve().parents[2]
 CLASSES, SIZE, BATCH = 7, 16, 8  # small, as Jittor's convolutions in float64 are slow
+PLAIN = configuration.HeadConfig(form="plain")  # automatic differentiation, up to sums over both ranks
 DATA = configuration.DataConfig(Path("unused"), image_size=SIZE)
 
 mpirun.skip_without()
@@ -66,6 +67,7 @@ def alone(tmp_path_factory):
         "parts": {"config": config(**double, accumulate=2), "steps": [0, 20], "middle": 16},
         "clipped": {"config": config(**double, accumulate=4, clip_norm=0.5), "steps": [0, 3]},
         "whole": {"config": config(**double), "steps": [0, 20]},
+        "plain": {"config": config(**double, head=PLAIN), "steps": [0, 3]},
         "float32": {"config": config(accumulate=2), "steps": [0, 3]},
     }
     return trained(tmp_path_factory.mktemp("alone"), 0, jobs)
@@ -81,6 +83,7 @@ def two(tmp_path_factory, alone):
         "parts": {"config": config(**double), "steps": [0, 20], "middle": 16},
         "clipped": {"config": config(**double, accumulate=2, clip_norm=0.5), "steps": [0, 3]},
         "whole": {"config": config(**double, sync_batch_norm=True), "steps": [0, 20]},
+        "plain": {"config": config(**double, sync_batch_norm=True, head=PLAIN), "steps": [0, 3]},
         "float32": {"config": config(), "steps": [0, 3]},
         "resumed": {"config": config(**double), "steps": [16, 20], "load": str(folder / "start.npz")},
     }
@@ -99,6 +102,7 @@ def test_the_mean_gradient_is_clipped(alone, two):
 
 def test_twenty_steps_with_batch_norm_over_both_ranks_are_those_of_one(alone, two):
     assert_close(two["whole"], alone["whole"], 1e-9)
+    assert_close(two["plain"], alone["plain"], 1e-9)
 
 
 def test_in_float32_a_few_steps_agree(alone, two):
