@@ -1,6 +1,7 @@
 # make demo   train SFace on real faces and evaluate on people it never saw; BACKEND=mxnet or jittor: in that framework
 # make check  lint, types, import contracts, and the tests that start no framework: after each change
 # make test   all of these and every other test: before a commit is shared
+# make docs   the pages and docstrings as a site with a search box: site/index.html
 # make numpy2 the tests of common and data with NumPy 2, in an environment of their own
 # Each sets up .venv first, with the first fitting interpreter. Another one: make PYTHON=python3.12 demo
 
@@ -14,13 +15,13 @@ NEWEST := $(if $(filter test,$(MAKECMDGOALS))$(filter-out pytorch,$(BACKEND)),12
 SUITES := jittor parity mxnet pytorch common
 JOBS := 3
 
-.PHONY: demo check test numpy2 lint clean $(SUITES:%=test-%)
+.PHONY: demo check test docs numpy2 lint clean $(SUITES:%=test-%)
 
 demo: $(VENV)/installed-$(BACKEND) $(VENV)/installed-demo
 	test -e datasets/orl/property || $(RUN) -m data orl --out datasets/orl
 	$(RUN) -m $(BACKEND)_impl train orl-demo
 
-test: $(VENV)/installed-dev $(VENV)/installed-all lint
+test: $(VENV)/installed-dev $(VENV)/installed-all lint docs
 	-$(RUN) -c 'import jittor_impl' # compiles Jittor the first time, so that no suite waits for another; a failure shows there
 	$(MAKE) --no-print-directory --keep-going --jobs $(JOBS) $(SUITES:%=test-%)
 
@@ -36,6 +37,10 @@ $(SUITES:%=test-%): test-%:
 
 numpy2: $(VENV)-numpy2/installed
 	OMP_NUM_THREADS=1 $(VENV)-numpy2/bin/python -m pytest -n 2 common data
+
+# A link that leads nowhere fails it. The variable silences an advertisement.
+docs: $(VENV)/installed-docs
+	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build
 
 lint: $(VENV)/installed-dev
 	$(VENV)/bin/ruff check .
@@ -71,4 +76,4 @@ $(VENV)-numpy2/installed: requirements/dev.txt requirements/common.txt | $(VENV)
 	touch $@
 
 clean:
-	rm -rf $(VENV) $(VENV)-numpy2 .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) $(VENV)-numpy2 site .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

@@ -93,7 +93,9 @@ def plan(
     Args:
         labels: (M,) int.
         num_classes: C.
-        share, kind, seed: as in `make_noise`.
+        share: as in `make_noise`.
+        kind: as in `make_noise`.
+        seed: as in `make_noise`.
         nearest: (C,) int, for "similar": the most similar other class of each class.
         strangers: for "outsiders": number of images to draw from.
 

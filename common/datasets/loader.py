@@ -52,10 +52,12 @@ class Loader:
         seed: seed of order and flips.
         image_size: width and height, pixels.
         flip: mirror half of the images.
-        on_wrong_size, on_bad_image: as in `DataConfig`.
+        on_wrong_size: as in `DataConfig`.
+        on_bad_image: as in `DataConfig`.
         workers: decoding threads.
         prefetch_mib: memory for batches that are decoded ahead, MiB. At least one and at most MOST_AHEAD batches are.
-        rank, ranks: this rank gets the rank-th contiguous share of every batch.
+        rank: this rank gets the rank-th contiguous share of every batch.
+        ranks: number of ranks.
 
     Attributes:
         steps_per_epoch: complete batches of an epoch.
