@@ -18,9 +18,9 @@ from common.evaluation.evaluate import RAW_PIXELS
 from common.evaluation.verification import VerificationResult
 from common.io.files import atomic_write
 from common.io.text import NOTHING
-from common.reports.page import Block, Figure, Heading, Paragraph, Table, markdown_table, write_page
-from common.reports.plots import comparison_figure, runs_figure
-from common.reports.rate_plots import Curve, det_figure, roc_figure
+from common.reports.page import Block, Heading, Panels, Paragraph, Table, markdown_table, write_page
+from common.reports.plots import comparison_figure, runs_figures
+from common.reports.rate_plots import Curve, det_figures, roc_figures
 from common.reports.runs import (
     FinishedRun,
     Run,
@@ -176,12 +176,12 @@ def write_comparison(folders: Sequence[Path], out: Path) -> Path:
         Heading(2, "By backend and seed"),
         *_by_seed(list(runs.values())),
     ]
-    for heading, name, description, svg in (
-        ("ROC", "roc", "ROC of each run, a panel a set, FAR logarithmic", roc_figure(panels)),
-        ("DET", "det", "DET of each run, a panel a set, on the scale of the normal deviate", det_figure(panels)),
-        ("Training", "training", "Loss and accuracy of each run over optimiser steps", runs_figure(losses, accuracies)),
+    pairs = zip(roc_figures(panels), det_figures(panels), strict=True)
+    for heading, figures in (
+        ("ROC and DET", list(itertools.chain.from_iterable(pairs))),
+        ("Training", runs_figures(losses, accuracies)),
     ):
-        blocks += [Heading(2, heading), Figure(name, description, svg) if svg else Paragraph("Nothing to draw.")]
+        blocks += [Heading(2, heading), Panels(figures) if figures else Paragraph("Nothing to draw.")]
     blocks += [Paragraph(NEGATIVE_LOSS)] if any(run.is_sface for run in runs.values()) else []
     blocks += [Heading(2, "Settings that differ"), _differences(runs)]
     return write_page(out / "comparison.html", "comparison of runs", blocks)

@@ -1,6 +1,7 @@
 """Figures of a run, as SVG, and of runs side by side, in colours that the colour-blind tell apart."""
 
 import io
+import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -9,13 +10,19 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
+from matplotlib.transforms import Bbox
 
 from common.evaluation.results import SavedEvaluation
 from common.evaluation.verification import VerificationResult
+from common.reports import page
 
 BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY = "#0072B2", "#D55E00", "#009E73", "#AA4499", "#E69F00", "#56B4E9"
 CYCLE = (BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY)
 INK, FAINT = "#333333", "#DDDDDD"
+WIDTH = 4.2
+"""Inches of a panel: two stand side by side on a wide page, and one is still readable on a telephone."""
+LINE = 45
+"""Characters of a line of a title or a legend, as wide as a panel."""
 MOST_POINTS = 800
 """Points of a curve. A longer log is averaged: the figure looks the same, and the page stays small."""
 
@@ -55,26 +62,32 @@ class _Curves(NamedTuple):
     curves: Sequence[tuple[Series, str, str]]
 
 
-def draw_panels(panels: Sequence[Any], height: float, draw: Callable[[Axes, Any], None]) -> bytes | None:
-    """An SVG of panels, two in a row, each `height` inches high and drawn by `draw`. None: no panels."""
-    if not panels:
-        return None
+def draw_panels(
+    name: str, description: str, panels: Sequence[Any], height: float, draw: Callable[[Axes, Any], None]
+) -> list[page.Figure]:
+    """A figure for each panel: axes of `height` inches with what `draw` draws, and the legend below them.
+
+    Args:
+        name: of the files beside the Markdown; they are numbered.
+        description: of all panels, for those who cannot see them; it follows the title of each.
+    """
+    drawings = []
     with mpl.rc_context(STYLE):
-        figure, axes = axes_grid((len(panels) + 1) // 2, min(2, len(panels)), height)
-        for axis, panel in zip(axes, panels, strict=False):
-            draw(axis, panel)
-        return svg(figure)
+        for number, panel in enumerate(panels, 1):
+            figure = Figure(figsize=(WIDTH, height), layout="constrained")
+            draw(axis := figure.subplots(), panel)
+            _legend_below(figure, axis)
+            title = " ".join(axis.get_title("left").replace(r"\$", "$").split())
+            drawings.append(page.Figure(f"{name}-{number}", f"{title}, {description}", svg(figure)))
+    return drawings
 
 
-def training_figure(train: Mapping[str, Series], accuracy: Mapping[str, Series]) -> bytes | None:
+def training_figures(train: Mapping[str, Series], accuracy: Mapping[str, Series]) -> list[page.Figure]:
     """Loss, cosines, learning rate and verification accuracy over optimiser steps; what was not logged is left out.
 
     Args:
         train: (steps, values) by the name of the metric in log.jsonl.
         accuracy: (steps, fractions) by the name of the set.
-
-    Returns:
-        The SVG, or None when there is nothing to draw.
     """
     losses = (("loss", "total", INK), ("intra_loss", "intra-class", BLUE), ("inter_loss", "inter-class", VERMILION))
     cosines = (("target_cosine", "to the own class", BLUE), ("other_cosine", "to the others", VERMILION))
@@ -88,18 +101,15 @@ def training_figure(train: Mapping[str, Series], accuracy: Mapping[str, Series])
     ]
     sets = [(series, name, CYCLE[i % len(CYCLE)]) for i, (name, series) in enumerate(sorted(accuracy.items()))]
     panels = [panel for panel in (*panels, _Curves(VERIFICATION, ACCURACY, sets)) if panel.curves]
-    return draw_panels(panels, 2.7, _draw_curves)
+    return draw_panels("training", "over optimiser steps", panels, 2.5, _draw_curves)
 
 
-def runs_figure(losses: Mapping[str, Series], accuracies: Mapping[str, Mapping[str, Series]]) -> bytes | None:
+def runs_figures(losses: Mapping[str, Series], accuracies: Mapping[str, Mapping[str, Series]]) -> list[page.Figure]:
     """Loss, and verification accuracy in a panel for each set, over optimiser steps; a line is a run.
 
     Args:
         losses: (steps, values) by run.
         accuracies: (steps, fractions) by run and set.
-
-    Returns:
-        The SVG, or None when there is nothing to draw.
     """
     order = list(dict.fromkeys([*losses, *accuracies]))  # a run has one colour in all panels
     colours = {run: CYCLE[place % len(CYCLE)] for place, run in enumerate(order)}
@@ -108,13 +118,13 @@ def runs_figure(losses: Mapping[str, Series], accuracies: Mapping[str, Mapping[s
     for name in sorted({name for sets in accuracies.values() for name in sets}):
         curves = [(sets[name], run, colours[run]) for run, sets in accuracies.items() if name in sets]
         panels.append(_Curves(f"Accuracy on {name}", ACCURACY, curves))
-    return draw_panels(panels, 2.9, _draw_curves)
+    return draw_panels("training", "of each run over optimiser steps", panels, 2.7, _draw_curves)
 
 
-def histogram_figure(saved: Sequence[SavedEvaluation], labels: Sequence[str]) -> bytes | None:
-    """Distances of same and of different pairs of each evaluation, with the mean threshold. None: no evaluation."""
+def histogram_figures(saved: Sequence[SavedEvaluation], labels: Sequence[str]) -> list[page.Figure]:
+    """Distances of same and of different pairs of each evaluation, with the mean threshold."""
     panels = [(label, s.evaluation.result) for label, s in zip(labels, saved, strict=True)]
-    return draw_panels(panels, 2.7, _draw_distances)
+    return draw_panels("distances", "distances of same and different pairs", panels, 2.5, _draw_distances)
 
 
 def comparison_figure(backends: Mapping[str, Sequence[tuple[Series, float]]], raw: float | None, form: str) -> bytes:
@@ -164,16 +174,16 @@ def _draw_curves(axis: Axes, panel: _Curves) -> None:
     axis.set_title(plain_text(panel.title))
     axis.set_xlabel("optimiser step")
     axis.set_ylabel(panel.ylabel)
+    is_rate = panel.title == RATE
     for series, label, colour in panel.curves:
-        steps, values = thinned(series)
-        marker = "o" if len(steps) <= 30 else ""
-        axis.plot(steps, values, color=colour, label=plain_text(label), marker=marker, markersize=3)
-    if panel.title == RATE and all(value > 0 for value in panel.curves[0][0][1]):
+        steps, values = rate_steps(series) if is_rate else thinned(series)
+        marker = "o" if len(steps) <= 30 and not is_rate else ""
+        kind = "steps-post" if is_rate else "default"
+        axis.plot(steps, values, color=colour, label=plain_text(label), marker=marker, markersize=3, drawstyle=kind)
+    if is_rate and all(value > 0 for value in panel.curves[0][0][1]):
         axis.set_yscale("log")
     if panel.ylabel == ACCURACY:
         axis.yaxis.set_major_formatter(PercentFormatter(1))
-    if panel.curves[0][1]:
-        axis.legend()
 
 
 def _draw_distances(axis: Axes, panel: tuple[str, VerificationResult]) -> None:
@@ -191,12 +201,31 @@ def _draw_distances(axis: Axes, panel: tuple[str, VerificationResult]) -> None:
     axis.set_title(plain_text(title))
     axis.set_xlabel("squared L2 distance")
     axis.set_ylabel("pairs")
-    axis.set_ylim(0, axis.get_ylim()[1] * 1.35)  # room for the legend
-    axis.legend(loc="upper left")
+    axis.set_ylim(0, axis.get_ylim()[1] * 1.12)  # room for the threshold
+
+
+def _legend_below(figure: Figure, axis: Axes) -> None:
+    """Inside, curves may be anywhere; so the figure grows by the legend."""
+    handles, labels = axis.get_legend_handles_labels()
+    if not labels:
+        return
+    longest = max(len(line) for label in labels for line in label.split("\n"))
+    columns = min(3, max(1, int(72 * WIDTH // (40 + 4.8 * longest))))  # points: line and gaps, a character
+    rows = sum(1 + label.count("\n") for label in labels[::columns])
+    figure.set_figheight(figure.get_figheight() + 0.17 * rows)
+    figure.legend(handles, labels, loc="outside lower left", ncols=columns)
 
 
 def _annotate(axis: Axes, text: str, place: tuple[float, float], **style: Any) -> None:
     axis.annotate(text, place, textcoords="offset points", fontsize=8, **style)
+
+
+def rate_steps(series: Series) -> Series:
+    """`series` where its value changes, and its last point: all that a piecewise constant rate needs."""
+    steps, values = series
+    kept = np.flatnonzero(np.r_[True, values[1:] != values[:-1]][: len(values)])
+    kept = np.union1d(kept[:: 1 + len(kept) // MOST_POINTS], [len(steps) - 1])  # a warm-up changes at every step
+    return steps[kept], values[kept]
 
 
 def thinned(series: Series) -> Series:
@@ -233,11 +262,18 @@ def svg(figure: Figure) -> bytes:
 def _bytes(figure: Figure, form: str) -> bytes:
     file = io.BytesIO()
     changing = ("Date", "Creator") if form == "svg" else ("Software",)  # the same run gives the same bytes
-    figure.savefig(file, format=form, dpi=200, metadata=dict.fromkeys(changing))
+    figure.draw_without_rendering()  # lays the figure out, once
+    figure.set_layout_engine("none")
+    whole = Bbox.union([figure.bbox_inches, figure.get_tightbbox()])
+    wider = None if np.allclose(whole.size, figure.bbox_inches.size) else whole  # no text that is too wide is cut
+    figure.savefig(file, format=form, dpi=200, bbox_inches=wider, metadata=dict.fromkeys(changing))
     return file.getvalue()
 
 
 def plain_text(label: str) -> str:
-    """A name from outside, for matplotlib: not read as a formula, and not hidden for a leading underscore."""
-    printable = "".join(character if character.isprintable() else "?" for character in label[:60])
-    return (" " if printable.startswith("_") else "") + printable.replace("$", r"\$")
+    """A name from outside, for matplotlib: not read as a formula, not hidden for a leading underscore, not too wide."""
+    printable = "".join(character if character.isprintable() else "?" for character in label)
+    if len(printable) > 4 * LINE:
+        printable = f"{printable[: 2 * LINE]} ... {printable[-LINE:]}"
+    lines = textwrap.wrap(printable, LINE) or [""]
+    return (" " if printable.startswith("_") else "") + "\n".join(lines).replace("$", r"\$")

@@ -9,6 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import NullFormatter, PercentFormatter
 
 from common.evaluation.verification import VerificationResult
+from common.reports.page import Figure
 from common.reports.plots import CYCLE, FAINT, draw_panels, plain_text
 
 DASHES = ("-", (0, (5, 1)), (0, (1, 1)))
@@ -28,21 +29,22 @@ class Curve(NamedTuple):
 
 
 Panels = Mapping[str, Sequence[Curve]]
-"""Curves by the title of their panel; "" is a panel without a title."""
+"""Curves by the set that they are about; "": their labels say it."""
 
 
-def roc_figure(panels: Panels) -> bytes | None:
-    """True accept rate over false accept rate, the latter logarithmic. None: no result has both kinds of pair."""
-    return draw_panels(_with_both_kinds(panels), 4.2, _draw_roc)
+def roc_figures(panels: Panels) -> list[Figure]:
+    """True accept rate over false accept rate, the latter logarithmic. Results with one kind of pair are left out."""
+    return draw_panels("roc", "FAR logarithmic", _with_both_kinds("ROC", panels), 3.7, _draw_roc)
 
 
-def det_figure(panels: Panels) -> bytes | None:
-    """False reject rate over false accept rate, both on the scale of the normal deviate. None: as `roc_figure`.
+def det_figures(panels: Panels) -> list[Figure]:
+    """False reject rate over false accept rate, both on the scale of the normal deviate; else as `roc_figures`.
 
     Martin, Doddington, Kamm, Ordowski, Przybocki, "The DET curve in assessment of detection task performance",
     Eurospeech 1997: where the distances of both kinds are normally distributed, the curve is a straight line.
     """
-    return draw_panels(_with_both_kinds(panels), 4.2, _draw_det)
+    about = "both rates on the scale of the normal deviate"
+    return draw_panels("det", about, _with_both_kinds("DET", panels), 3.7, _draw_det)
 
 
 class _Rates(NamedTuple):
@@ -50,7 +52,6 @@ class _Rates(NamedTuple):
 
     title: str
     curves: Sequence[Curve]
-    is_wide: bool
 
 
 def _draw_roc(axis: Axes, panel: _Rates) -> None:
@@ -91,11 +92,10 @@ def deviate(rates: np.ndarray) -> np.ndarray:
     return np.array([normal.inv_cdf(float(rate)) for rate in rates])
 
 
-def _with_both_kinds(panels: Panels) -> list[_Rates]:
-    """A panel for each title that has a curve; a result with one kind of pair has none."""
-    drawn = {title: [curve for curve in curves if curve.result.roc.fpr.size] for title, curves in panels.items()}
-    drawn = {title: curves for title, curves in drawn.items() if curves}
-    return [_Rates(title, curves, len(drawn) == 1) for title, curves in drawn.items()]
+def _with_both_kinds(kind: str, panels: Panels) -> list[_Rates]:
+    """A panel for each set that has a curve; a result with one kind of pair has none."""
+    drawn = {name: [curve for curve in curves if curve.result.roc.fpr.size] for name, curves in panels.items()}
+    return [_Rates(f"{kind} on {name}" if name else kind, curves) for name, curves in drawn.items() if curves]
 
 
 def _smallest(result: VerificationResult, same: bool) -> float:
@@ -110,8 +110,6 @@ def _step(axis: Axes, x: np.ndarray, y: np.ndarray, curve: Curve, figure: str) -
 
 
 def _label(axis: Axes, rates: _Rates, ylabel: str) -> None:
-    """Title, axes, and a legend below them: inside, curves may be anywhere."""
     axis.set_title(plain_text(rates.title))
     axis.set_xlabel("false accept rate (different pairs accepted)")
     axis.set_ylabel(ylabel)
-    axis.legend(loc="upper left", bbox_to_anchor=(0, -0.19), borderaxespad=0, ncols=2 if rates.is_wide else 1)

@@ -1,4 +1,4 @@
-"""The report of a run: one HTML file without scripts or links, and the same in Markdown, from its folder.
+"""The report of a run: one HTML file that stands alone, and the same in Markdown, from its folder.
 
 python -m common report RUN                       its report
 python -m common report RUN RUN [RUN ...]         their reports, and a page that compares them
@@ -14,12 +14,12 @@ from common.config import from_json
 from common.datasets.pair_sets import open_pair_set
 from common.evaluation.evaluate import Evaluation
 from common.evaluation.results import SavedEvaluation
-from common.reports.angle_plot import angle_figure
+from common.reports.angle_plot import angle_figures
 from common.reports.comparison import write_comparison
 from common.reports.hardest_pairs import hardest_pairs, pair_picture
-from common.reports.page import Block, Cards, Figure, Gallery, Heading, Paragraph, Picture, Table, write_page
-from common.reports.plots import histogram_figure, training_figure
-from common.reports.rate_plots import Curve, det_figure, roc_figure
+from common.reports.page import Block, Cards, Figure, Gallery, Heading, Panels, Paragraph, Picture, Table, write_page
+from common.reports.plots import histogram_figures, training_figures
+from common.reports.rate_plots import Curve, det_figures, roc_figures
 from common.reports.runs import Run, accuracy_series, flat_settings, is_number, metric_series, read_run
 from common.reports.verification_table import verification_table
 from common.training.run_log import NEGATIVE_LOSS
@@ -51,10 +51,8 @@ def write_report(folder: Path) -> Path:
         *(Paragraph(problem, "warning") for problem in run.problems),
         *_verification(run.saved),
         Heading(2, "Training"),
-        _figure(
-            "training",
-            "Training curves over optimiser steps",
-            training_figure(metric_series(run.train), accuracy_series(run.records)),
+        _panels(
+            training_figures(metric_series(run.train), accuracy_series(run.records)),
             "The log holds no training steps yet.",
         ),
         *([Paragraph(NEGATIVE_LOSS)] if run.is_sface and run.train else []),
@@ -69,8 +67,32 @@ def write_report(folder: Path) -> Path:
 
 
 def _cards(run: Run) -> list[Block]:
+    """What was trained, and how far it came; what is not known is left out."""
+    settings, environment = flat_settings(run.settings), flat_settings(run.environment)
+
+    def known(values: Mapping[str, str], *forms: str) -> str:
+        """Those of the forms, "head.scale: s {}", whose value is there."""
+        named = [form.partition(": ") for form in forms]
+        found = [text.format(values[name]) for name, _, text in named if values.get(name, "null") != "null"]
+        return ", ".join(found)
+
+    centers = ("head.intra_center: a {}", "head.inter_center: b {}") if run.is_sface else ("head.margin: m {}",)
     last = max(run.train, key=lambda record: record["step"], default={})
-    figures = {"optimiser steps": f"{last['step']:,}"} if last else {}
+    figures = {
+        "loss": known(settings, "head.name: {}", "head.scale: s {}", *centers),
+        "backbone": known(settings, "model.backbone: {}", "model.embedding_size: {}-d"),
+        "data": known(settings, "data.root: {}", "data.image_size: {0} x {0} pixels"),
+        "device": known(
+            environment,
+            "backend.name: {}",
+            "backend.device: {}",
+            "backend.device_name: {}",
+            "backend.threads: threads {}",
+        ),
+    }
+    figures = {name: text for name, text in figures.items() if text}
+    if last:
+        figures["optimiser steps"] = f"{last['step']:,}"
     for key, name, form in (
         ("epoch", "epochs", "{:.2f}"),
         ("loss", "last loss", "{:.4g}"),
@@ -98,10 +120,8 @@ def _angles(run: Run) -> list[Block]:
         "Effective gradient: r sin θ, the length of the gradient for a unit embedding. Histograms: training images in "
         "evaluation mode, at the first and the last evaluation."
     )
-    figure = _figure(
-        "angles", "The two sigmoids of SFace, and angles of training samples", angle_figure(head, records), ""
-    )
-    return [Heading(2, "Angles"), figure, Paragraph(about)] if isinstance(figure, Figure) else []
+    figures = angle_figures(head, records)
+    return [Heading(2, "Angles"), Panels(figures), Paragraph(about)] if figures else []
 
 
 def _curves(saved: Sequence[SavedEvaluation]) -> list[Block]:
@@ -115,16 +135,14 @@ def _curves(saved: Sequence[SavedEvaluation]) -> list[Block]:
     }
     missing = "No set has both kinds of pair."
     return [
-        Heading(2, "ROC"),
-        _figure("roc", "ROC of each set, FAR logarithmic", roc_figure(panels), missing),
-        Paragraph("Over all pairs. Dashed: baselines. The axis ends at one false accept."),
-        Heading(2, "DET"),
-        _figure("det", "DET of each set, both rates on the scale of the normal deviate", det_figure(panels), missing),
-        Paragraph("The same curves as error rates. The axes end at one error. Grey: equal rates."),
-        Heading(2, "Distances"),
-        _figure(
-            "distances", "Histograms of distances of same and different pairs", histogram_figure(saved, labels), missing
+        Heading(2, "ROC and DET"),
+        _panels([*roc_figures(panels), *det_figures(panels)], missing),
+        Paragraph(
+            "Over all pairs. Dashed: baselines. DET: the same curves as error rates; grey: equal rates. The axes end "
+            "at one error."
         ),
+        Heading(2, "Distances"),
+        _panels(histogram_figures(saved, labels), missing),
         Paragraph(
             "Squared L2 between unit vectors, from 0 to 4. A pair left of the threshold is called the same person."
         ),
@@ -166,8 +184,8 @@ def _settings(settings: Mapping[str, Any]) -> Block:
     return Table((), rows, kind="settings") if rows else Paragraph("Not recorded.")
 
 
-def _figure(name: str, description: str, svg: bytes | None, otherwise: str) -> Block:
-    return Paragraph(otherwise) if svg is None else Figure(name, description, svg)
+def _panels(figures: Sequence[Figure], otherwise: str) -> Block:
+    return Panels(figures) if figures else Paragraph(otherwise)
 
 
 def _label(saved: SavedEvaluation) -> str:

@@ -9,7 +9,7 @@ import pytest
 from common import config as configuration
 from common.config import HeadConfig
 from common.recipes import RECIPES
-from common.reports.angle_plot import angle_figure
+from common.reports.angle_plot import angle_figures
 from common.reports.run_report import write_report
 from common.training.angles import BINS
 
@@ -25,27 +25,27 @@ def record(step: int, place: int = 30) -> dict:
     }
 
 
-def panels(svg: bytes | None) -> int:
-    assert svg is not None
-    root = ElementTree.fromstring(svg)
-    return sum((element.get("id") or "").startswith("axes_") for element in root.iter())
-
-
 @pytest.mark.parametrize(("steps", "expected"), [([], 2), ([5], 4), ([5, 10], 6), ([5, 7, 10], 6)])
 def test_the_sigmoids_and_the_first_and_last_angles(steps, expected):
-    assert panels(angle_figure(HeadConfig(), [record(step) for step in steps])) == expected
+    figures = angle_figures(HeadConfig(), [record(step) for step in steps])
+    assert len(figures) == expected
+    assert [ElementTree.fromstring(one.svg).tag.rpartition("}")[2] for one in figures] == ["svg"] * expected
 
 
 def test_another_head_has_angles_only():
-    assert angle_figure(HeadConfig(name="arcface"), []) is None
-    assert panels(angle_figure(HeadConfig(name="arcface"), [record(5)])) == 2
+    assert angle_figures(HeadConfig(name="arcface"), []) == []
+    titles = [one.description for one in angle_figures(HeadConfig(name="arcface"), [record(5)])]
+    assert titles == [
+        "Angle to the own prototype, step 5, of training samples",
+        "Angles to the others, step 5, of training samples",
+    ]
 
 
 def test_the_figure_is_of_the_angles_and_of_a_and_b():
-    drawn = angle_figure(HeadConfig(), [record(5)])
-    assert drawn == angle_figure(HeadConfig(), [record(5)])
-    assert drawn != angle_figure(HeadConfig(), [record(5, place=31)])
-    assert drawn != angle_figure(HeadConfig(intra_center=0.8), [record(5)])
+    drawn = angle_figures(HeadConfig(), [record(5)])
+    assert drawn == angle_figures(HeadConfig(), [record(5)])
+    assert drawn != angle_figures(HeadConfig(), [record(5, place=31)])
+    assert drawn != angle_figures(HeadConfig(intra_center=0.8), [record(5)])
 
 
 @pytest.mark.parametrize(
@@ -62,7 +62,7 @@ def test_the_figure_is_of_the_angles_and_of_a_and_b():
 def test_a_damaged_line_is_passed_over(damage):
     broken = record(7)
     damage(broken)
-    assert angle_figure(HeadConfig(), [record(5), broken]) == angle_figure(HeadConfig(), [record(5)])
+    assert angle_figures(HeadConfig(), [record(5), broken]) == angle_figures(HeadConfig(), [record(5)])
 
 
 def test_the_report_shows_them(tmp_path):
@@ -70,6 +70,6 @@ def test_the_report_shows_them(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(configuration.to_json(config)))
     (tmp_path / "log.jsonl").write_text(json.dumps(record(5)) + "\n")
     page = write_report(tmp_path).read_text()
-    assert "angles of training samples" in page
+    assert "Angle to the own prototype, step 5, of SFace" in page
     (tmp_path / "config.json").write_text(json.dumps({"name": "of another version"}))
-    assert "angles of training samples" not in write_report(tmp_path).read_text()
+    assert "Angle to the own prototype" not in write_report(tmp_path).read_text()

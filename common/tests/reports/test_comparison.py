@@ -9,17 +9,15 @@ import numpy as np
 import pytest
 from matplotlib.colors import to_hex
 
-from common.__main__ import main
 from common.config import to_json
 from common.evaluation.evaluate import Evaluation
-from common.evaluation.results import figures, save_evaluation
+from common.evaluation.results import save_evaluation
 from common.evaluation.verification import verify_distances
 from common.recipes import lfw_small
 from common.reports import plots
 from common.reports.comparison import write_comparison
 from common.tests.reports.test_run_report import (
     Page,
-    add_evaluations,
     command,
     leave_out_figures,
     printed_by,
@@ -27,8 +25,6 @@ from common.tests.reports.test_run_report import (
     train_line,
     write_log,
 )
-from common.tests.reports.test_run_report import evaluation as other_evaluation
-from common.tests.reports.test_run_report import make_run as make_other_run
 
 PAIRS, EPOCHS, STEPS = 100, 4, 40
 ENDING = f"lfw-small, {PAIRS} pairs of lfw"
@@ -308,102 +304,11 @@ def test_command_line(runs):
     assert printed_by("compare", *runs).startswith("| backend | seed 0 ")
 
 
-# ---- the page of runs that need not be of one recipe ----
+# ---- the table on the page of runs ----
 
 
-@pytest.fixture
-def without_figures(monkeypatch):
+def test_the_table_by_backend_and_seed_is_on_the_page(runs, tmp_path, capsys, monkeypatch):
     leave_out_figures(monkeypatch)
-
-
-@pytest.fixture
-def others(tmp_path):
-    """One with two sets, one with lfw only and another seed."""
-    folders = []
-    for backend in ("pytorch", "mxnet"):
-        (tmp_path / "runs" / backend).mkdir(parents=True)
-        folders.append(make_other_run(tmp_path / "runs" / backend / "orl-seed0"))
-    add_evaluations(folders[0])
-    save_evaluation(folders[1] / "evaluation", other_evaluation("lfw", 0.4, seed=4), 90)
-    config = json.loads((folders[1] / "config.json").read_text())
-    (folders[1] / "config.json").write_text(json.dumps({**config, "seed": 4, "note": "x"}))
-    write_log(folders[1], [train_line(step) for step in (5, 15)])
-    return folders
-
-
-def test_a_line_a_run_and_set(others, tmp_path, without_figures):
-    page = Page(write_comparison(others, tmp_path / "out"))
-    head, *rows = page.rows[:5]
-    assert head[:6] == ["run", "set", "step", "pairs", "folds", "accuracy ± std"]
-    assert [row[:2] for row in rows] == [
-        ["pytorch/orl-seed0", "agedb_30"],
-        ["mxnet/orl-seed0", "agedb_30"],
-        ["pytorch/orl-seed0", "lfw"],
-        ["mxnet/orl-seed0", "lfw"],
-    ]
-    assert rows[1][2:] == ["–", "missing", *["–"] * 8]
-    for row, step, one in (
-        (rows[2], "100", other_evaluation("lfw")),
-        (rows[3], "90", other_evaluation("lfw", 0.4, seed=4)),
-    ):
-        assert row[2:] == [step, *(figures(one)[name] for name in head[3:])]
-    assert "raw pixels" not in page.text
-    assert "different pairs under this name" not in page.text
-
-
-def test_figures_show_every_run(others, tmp_path):
-    roc, det, training = Page(write_comparison(others, tmp_path / "out")).figures()
-    for run, one in (("pytorch", other_evaluation("lfw")), ("mxnet", other_evaluation("lfw", 0.4, seed=4))):
-        assert f"<!-- {run}/orl-seed0: AUC {one.result.auc:.4f} -->" in roc
-        assert f"<!-- {run}/orl-seed0: EER {100 * one.result.eer:.2f} % -->" in det
-        assert f"<!-- {run}/orl-seed0 -->" in training
-    assert "<!-- Accuracy on lfw -->" in training
-
-
-def test_settings_that_differ(others, tmp_path, without_figures):
-    page = Page(write_comparison(others, tmp_path / "out"))
-    place = page.rows.index(["setting", "pytorch/orl-seed0", "mxnet/orl-seed0"])
-    assert page.rows[place + 1 :] == [["seed", "3", "4"], ["note", "–", "x"]]
-    page = Page(write_comparison([others[0], make_other_run(tmp_path / "twin")], tmp_path / "out"))
-    assert page.text.rstrip().endswith("None.")
-
-
-def test_other_pairs_under_the_same_name_are_named(others, tmp_path, without_figures):
-    save_evaluation(others[1] / "evaluation", other_evaluation("lfw", pairs=80), 90)
-    page = Page(write_comparison(others, tmp_path / "out"))
-    assert "lfw: the runs were evaluated on different pairs under this name" in page.text
-
-
-def test_runs_that_have_just_begun(tmp_path):
-    for name in ("a", "b"):
-        (tmp_path / name).mkdir()
-    page = Page(write_comparison([tmp_path / "a", tmp_path / "b"], tmp_path / "out"))
-    assert "No run has an evaluation yet." in page.text
-    assert page.text.count("Nothing to draw.") == 3
-
-
-def test_an_unreadable_evaluation_is_named(others, tmp_path, without_figures):
-    (others[0] / "evaluation" / "agedb_30.json").write_text("{")
-    assert "pytorch/orl-seed0: " in Page(write_comparison(others, tmp_path / "out")).text
-
-
-def test_report_of_several_runs(others, tmp_path, capsys, without_figures):
-    assert main(["report", *map(str, others)]) == 0
-    printed = capsys.readouterr().out.splitlines()
-    assert printed == [
-        *(str(run / "report.html") for run in others),
-        str((tmp_path / "runs").resolve() / "comparison.html"),
-    ]
-    assert (tmp_path / "runs" / "comparison.md").read_text().startswith("# Comparison of 2 runs")
-    assert main(["report", *map(str, others), "--out", str(tmp_path / "elsewhere")]) == 0
-    assert (tmp_path / "elsewhere" / "comparison.html").is_file()
-    assert main(["report", str(others[0]), str(others[0])]) == 2
-    assert "expected each run once, got it 2 times" in capsys.readouterr().err
-    assert main(["report", str(others[0])]) == 0
-    assert capsys.readouterr().out == f"{others[0] / 'report.html'}\n"
-
-
-def test_the_table_by_backend_and_seed_is_on_the_page(runs, tmp_path, capsys, without_figures):
     for run in runs:
         save_evaluation(run / "evaluation", evaluation(0, "cfp"), STEPS)
     page = Page(write_comparison(runs, tmp_path / "out"))
@@ -414,17 +319,11 @@ def test_the_table_by_backend_and_seed_is_on_the_page(runs, tmp_path, capsys, wi
             assert [cell.strip() for cell in row[2:-1].split("| ")] in page.rows
 
 
-def test_why_there_is_no_table_by_backend_and_seed(runs, tmp_path, without_figures):
+def test_why_there_is_no_table_by_backend_and_seed(runs, tmp_path, monkeypatch):
+    leave_out_figures(monkeypatch)
     write_log(runs[1], lines(39))
     assert f"No table: {runs[1]}: expected a finished run" in Page(write_comparison(runs, tmp_path / "out")).text
     runs[1] = make_run(tmp_path / "fp64", seed=1, precision="fp64")
     assert "differ in precision: 'fp32' -> 'fp64'." in Page(write_comparison(runs, tmp_path / "out")).text
     (runs[0] / "evaluation" / "lfw.json").unlink()
     assert "No table: no set was evaluated at the end" in Page(write_comparison(runs, tmp_path / "out")).text
-
-
-def test_a_negative_loss_is_explained(runs, others, tmp_path, without_figures):
-    assert "a negative loss is normal" in Page(write_comparison(others, tmp_path / "out")).text
-    for run in others:
-        (run / "config.json").write_text(json.dumps({"head": {"name": "arcface"}}))
-    assert "a negative loss is normal" not in Page(write_comparison(others, tmp_path / "out")).text

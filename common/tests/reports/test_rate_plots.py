@@ -8,7 +8,7 @@ from scipy.stats import norm
 from common.evaluation.verification import verify_distances
 from common.reports import plots
 from common.reports.plots import CYCLE
-from common.reports.rate_plots import Curve, det_figure, deviate, roc_figure
+from common.reports.rate_plots import Curve, det_figures, deviate, roc_figures
 
 
 def result(pairs=400, gap=0.8, seed=0):
@@ -18,24 +18,25 @@ def result(pairs=400, gap=0.8, seed=0):
 
 @pytest.fixture
 def drawn(monkeypatch):
-    """Axes of a figure."""
+    """Axes of the figures."""
     figures = []
     monkeypatch.setattr(plots, "svg", lambda figure: figures.append(figure) or b"")
 
     def draw(make, panels):
-        assert make(panels) == b""
-        return [axis for axis in figures.pop().axes if axis.lines]
+        figures.clear()
+        assert [one.svg for one in make(panels)] == [b""] * len(figures)
+        return [axis for figure in figures for axis in figure.axes]
 
     return draw
 
 
 def labels(axis):
-    return [text.get_text() for text in axis.get_legend().get_texts()]
+    return [text.get_text() for text in axis.figure.legends[0].get_texts()]
 
 
 def test_roc(drawn):
     one = result()
-    (axis,) = drawn(roc_figure, {"": [Curve("lfw", one, 0), Curve("pixels", result(gap=0.2), 0, is_baseline=True)]})
+    (axis,) = drawn(roc_figures, {"": [Curve("lfw", one, 0), Curve("pixels", result(gap=0.2), 0, is_baseline=True)]})
     line, baseline = axis.lines
     x, y = line.get_data()
     assert axis.get_xscale() == "log"
@@ -51,7 +52,7 @@ def test_roc(drawn):
 
 def test_det(drawn):
     one = result()
-    (axis,) = drawn(det_figure, {"": [Curve("lfw", one, 0)]})
+    (axis,) = drawn(det_figures, {"": [Curve("lfw", one, 0)]})
     line = axis.lines[0]
     x, y = (norm.cdf(values) for values in line.get_data())
     middle = (one.roc.fpr > 1 / 200) & (one.roc.tpr < 1 - 1 / 200) & (one.roc.fpr < 0.9)
@@ -72,7 +73,7 @@ def test_det(drawn):
 
 
 def test_normal_distances_make_a_straight_det_curve(drawn):
-    (axis,) = drawn(det_figure, {"": [Curve("x", result(200_000), 0)]})
+    (axis,) = drawn(det_figures, {"": [Curve("x", result(200_000), 0)]})
     x, y = axis.lines[0].get_data()
     inside = (np.abs(x) < 2) & (np.abs(y) < 2)
     slope, intercept = np.polyfit(x[inside], y[inside], 1)
@@ -82,13 +83,13 @@ def test_normal_distances_make_a_straight_det_curve(drawn):
 
 
 def test_a_bad_network_gets_axes_that_show_its_curve(drawn):
-    (axis,) = drawn(det_figure, {"": [Curve("x", result(gap=0), 0)]})
+    (axis,) = drawn(det_figures, {"": [Curve("x", result(gap=0), 0)]})
     assert norm.cdf(axis.get_xlim())[1] == pytest.approx(0.99)
 
 
 def test_a_perfect_network_is_drawn_at_the_edge(drawn):
     perfect = verify_distances(np.arange(40) % 2 * 2.0, np.arange(40) % 2 == 0)
-    for make in (roc_figure, det_figure):
+    for make in (roc_figures, det_figures):
         (axis,) = drawn(make, {"": [Curve("x", perfect, 0)]})
         for values in axis.lines[0].get_data():
             assert np.isfinite(values).all()
@@ -101,9 +102,10 @@ def test_a_panel_a_set_and_a_colour_a_run(drawn):
         "calfw": [Curve("a", one_kind, 0)],
         "lfw": [Curve("a", result(), 0), Curve("b", result(seed=1), 1), Curve("h", result(seed=2), 7)],
     }
-    for make in (roc_figure, det_figure):
+    for make, kind in ((roc_figures, "ROC"), (det_figures, "DET")):
         axes = drawn(make, panels)
-        assert [axis.get_title("left") for axis in axes] == ["agedb_30", "lfw"], "calfw has nothing to draw"
+        titles = [axis.get_title("left") for axis in axes]
+        assert titles == [f"{kind} on agedb_30", f"{kind} on lfw"], "calfw has nothing to draw"
         assert [to_hex(line.get_color()).upper() for line in axes[1].lines[:3]] == [CYCLE[0], CYCLE[1], CYCLE[1]]
         assert to_hex(axes[0].lines[0].get_color()).upper() == CYCLE[1]
         styles = [line.get_linestyle() for line in axes[1].lines[:3]]
@@ -112,9 +114,9 @@ def test_a_panel_a_set_and_a_colour_a_run(drawn):
 
 def test_nothing_to_draw():
     one_kind = verify_distances(np.linspace(0, 1, 20), np.ones(20, bool))
-    for make in (roc_figure, det_figure):
-        assert make({}) is None
-        assert make({"lfw": [Curve("a", one_kind, 0)]}) is None
+    for make in (roc_figures, det_figures):
+        assert make({}) == []
+        assert make({"lfw": [Curve("a", one_kind, 0)]}) == []
 
 
 def test_deviate():
