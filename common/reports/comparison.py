@@ -7,9 +7,9 @@ python -m common compare runs/*/lfw-small-seed* --figure comparison.png         
 import dataclasses
 import itertools
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 import tyro
@@ -34,6 +34,12 @@ from common.reports.runs import (
 )
 from common.reports.verification_table import verification_table
 from common.training.run_log import NEGATIVE_LOSS
+
+SPEED = (
+    "machine",
+    *(f"backend.{name}" for name in ("device", "device_name", "threads", "cpus", "cpu_capability", "ranks")),
+)
+"""Facts of an environment that times depend on."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -153,8 +159,11 @@ def write_comparison(folders: Sequence[Path], out: Path) -> Path:
         The path of the HTML file.
 
     Raises:
-        FileNotFoundError, ValueError: as `read_run`; or a folder given twice.
+        FileNotFoundError, ValueError: as `read_run`; a folder given twice; `out` inside a run, which must not change.
     """
+    for folder in folders:
+        if out.resolve().is_relative_to(folder.resolve()):
+            raise ValueError(f"{out}: expected a folder outside the runs that are compared, got one in {folder}")
     runs = dict(zip(_labels([folder.resolve() for folder in folders]), map(read_run, folders), strict=True))
     sets = sorted({name for run in runs.values() for name in run.own})
     panels = {
@@ -175,6 +184,7 @@ def write_comparison(folders: Sequence[Path], out: Path) -> Path:
         *_verification(runs, sets),
         Heading(2, "By backend and seed"),
         *_by_seed(list(runs.values())),
+        *_unlike_machines(runs),
     ]
     pairs = zip(roc_figures(panels), det_figures(panels), strict=True)
     for heading, figures in (
@@ -183,7 +193,8 @@ def write_comparison(folders: Sequence[Path], out: Path) -> Path:
     ):
         blocks += [Heading(2, heading), Panels(figures) if figures else Paragraph("Nothing to draw.")]
     blocks += [Paragraph(NEGATIVE_LOSS)] if any(run.is_sface for run in runs.values()) else []
-    blocks += [Heading(2, "Settings that differ"), _differences(runs)]
+    blocks += [Heading(2, "Settings that differ"), _differences({label: run.settings for label, run in runs.items()})]
+    blocks += [Heading(2, "Environments that differ"), _differences(_environments(runs))]
     return write_page(out / "comparison.html", "comparison of runs", blocks)
 
 
@@ -223,12 +234,36 @@ def _by_seed(runs: Sequence[Run]) -> list[Block]:
     return blocks or [Paragraph("No table: no set was evaluated at the end of every run.")]
 
 
-def _differences(runs: dict[str, Run]) -> Block:
-    settings = [flat_settings(run.settings) for run in runs.values()]
-    names = dict.fromkeys(name for one in settings for name in one)
-    rows = [[name, *(one.get(name, NOTHING) for one in settings)] for name in names]
+def _unlike_machines(runs: Mapping[str, Run]) -> list[Block]:
+    """A warning where speeds are not comparable."""
+    environments = [flat_settings(environment) for environment in _environments(runs).values()]
+    differing = [name for name in SPEED if len({one.get(name) for one in environments}) > 1]
+    if not differing:
+        return []
+    found = (f"{name.removeprefix('backend.')} ({', '.join(_values(name, environments))})" for name in differing)
+    text = f"The runs differ in {'; '.join(found)}: their times and speeds are not comparable."
+    return [Paragraph(text, "warning")]
+
+
+def _environments(runs: Mapping[str, Run]) -> dict[str, dict[str, Any]]:
+    """Without what differs between any two runs."""
+    return {
+        label: {name: value for name, value in run.environment.items() if name not in ("time", "command")}
+        for label, run in runs.items()
+    }
+
+
+def _values(name: str, environments: Sequence[Mapping[str, str]]) -> list[str]:
+    return list(dict.fromkeys(one.get(name, "not recorded") for one in environments))
+
+
+def _differences(values: Mapping[str, Mapping[str, Any]]) -> Block:
+    """Names whose values differ, with a column for each run."""
+    flat = [flat_settings(one) for one in values.values()]
+    names = dict.fromkeys(name for one in flat for name in one)
+    rows = [[name, *(one.get(name, NOTHING) for one in flat)] for name in names]
     rows = [row for row in rows if len(set(row[1:])) > 1]
-    return Table(["setting", *runs], rows, kind="settings") if rows else Paragraph("None.")
+    return Table(["setting", *values], rows, kind="settings") if rows else Paragraph("None.")
 
 
 def _range(values: Sequence[float], form: str) -> str:

@@ -1,7 +1,7 @@
 """The report of a run: one HTML file that stands alone, and the same in Markdown, from its folder.
 
 python -m common report RUN                       its report
-python -m common report RUN RUN [RUN ...]         their reports, and a page that compares them
+python -m common report RUN RUN [RUN ...]         a page that compares them; their folders stay as they are
 """
 
 import argparse
@@ -201,15 +201,15 @@ def main(arguments: Sequence[str]) -> None:
     """
     parser = argparse.ArgumentParser(
         "python -m common report",
-        description="Write RUN/report.html and .md from a run folder; of several runs also comparison.html and .md.",
+        description="Write RUN/report.html and .md from a run folder; of several runs comparison.html and .md alone.",
     )
     parser.add_argument("runs", type=Path, metavar="RUN", nargs="+", help="run folders, as runs/pytorch/orl-seed0")
     parser.add_argument(
         "--out", type=Path, metavar="FOLDER", help="for the comparison; none: the folder that all runs are in"
     )
     options = parser.parse_args(arguments)
-    for run in options.runs:
-        print(write_report(run))
-    if len(options.runs) > 1:
+    if len(options.runs) == 1:
+        print(write_report(options.runs[0]))
+    else:
         common = Path(os.path.commonpath([run.resolve().parent for run in options.runs]))
         print(write_comparison(options.runs, options.out or common))

@@ -1,4 +1,4 @@
-"""The page that compares runs, which need not be of one recipe."""
+"""The page that compares runs, which need not be of one recipe: what it shows, and that the runs stay as they are."""
 
 import json
 
@@ -74,8 +74,37 @@ def test_settings_that_differ(others, tmp_path, without_figures):
     page = Page(write_comparison(others, tmp_path / "out"))
     place = page.rows.index(["setting", "pytorch/orl-seed0", "mxnet/orl-seed0"])
     assert page.rows[place + 1 :] == [["seed", "3", "4"], ["note", "–", "x"]]
+    assert "not comparable" not in page.text
     page = Page(write_comparison([others[0], make_run(tmp_path / "twin")], tmp_path / "out"))
-    assert page.text.rstrip().endswith("None.")
+    assert page.text.rstrip().endswith("Settings that differ\nNone.\nEnvironments that differ\nNone.")
+
+
+def test_other_threads_and_machines_are_named(others, tmp_path, without_figures):
+    for folder, threads, machine in zip(others, (1, 16), ("Linux-a", "Linux-b"), strict=True):
+        backend = {"name": "pytorch", "threads": threads, "device": "cpu"}
+        environment = {"time": str(threads), "command": [machine], "machine": machine, "backend": backend}
+        (folder / "environment.json").write_text(json.dumps(environment))
+    page = Page(write_comparison(others, tmp_path / "out"))
+    differing = (
+        "The runs differ in machine (Linux-a, Linux-b); threads (1, 16): their times and speeds are not comparable."
+    )
+    assert differing in page.text
+    rows = [["setting", "pytorch/orl-seed0", "mxnet/orl-seed0"], ["machine", "Linux-a", "Linux-b"]]
+    assert page.rows[-3:] == [*rows, ["backend.threads", "1", "16"]]
+
+
+def test_the_runs_stay_as_they_are(others, tmp_path, capsys, without_figures):
+    def state():
+        files = sorted(path for run in others for path in [run, *run.rglob("*")])
+        return [(path, path.stat().st_mtime_ns, path.is_file() and path.read_bytes()) for path in files]
+
+    before = state()
+    assert main(["report", *map(str, others)]) == 0
+    assert state() == before
+    for out in (others[1], others[1] / "evaluation" / "new"):
+        assert main(["report", *map(str, others), "--out", str(out)]) == 2
+        assert f"{out}: expected a folder outside the runs that are compared" in capsys.readouterr().err
+    assert state() == before
 
 
 def test_other_pairs_under_the_same_name_are_named(others, tmp_path, without_figures):
@@ -100,10 +129,7 @@ def test_an_unreadable_evaluation_is_named(others, tmp_path, without_figures):
 def test_report_of_several_runs(others, tmp_path, capsys, without_figures):
     assert main(["report", *map(str, others)]) == 0
     printed = capsys.readouterr().out.splitlines()
-    assert printed == [
-        *(str(run / "report.html") for run in others),
-        str((tmp_path / "runs").resolve() / "comparison.html"),
-    ]
+    assert printed == [str((tmp_path / "runs").resolve() / "comparison.html")]
     assert (tmp_path / "runs" / "comparison.md").read_text().startswith("# Comparison of 2 runs")
     assert main(["report", *map(str, others), "--out", str(tmp_path / "elsewhere")]) == 0
     assert (tmp_path / "elsewhere" / "comparison.html").is_file()
