@@ -26,7 +26,7 @@ test: $(VENV)/installed-dev $(VENV)/installed-all lint docs
 	$(MAKE) --no-print-directory --keep-going --jobs $(JOBS) $(SUITES:%=test-%)
 
 check: $(VENV)/installed-dev lint
-	$(RUN) -m pytest -n 2 -m "not framework" common data
+	$(RUN) -m pytest -n 2 -m "not framework and not browser" common data
 
 test-common: FOLDERS = common data benchmarks
 test-parity: FOLDERS = parity_tests
