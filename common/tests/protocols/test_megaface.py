@@ -144,7 +144,7 @@ def test_noisy_faces(tmp_path):
     assert megaface.noisy_distractors(paths, noisy).tolist() == [True, True, False, True]
     with pytest.raises(FileNotFoundError, match="expected a list that names a noisy face a line"):
         megaface.read_noisy(tmp_path / "none.txt")
-    (tmp_path / "noises.txt").write_bytes(b"\xff\xfe")
+    (tmp_path / "noises.txt").write_bytes(b"\xff")
     with pytest.raises(ValueError, match="expected text"):
         megaface.read_noisy(tmp_path / "noises.txt")
 
