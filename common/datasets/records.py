@@ -133,6 +133,7 @@ class RecordReader:
             if len(part) < length:
                 raise self._damage(what, offset, f"expected {length} bytes, got {len(part)}: the file has shrunk")
             parts.append(part)
+            ahead = PREFIX.size  # a record may have very many parts
             offset += PREFIX.size + length + -length % 4
             if cflag in (WHOLE, LAST):
                 return MAGIC_BYTES.join(parts), offset

@@ -150,13 +150,19 @@ class FileDataset:
         self._root, self._paths, self._labels = root, paths, np.array(labels)
         self.num_classes = num_classes
         self.notes = list(notes)
+        self._listed_in = root / LIST if (root / LIST).exists() else root
 
     def __len__(self) -> int:
         return len(self._paths)
 
     def sample(self, index: int) -> Sample:
         path = self._root / self._paths[index]
-        return Sample(read_regular(path), int(self._labels[index]), str(path))
+        try:
+            return Sample(read_regular(path), int(self._labels[index]), str(path))
+        except OSError as error:
+            raise type(error)(
+                f"{path}: cannot be read ({error.strerror}), image {index} of {self._listed_in}"
+            ) from None
 
 
 def read_list(root: Path) -> FileDataset:
