@@ -26,6 +26,8 @@ def convert(source: Path, target: Path, kind: Literal["record", "list", "folder"
         overwrite: replace `target`.
     """
     dataset = open_dataset(source)
+    for note in dataset.notes:
+        print(f"note: {note}")
     with new_folder(target, overwrite) as folder:
         if kind == "record":
             _write_records(dataset, folder)

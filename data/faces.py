@@ -8,7 +8,7 @@ import numpy as np
 import tqdm
 
 from common.datasets.pair_sets import write_pair_set
-from common.io.files import require_file
+from common.io.files import is_inside, read_lines
 
 
 class Pair(NamedTuple):
@@ -48,13 +48,18 @@ def read_pairs(path: Path) -> list[list[Pair]]:
     The first line is "folds pairs", or "pairs" for one fold. Each fold then has as many lines "person i j" (same) and
     as many lines "person1 i person2 j" (different), separated by tabs.
 
+    A file whose first line has three fields is a list of paths: "path path 1" (same) or "path path 0" (different) a
+    line, separated by commas, tabs or spaces, perhaps with a line of names first. It is one fold, in its order.
+
     Raises:
         FileNotFoundError: there is no such file.
         ValueError: a line has another form; the message gives its number.
     """
-    lines = require_file(path, "a pairs file").read_text("utf-8").splitlines()
+    lines = read_lines(path, "a pairs file")
+    if lines and len(_fields(lines[0])) == 3:
+        return [_pairs_of_paths(path, lines)]
     header = lines[0].split() if lines else []
-    if len(header) not in (1, 2) or not all(field.isdecimal() for field in header):
+    if len(header) not in (1, 2) or not all(_is_number(field) and int(field) > 0 for field in header):
         raise ValueError(f'{path} line 1: expected "folds pairs", got {lines[0][:100] if lines else ""!r}')
     folds, count = (1, int(header[0])) if len(header) == 1 else (int(header[0]), int(header[1]))
     if len(lines) - 1 != 2 * folds * count:
@@ -88,9 +93,33 @@ def write_pairs(path: Path, pairs: Sequence[Pair], read: Callable[[str], bytes])
 def _pair(path: Path, number: int, line: str, is_same: bool) -> Pair:
     fields = line.split("\t")
     numbers = fields[1:] if is_same else fields[1::2]
-    if len(fields) != (3 if is_same else 4) or not all(field.strip().isdecimal() for field in numbers):
+    if len(fields) != (3 if is_same else 4) or not all(_is_number(field.strip()) for field in numbers):
         expected = "person, i, j" if is_same else "person, i, person, j"
         raise ValueError(f"{path} line {number}: expected {expected}, separated by tabs, got {line[:100]!r}")
     people = (fields[0], fields[0] if is_same else fields[2])
+    if not all(map(is_inside, people)):
+        raise ValueError(f"{path} line {number}: expected names of people, got {line[:100]!r}")
     first, second = (f"{person}/{person}_{int(n):04d}" for person, n in zip(people, numbers, strict=True))
     return Pair(first, second, is_same)
+
+
+def _pairs_of_paths(path: Path, lines: list[str]) -> list[Pair]:
+    has_head = _fields(lines[0])[2] not in ("0", "1")
+    pairs = []
+    for number, line in enumerate(lines[has_head:], 1 + has_head):
+        fields = _fields(line)
+        if len(fields) != 3 or fields[2] not in ("0", "1") or not (is_inside(fields[0]) and is_inside(fields[1])):
+            raise ValueError(f"{path} line {number}: expected path, path below the folder, 0 or 1, got {line[:100]!r}")
+        pairs.append(Pair(fields[0], fields[1], fields[2] == "1"))
+    if not pairs:
+        raise ValueError(f"{path}: expected lines of path, path, 0 or 1, found none")
+    return pairs
+
+
+def _fields(line: str) -> list[str]:
+    separator = next((mark for mark in ",;\t" if mark in line), None)
+    return [field.strip().strip('"') for field in line.split(separator)]
+
+
+def _is_number(field: str) -> bool:
+    return field.isascii() and field.isdecimal() and len(field) < 10

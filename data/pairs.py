@@ -2,16 +2,17 @@
 
 from pathlib import Path
 
-from common.datasets.training_sets import IMAGE_SUFFIXES
+from common.datasets.training_sets import IMAGE_SUFFIXES, is_image
 from data.faces import read_pairs, write_pairs
 
 
 def make_pairs(images: Path, pairs: Path, out: Path, overwrite: bool = False) -> Path:
-    """Make NAME.bin from a pairs file in LFW's format, in its order; the encoded images are copied byte by byte.
+    """Make NAME.bin from a pairs file, in its order; the encoded images are copied byte by byte.
 
     Args:
         images: folder of aligned images Person/Person_0001.jpg (or .png ...).
-        pairs: the pairs file.
+        pairs: the pairs file: in LFW's format, or a line "path path 1" (same) or "path path 0" a pair; commas, tabs or
+            spaces separate them.
         out: the file to write, for example datasets/casia/lfw.bin.
         overwrite: replace `out`.
     """
@@ -27,8 +28,14 @@ def make_pairs(images: Path, pairs: Path, out: Path, overwrite: bool = False) ->
 
 def _find(folder: Path, name: str) -> Path:
     stem = folder / name
+    if is_image(stem) and stem.is_file():
+        return stem
     for suffix in sorted(IMAGE_SUFFIXES):
         path = stem.with_name(stem.name + suffix)
         if path.is_file():
             return path
+    if stem.parent.is_dir():
+        for path in sorted(stem.parent.iterdir()):  # .JPG
+            if path.stem == stem.name and is_image(path):
+                return path
     raise FileNotFoundError(f"{stem}: expected an image ({', '.join(sorted(IMAGE_SUFFIXES))}), found none")

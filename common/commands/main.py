@@ -4,7 +4,7 @@ import importlib
 import sys
 
 from common.backend import Backend, how_to_install
-from common.io.text import usage
+from common.io.text import escape_what_cannot_be_printed, usage
 from common.ranks import BAD_INPUT, INTERRUPTED, Stopped
 
 COMMANDS = {
@@ -35,6 +35,7 @@ COMMANDS = {
 
 def main(backend: Backend, arguments: list[str]) -> int:
     """Run one command; returns the exit status. Bad input is one line on stderr and status 2, no traceback."""
+    escape_what_cannot_be_printed()
     command = arguments[0] if arguments else ""
     if command not in COMMANDS:
         return usage(f"python -m {backend.package}", COMMANDS, command)

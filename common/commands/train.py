@@ -60,6 +60,8 @@ def train_config(backend: Backend, config: RunConfig, command: list[str]) -> Non
     trainer = backend.create_trainer(config, dataset.num_classes)
     if trainer.ranks.rank == 0:
         print(f"{len(dataset)} images of {dataset.num_classes} identities in {config.data.root}; run folder {folder}")
+        for note in dataset.notes:
+            print(f"note: {note}")
     progress = fit(trainer, dataset, config, folder)
     if trainer.ranks.rank == 0:
         _require_results(folder)

@@ -1,13 +1,14 @@
 """Decode, check and encode images. Inside this project every image is RGB, uint8, channels first."""
 
-import os
-
-os.environ.setdefault("OPENCV_IO_MAX_IMAGE_PIXELS", str(2**26))  # a few bytes can claim gigapixels; read at import
+import struct
 
 import cv2
 import numpy as np
 
 from common.config import OnWrongSize
+
+MOST_PIXELS = 2**26
+PNG = b"\x89PNG\r\n\x1a\n"
 
 
 class BadImage(ValueError):
@@ -90,6 +91,7 @@ def encode_image(image: np.ndarray, extension: str = ".png") -> bytes:
 def _decode(encoded: bytes | np.ndarray, name: str) -> np.ndarray:
     """(H, W, 3) uint8, BGR."""
     buffer = encoded if isinstance(encoded, np.ndarray) else np.frombuffer(encoded, np.uint8)
+    _check_png(buffer, name)
     try:
         bgr = cv2.imdecode(buffer, cv2.IMREAD_COLOR) if buffer.size else None
     except cv2.error as error:
@@ -97,3 +99,22 @@ def _decode(encoded: bytes | np.ndarray, name: str) -> np.ndarray:
     if bgr is None:
         raise BadImage(f"{name}: {buffer.size} bytes do not decode as an image")
     return bgr
+
+
+def _check_png(buffer: np.ndarray, name: str) -> None:
+    """Raise `BadImage` if a PNG claims more than it holds: OpenCV takes memory for a chunk before it reads it.
+
+    The number of pixels is OpenCV's to check, but not where it was imported before this package.
+    """
+    if bytes(buffer[: len(PNG)]) != PNG:
+        return
+    place, size = len(PNG), len(buffer)
+    while place + 8 <= size:
+        length, kind = struct.unpack(">I4s", bytes(buffer[place : place + 8]))
+        if length > size - place - 8:
+            raise BadImage(f"{name}: {kind!r} claims {length} bytes, the image ends after {size - place - 8}")
+        if kind == b"IHDR" and length >= 8:
+            width, height = struct.unpack(">II", bytes(buffer[place + 8 : place + 16]))
+            if width * height > MOST_PIXELS:
+                raise BadImage(f"{name}: expected at most {MOST_PIXELS} pixels, got {width}x{height}")
+        place += 12 + length

@@ -45,7 +45,8 @@ class PairSet:
 
 
 def open_pair_set(path: Path) -> PairSet:
-    """Open NAME.bin as written by Python 2 or 3, with images as bytes or uint8 arrays.
+    """Open NAME.bin as written by Python 2 or 3, with images as bytes or uint8 arrays,
+    and flags as Python's or NumPy's booleans or integers.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -123,26 +124,53 @@ _FUNCTIONS = pickles.NUMPY_FUNCTIONS | pickles.NUMPY_SCALARS | {"numpy.ndarray"}
 
 
 def _contents(value: Any, data: mmap.mmap) -> tuple[list[Slice], list[bool]]:
-    if type(value) not in (tuple, list) or len(value) != 2 or not all(type(part) is list for part in value):
+    if type(value) not in (tuple, list) or len(value) != 2:
         raise Unexpected("something else than two lists")
-    return [_image(item, data) for item in value[0]], [_flag(item, data) for item in value[1]]
+    images, flags = value
+    if type(images) not in (tuple, list):
+        raise Unexpected("something else than a list of images")
+    return [_image(item, data) for item in images], _flags(flags, data)
 
 
 def _image(value: Any, data: mmap.mmap) -> Slice:
-    """Find the bytes of an image, which is stored as bytes or as a uint8 array of one dimension."""
+    """Find the bytes of an image, which is stored as bytes or as a uint8 array: (n,), (n, 1) or (1, n)."""
     array = pickles.numpy_array(data, value)
-    if array is not None and type(array.shape) is tuple and len(array.shape) == 1:
+    if array is not None and type(array.shape) is tuple and sum(size != 1 for size in array.shape) <= 1:
         value = array.raw if pickles.numpy_dtype(data, array.dtype) == "u1" else None
     if not isinstance(value, Slice):
         raise Unexpected("an image that is neither bytes nor a one-dimensional uint8 array")
     return value
 
 
+def _flags(value: Any, data: mmap.mmap) -> list[bool]:
+    """A list or tuple of flags, or an array of booleans or integers."""
+    if type(value) in (tuple, list):
+        return [_flag(item, data) for item in value]
+    array = pickles.numpy_array(data, value)
+    if array is None or not isinstance(array.raw, Slice):
+        raise Unexpected("something else than a list in place of same or not")
+    return _numbers(data, array.dtype, array.raw)
+
+
 def _flag(value: Any, data: mmap.mmap) -> bool:
     if isinstance(value, Call) and value.function in pickles.NUMPY_SCALARS and len(value.arguments) == 2:
-        value = value.arguments[1]
+        dtype, value = value.arguments
         if isinstance(value, Slice):
-            value = {b"\x00": False, b"\x01": True}.get(data[value.start : value.stop])
+            flags = _numbers(data, dtype, value)
+            value = flags[0] if len(flags) == 1 else None
     if isinstance(value, bool) or (type(value) is int and value in (0, 1)):
         return bool(value)
     raise Unexpected("something else than true or false in place of same or not")
+
+
+def _numbers(data: mmap.mmap, dtype: Any, raw: Slice) -> list[bool]:
+    """Booleans or integers of NumPy, each 0 or 1, little-endian."""
+    name = pickles.numpy_dtype(data, dtype) or ""
+    size = int(name[1]) if len(name) == 2 and name[0] in "biu" and name[1] in "1248" else 0
+    content = pickles.content(data, raw)
+    if not size or len(content) % size:
+        raise Unexpected("an array of something else than true or false in place of same or not")
+    numbers = np.frombuffer(content, f"<{name}" if name[0] != "b" else "u1")
+    if not np.isin(numbers, (0, 1)).all():
+        raise Unexpected("a number that is neither 0 nor 1 in place of same or not")
+    return [bool(number) for number in numbers]

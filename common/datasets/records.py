@@ -27,6 +27,7 @@ HEADER = struct.Struct("<IfQQ")
 WHOLE_IMAGE = struct.Struct("<IIIfQQ")  # prefix and header of almost all records: one part, one label
 WHOLE, FIRST, MIDDLE, LAST = range(4)
 MAX_LENGTH = 2**29 - 1
+EXACT_KEYS = 2**24  # keys in header records are float32, which holds every integer up to this one
 MOST_AHEAD = 2**20  # bytes read at once, however long the record should be by the index
 
 
@@ -48,6 +49,7 @@ class RecordReader:
     Attributes:
         path: as given.
         keys: (n,) int64, sorted, since some tools write the first key last.
+        note: a sentence about records behind the last one of the index; "" if there are none.
 
     Any number of threads may read. A pickled reader opens the file again, so processes can share it too. The file is
     read and not memory-mapped: mapped pages count as memory of the process, so an epoch would add the whole set; and
@@ -80,6 +82,12 @@ class RecordReader:
         in_file = np.append(np.unique(offsets), self._size)
         lengths = in_file[np.searchsorted(in_file, self._offsets, "right")] - self._offsets
         self._ahead = np.minimum(lengths, MOST_AHEAD)  # one read for almost each record
+        end = self._end_of(int(offsets.max()))
+        self.note = (
+            f"{index}: the last record that it lists ends at byte {end} of {self._size}; images after it are not used"
+            if end < self._size
+            else ""
+        )
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -125,6 +133,7 @@ class RecordReader:
             if len(part) < length:
                 raise self._damage(what, offset, f"expected {length} bytes, got {len(part)}: the file has shrunk")
             parts.append(part)
+            ahead = PREFIX.size  # a record may have very many parts
             offset += PREFIX.size + length + -length % 4
             if cflag in (WHOLE, LAST):
                 return MAGIC_BYTES.join(parts), offset
@@ -176,6 +185,17 @@ class RecordReader:
         if len(set(keys)) < len(keys) or max(keys) > np.iinfo(np.int64).max:
             keys = list(range(len(keys)))
         return np.array(keys), np.array(offsets)
+
+    def _end_of(self, offset: int) -> int:
+        """The byte after the record at `offset`; if it is damaged, the end of the file: reading it will tell."""
+        cflag = FIRST
+        try:
+            while cflag not in (WHOLE, LAST):
+                cflag, length, _ = self._part(offset, "", 0)
+                offset += PREFIX.size + length + -length % 4
+        except ValueError:
+            return self._size
+        return offset
 
     def _damage(self, what: str, offset: int, found: str) -> ValueError:
         return ValueError(

@@ -1,18 +1,21 @@
 """Training sets: a record file, an image list or image folders, all as encoded images with labels in a fixed order."""
 
-from collections.abc import Callable, Iterable, Iterator
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple, Protocol
 
 import numpy as np
 
-from common.datasets.records import RecordReader, RecordWriter
-from common.io.files import atomic_write, require_file
+from common.datasets.records import EXACT_KEYS, RecordReader, RecordWriter
+from common.io.files import atomic_write, is_inside, read_lines, read_regular
 
 Kind = Literal["auto", "record", "list", "folder"]
 
 RECORD, PROPERTY, LIST = "train.rec", "property", "imgs.txt"
-IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".pgm", ".ppm", ".webp"})
+IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".jfif", ".png", ".bmp", ".pgm", ".ppm", ".webp", ".tif", ".tiff", ".jp2"})
+NO_IMAGES = frozenset({"@eaDir", "__MACOSX"})  # thumbnails and leftovers of file systems; so are names with a dot first
+MOST_CLASSES = 100  # an image: with more, labels are numbers of something else
 
 
 class Sample(NamedTuple):
@@ -24,9 +27,15 @@ class Sample(NamedTuple):
 
 
 class Dataset(Protocol):
-    """Training samples by index. Any number of threads may call `sample`."""
+    """Training samples by index. Any number of threads may call `sample`.
+
+    Attributes:
+        num_classes: C.
+        notes: what a user should know, a sentence each: what was passed over, classes without an image.
+    """
 
     num_classes: int
+    notes: list[str]
 
     def __len__(self) -> int: ...
 
@@ -75,6 +84,8 @@ class RecordDataset:
         self._rows = self._image_rows()
         if not self._rows:
             raise ValueError(f"{self._reader.path}: holds no images")
+        check_classes(root / PROPERTY, self.num_classes, len(self._rows))
+        self.notes = [self._reader.note] if self._reader.note else []
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -103,7 +114,7 @@ class RecordDataset:
             raise ValueError(
                 f"{reader.path} key {first_key}: expected the key of the first identity, got {record.labels}"
             )
-        end = int(record.labels[0])
+        end = self._first_identity(int(record.labels[0]))
         rows = range(1, int(reader.keys.searchsorted(end)))
         if len(rows) != max(0, end - first_key - 1):
             raise ValueError(
@@ -111,6 +122,15 @@ class RecordDataset:
                 f"index has {len(rows)} of these {end - first_key - 1}; the file or its index is cut short"
             )
         return rows
+
+    def _first_identity(self, key: int) -> int:
+        """The key of the first identity record, near `key`: from 2**24 on, the float32 in the file is rounded."""
+        if key < EXACT_KEYS:
+            return key
+        error = int(np.spacing(np.float32(key)))
+        first, last = self._reader.keys.searchsorted([key - error, key + error + 1])
+        rows = (row for row in range(max(1, int(first)), int(last)) if not self._reader.read_at(row).image)
+        return next((int(self._reader.keys[row]) for row in rows), key)
 
 
 class FileDataset:
@@ -121,18 +141,28 @@ class FileDataset:
         paths: paths of the images in `root`.
         labels: their classes, 0 .. num_classes - 1.
         num_classes: identities.
+        notes: as in `Dataset`.
     """
 
-    def __init__(self, root: Path, paths: list[str], labels: list[int], num_classes: int) -> None:
+    def __init__(
+        self, root: Path, paths: list[str], labels: list[int], num_classes: int, notes: Sequence[str] = ()
+    ) -> None:
         self._root, self._paths, self._labels = root, paths, np.array(labels)
         self.num_classes = num_classes
+        self.notes = list(notes)
+        self._listed_in = root / LIST if (root / LIST).exists() else root
 
     def __len__(self) -> int:
         return len(self._paths)
 
     def sample(self, index: int) -> Sample:
         path = self._root / self._paths[index]
-        return Sample(path.read_bytes(), int(self._labels[index]), str(path))
+        try:
+            return Sample(read_regular(path), int(self._labels[index]), str(path))
+        except OSError as error:
+            raise type(error)(
+                f"{path}: cannot be read ({error.strerror}), image {index} of {self._listed_in}"
+            ) from None
 
 
 def read_list(root: Path) -> FileDataset:
@@ -140,21 +170,29 @@ def read_list(root: Path) -> FileDataset:
 
     Raises:
         FileNotFoundError: there is no imgs.txt.
-        ValueError: a line is no path and label (named by its number), or there is none.
+        ValueError: a line is no path below the folder and label (named by its number), there is none, or the labels are
+            numbers of something else than classes.
     """
     path = root / LIST
     paths, labels = [], []
-    for number, line in enumerate(_read_text(path).splitlines(), 1):
+    for number, line in enumerate(read_lines(path, "lines of a path and a label"), 1):
         if not line.strip():
             continue
-        name, _, label = line.strip().rpartition(" ")
-        if not name or not label.isdecimal():
+        name, *labels_of_line = line.strip().rsplit(maxsplit=1)  # at a space or a tab
+        label = "".join(labels_of_line)
+        if not (label.isascii() and label.isdecimal() and len(label) < 19):
             raise ValueError(f"{path} line {number}: expected a path and a label, got {line[:100]!r}")
-        paths.append(name.strip())
+        if not is_inside(name):
+            raise ValueError(f"{path} line {number}: expected a path below {root}, got {name[:100]!r}")
+        paths.append(name)
         labels.append(int(label))
     if not labels:
         raise ValueError(f"{path}: expected a path and a label a line, found no lines")
-    return FileDataset(root, paths, labels, max(labels) + 1)
+    num_classes = max(labels) + 1
+    check_classes(path, num_classes, len(labels))
+    empty = num_classes - len(set(labels))
+    notes = [f"{path}: {empty} of the classes 0 to {num_classes - 1} have no image"] if empty else []
+    return FileDataset(root, paths, labels, num_classes, notes)
 
 
 def read_folder(root: Path) -> FileDataset:
@@ -163,18 +201,22 @@ def read_folder(root: Path) -> FileDataset:
     Raises:
         ValueError: there is no folder, or one without images.
     """
-    identities = sorted(path for path in root.iterdir() if path.is_dir())
+    folders = sorted(path for path in root.iterdir() if path.is_dir())
+    identities = [folder for folder in folders if not _is_leftover(folder.name)]
+    passed_over = [folder.name for folder in folders if _is_leftover(folder.name)]
     paths: list[str] = []
     labels: list[int] = []
     for label, identity in enumerate(identities):
-        images = sorted(path for path in identity.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES)
+        files = sorted(identity.iterdir())
+        images = [path for path in files if is_image(path)]
         if not images:
             raise ValueError(f"{identity}: expected images, found none; delete the folder if it is no identity")
         labels += [label] * len(images)
         paths += [f"{identity.name}/{image.name}" for image in images]
+        passed_over += [f"{identity.name}/{path.name}" for path in files if not is_image(path)]
     if not paths:
         raise ValueError(f"{root}: expected one folder an identity, found none")
-    return FileDataset(root, paths, labels, len(identities))
+    return FileDataset(root, paths, labels, len(identities), _note_of(root, passed_over))
 
 
 def image_files(folder: Path) -> list[Path]:
@@ -185,10 +227,49 @@ def image_files(folder: Path) -> list[Path]:
     """
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder}: expected a folder of images, found none")
-    found = [path.relative_to(folder) for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES]
+    files = [path for path in _files_below(folder) if path.name not in ("left_out.txt", "align.json")]
+    found = [path.relative_to(folder) for path in files if is_image(path)]
     if not found:
         raise FileNotFoundError(f"{folder}: expected images ({', '.join(sorted(IMAGE_SUFFIXES))}), found none")
+    for note in _note_of(folder, [path.relative_to(folder).as_posix() for path in files if not is_image(path)]):
+        print(f"note: {note}")
     return sorted(found, key=lambda path: path.as_posix())
+
+
+def is_image(path: Path) -> bool:
+    """Whether a file is an image by its name; "._NAME.jpg", which macOS leaves beside each file, is none."""
+    return path.suffix.lower() in IMAGE_SUFFIXES and not _is_leftover(path.name)
+
+
+def check_classes(path: Path, num_classes: int, images: int) -> None:
+    """Raise a ValueError if the classes that a file claims cannot be meant: each takes memory in the head."""
+    if num_classes > MOST_CLASSES * images:
+        raise ValueError(
+            f"{path}: labels go up to {num_classes - 1}, but there are only {images} images; number classes 0 .. C-1"
+        )
+
+
+def _files_below(folder: Path) -> Iterator[Path]:
+    """All files below a folder, also through links to folders, each real folder once; not those of leftovers."""
+    seen = set()
+    for root, folders, files in os.walk(folder, followlinks=True):
+        real = os.path.realpath(root)
+        folders[:] = [] if real in seen else sorted(name for name in folders if not _is_leftover(name))
+        if real not in seen:
+            yield from (Path(root, name) for name in files)
+        seen.add(real)
+
+
+def _is_leftover(name: str) -> bool:
+    return name.startswith(".") or name in NO_IMAGES
+
+
+def _note_of(folder: Path, passed_over: Sequence[str]) -> list[str]:
+    """What was passed over, the first few by name."""
+    if not passed_over:
+        return []
+    named = ", ".join(map(ascii, passed_over[:3]))
+    return [f"{folder}: {len(passed_over)} that are no images by their names were passed over ({named} ...)"]
 
 
 def samples(dataset: Dataset) -> Iterator[Sample]:
@@ -209,7 +290,8 @@ def write_records(root: Path, images: Iterable[tuple[bytes, int]], num_classes: 
         The number of images.
 
     Raises:
-        ValueError: a label is out of range, or comes again after another; nothing is written then.
+        ValueError: a label is out of range, or comes again after another, or the file would need keys that its
+            readers' float32 does not hold; nothing is written then.
 
     >>> import tempfile
     >>> root = Path(tempfile.mkdtemp())
@@ -231,6 +313,11 @@ def write_records(root: Path, images: Iterable[tuple[bytes, int]], num_classes: 
             ranges[label] = (first, key + 1)
             writer.write_image(key, label, image)
             key += 1
+        if key + len(ranges) > EXACT_KEYS:
+            raise ValueError(
+                f"{root / RECORD}: expected fewer than {EXACT_KEYS} images and identities together, as readers keep "
+                f"their keys in float32, got {key + len(ranges) - 1}; use image files with {LIST} instead"
+            )
         for number, label in enumerate(sorted(ranges)):
             writer.write_header(key + number, *ranges[label])
         writer.rewrite_first_header(0, key, key + len(ranges))
@@ -246,21 +333,17 @@ def _kind_of(root: Path) -> str:
     for kind, name in (("record", RECORD), ("list", LIST)):
         if (root / name).exists():
             return kind
-    if any(path.is_dir() for path in root.iterdir()):
+    if any(path.is_dir() and not _is_leftover(path.name) for path in root.iterdir()):
         return "folder"
     raise FileNotFoundError(f"{root}: expected {RECORD}, or {LIST}, or one folder an identity; found none of them")
 
 
 def _read_property(path: Path) -> int:
-    text = _read_text(path).strip()
-    fields = text.split(",")
-    if len(fields) != 3 or not all(field.strip().isdecimal() for field in fields) or int(fields[0]) < 1:
-        raise ValueError(f'{path}: expected "classes,height,width", got {text[:100]!r}')
+    expected = 'one line "classes,height,width", for example 10572,112,112'
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: is missing; it should hold {expected}")
+    text = "\n".join(read_lines(path, expected, limit=1000)).strip()
+    fields = [field.strip() for field in text.split(",")]
+    if len(fields) != 3 or not all(f.isascii() and f.isdecimal() and len(f) < 10 for f in fields) or int(fields[0]) < 1:
+        raise ValueError(f"{path}: expected {expected}, got {text[:100]!r}")
     return int(fields[0])
-
-
-def _read_text(path: Path) -> str:
-    try:
-        return require_file(path, "this file").read_text("utf-8")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path}: expected text in UTF-8 ({error})") from None

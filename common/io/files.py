@@ -1,15 +1,18 @@
 """Write files so that a crash, a full disk or a kill never leaves half a file under its real name; read JSON safely."""
 
+import codecs
 import contextlib
 import hashlib
 import json
 import os
+import stat
 import tempfile
 from collections.abc import Iterator, Sequence
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import IO, Any
 
 MOST_JSON_BYTES = 2**24  # the objects of a hostile file take thirty times as much memory
+MOST_TEXT_BYTES = 2**30  # a list of ten million images
 
 
 @contextlib.contextmanager
@@ -100,6 +103,55 @@ def read_json(path: Path, what: str, limit: int = MOST_JSON_BYTES) -> dict[str, 
     if not isinstance(value, dict):
         raise ValueError(f"{expected}, got {type(value).__name__}")
     return value
+
+
+def read_lines(path: Path, what: str, limit: int = MOST_TEXT_BYTES) -> list[str]:
+    """Read the lines of a text file: UTF-8, or UTF-16 with its mark, as Windows and spreadsheets write them.
+
+    Args:
+        path: the file; it may have come from anywhere.
+        what: what the file should be, for error messages: "a pairs file".
+        limit: bytes; a longer file is not read.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the file is longer than `limit`, or a line is no such text.
+
+    >>> path = Path(tempfile.mkdtemp()) / "names.txt"
+    >>> _ = path.write_bytes(b"\\xef\\xbb\\xbfann\\r\\nbob\\r\\n")
+    >>> read_lines(path, "a list of names")
+    ['ann', 'bob']
+    """
+    size = require_file(path, what).stat().st_size
+    if size > limit:
+        raise ValueError(f"{path}: expected {what} of at most {limit} bytes, got {size}")
+    content = path.read_bytes()
+    encoding = "utf-16" if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "utf-8-sig"
+    try:
+        text = content.decode(encoding)
+    except UnicodeDecodeError as error:
+        number = content.count(b"\n", 0, error.start) + 1
+        raise ValueError(f"{path} line {number}: expected text in UTF-8 ({error}); save the file as UTF-8") from None
+    if "\0" in text:
+        number = text.count("\n", 0, text.index("\0")) + 1
+        raise ValueError(f"{path} line {number}: expected {what}, got a NUL byte")
+    lines = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
+    return lines[:-1] if lines[-1] == "" else lines
+
+
+def read_regular(path: Path) -> bytes:
+    """The content of a regular file; a device or a pipe, which may never end, is a ValueError that names it."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    with os.fdopen(descriptor, "rb") as file:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise ValueError(f"{path}: expected a regular file, found a folder, device or pipe")
+        return file.read()
+
+
+def is_inside(name: str) -> bool:
+    """Whether a relative path stays below the folder that it starts from."""
+    path = PurePath(name)
+    return not path.is_absolute() and ".." not in path.parts
 
 
 def require_file(path: Path, what: str) -> Path:

@@ -42,6 +42,9 @@ def read_arrays(path: Path, names: Collection[str] | None = None) -> dict[str, n
             packed, size = sum(member.compress_size for member in members.values()), path.stat().st_size
             if packed > size:
                 raise ValueError(f"its arrays claim {packed} bytes of a file of {size}")
+            wanted = [name for name in (members if names is None else names) if name in members]
+            if (total := sum(members[name].file_size for name in wanted)) > 2**20 + MOST_EXPANSION * size:
+                raise ValueError(f"a file of {size} bytes that unpacks to {total}")
             for name in members if names is None else names:
                 if name not in members:
                     raise ValueError(f"no such array, found {', '.join(members) or 'none'}")

@@ -177,6 +177,7 @@ class _Machine:
         self.data, self.functions = data, functions
         self.stack: list[Any] = []
         self.memo: dict[Any, Any] = {}
+        self.copied = 0
 
     def pop(self) -> Any:
         if not self.stack or self.stack[-1] is _MARK:
@@ -225,7 +226,11 @@ class _Machine:
         if function == "_codecs.encode":
             return _encoded(self.data, arguments)
         if function == "collections.OrderedDict":
-            return _ordered_dict(arguments)
+            items = _ordered_dict(arguments)
+            self.copied += len(items)  # of lists that the pickle may name again and again
+            if self.copied > len(self.data):
+                raise Unexpected("more values than the file has bytes")
+            return items
         return Call(function, arguments)
 
     def build(self) -> Any:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from common.io.files import read_json
+from common.io.files import read_json, read_lines
 
 PROBE_LIST = "facescrub_features_list.json"
 FEATURES_AT_ONCE = 8192
@@ -63,12 +63,7 @@ def read_noisy(path: Path) -> frozenset[str]:
         FileNotFoundError: no such file.
         ValueError: it is not text.
     """
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: is missing; it should name a noisy face a line")
-    try:
-        lines = path.read_text("utf-8").splitlines()
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path}: expected text ({error})") from None
+    lines = read_lines(path, "a list that names a noisy face a line")
     columns = [line.strip().split("\t") for line in lines if line.strip() and not line.startswith("#")]
     return frozenset(line[1] if len(line) > 1 else line[0] for line in columns)
 

@@ -61,14 +61,13 @@ def read_log(path: Path) -> list[dict[str, Any]]:
         FileNotFoundError: there is no log.
         ValueError: a finished line is not a record; names its number.
     """
-    text = path.read_text("utf-8")
-    lines = text.split("\n")
+    lines = path.read_bytes().split(b"\n")
     lines.pop()  # empty, or unfinished
     records = []
     for number, line in enumerate(lines, 1):
         try:
-            record = json.loads(line)
-        except ValueError as error:
+            record = json.loads(line.decode("utf-8"))
+        except (ValueError, RecursionError) as error:
             raise ValueError(f"{path} line {number}: is not JSON ({error})") from None
         if not isinstance(record, dict) or not isinstance(record.get("step"), int) or "kind" not in record:
             raise ValueError(f"{path} line {number}: expected a record with kind and step, got {line[:80]!r}")

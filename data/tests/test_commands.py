@@ -94,7 +94,7 @@ def test_an_output_is_not_overwritten_unless_asked(faces, tmp_path, capsys):
 
 def test_pairs(tmp_path, capsys):
     random = np.random.default_rng(0)
-    for name in ("Ann_0001.jpg", "Ann_0002.png", "Bob_0001.jpg"):
+    for name in ("Ann_0001.JPG", "Ann_0002.png", "Bob_0001.jpg"):
         (tmp_path / name.split("_")[0]).mkdir(exist_ok=True)
         path = tmp_path / name.split("_")[0] / name
         path.write_bytes(encode_image(random.integers(0, 255, (3, 16, 16), np.uint8), path.suffix))
@@ -105,6 +105,9 @@ def test_pairs(tmp_path, capsys):
     assert pairs.issame.tolist() == [True, False]
     assert pairs.encoded(1) == (tmp_path / "Ann" / "Ann_0002.png").read_bytes()
     assert run(*arguments) == 2
+    (tmp_path / "paths.csv").write_text("Ann/Ann_0002.png,Bob/Bob_0001.jpg,0\nAnn/Ann_0001.JPG,Ann/Ann_0002.png,1\n")
+    assert run(*arguments[:4], tmp_path / "paths.csv", *arguments[5:], "--overwrite") == 0
+    assert open_pair_set(tmp_path / "set.bin").issame.tolist() == [False, True]
     (tmp_path / "Bob" / "Bob_0001.jpg").unlink()
     assert run(*arguments, "--overwrite") == 2
     assert "Bob_0001: expected an image" in capsys.readouterr().err

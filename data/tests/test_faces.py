@@ -38,11 +38,30 @@ def test_a_single_number_means_one_fold(tmp_path):
 
 
 @pytest.mark.parametrize(
+    "text",
+    [
+        "a/1.jpg b/2.png 1\na/1.jpg c/3.jpg 0\n",
+        "first,second,same\r\na/1.jpg,b/2.png,1\r\na/1.jpg,c/3.jpg,0\r\n",
+        '"a/1.jpg";"b/2.png";"1"\n"a/1.jpg";"c/3.jpg";"0"\n',
+        "a/1.jpg\tb/2.png\t1\na/1.jpg\tc/3.jpg\t0",
+    ],
+)
+def test_a_list_of_paths(tmp_path, text):
+    path = tmp_path / "pairs.csv"
+    path.write_text(text, newline="")
+    assert read_pairs(path) == [[Pair("a/1.jpg", "b/2.png", True), Pair("a/1.jpg", "c/3.jpg", False)]]
+
+
+@pytest.mark.parametrize(
     ("text", "message"),
     [
+        ("9999999999\t0\n", 'line 1: expected "folds pairs"'),
+        ("1\n../../etc\t1\t2\nAnn\t1\tBob\t1\n", "line 2: expected names of people"),
+        ("a b 1\na ../b 0\n", "line 2: expected path, path below the folder, 0 or 1"),
+        ("a b 1\na b 2\n", "line 2: expected path, path below the folder, 0 or 1"),
         ("", 'line 1: expected "folds pairs"'),
         ("ten 300\n", 'line 1: expected "folds pairs"'),
-        ("1 2 3\n", 'line 1: expected "folds pairs"'),
+        ("1 2 3 4\n", 'line 1: expected "folds pairs"'),
         (TWO_FOLDS.rsplit("\n", 2)[0], "expected 2 x 2 x 2 pairs after line 1, got 7 lines"),
         (TWO_FOLDS.replace("Bob\t3\t4", "Bob\t3"), "line 3: expected person, i, j"),
         (TWO_FOLDS.replace("Ann\t1\tBob\t1", "Ann\t1\t2"), "line 4: expected person, i, person, j"),

@@ -1,5 +1,8 @@
 """Decoding: channel order, sizes, and errors that name the image."""
 
+import subprocess
+import sys
+
 import cv2
 import numpy as np
 import pytest
@@ -71,6 +74,33 @@ def test_an_image_that_claims_gigapixels_is_refused():
     encoded[29:33] = zlib.crc32(encoded[12:29]).to_bytes(4, "big")
     with pytest.raises(BadImage, match="bomb"):
         decode_image(bytes(encoded), "bomb", 32)
+
+
+def test_a_png_whose_chunk_claims_gigabytes_is_refused():
+    """OpenCV would take 4 GB for it before it reads."""
+    encoded = encode_image(coloured())
+    place = encoded.index(b"IDAT") - 4
+    bomb = encoded[:place] + (2**32 - 20).to_bytes(4, "big") + encoded[place + 4 :]
+    with pytest.raises(BadImage, match=r"bomb: b'IDAT' claims 4294967276 bytes, the image ends after \d+"):
+        decode_image(bomb, "bomb", 32)
+
+
+def test_the_limit_of_pixels_is_in_force_whatever_is_imported_first():
+    """Also of other formats than PNG, whose header is not looked at here."""
+    program = """
+import os, common, cv2, numpy
+pixels = numpy.zeros((64, 64), numpy.uint8)
+bomb = cv2.imencode(".bmp", pixels)[1]
+bomb[18:26] = numpy.frombuffer((9000).to_bytes(4, "little") * 2, numpy.uint8)
+from common.datasets.images import BadImage, decode_photo
+try:
+    decode_photo(bomb, "bomb")
+except BadImage as error:
+    assert "CV_IO_MAX_IMAGE_PIXELS" in str(error), error
+else:
+    raise SystemExit("it was decoded")
+"""
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=60)
 
 
 def test_mirrored_and_into_an_array():

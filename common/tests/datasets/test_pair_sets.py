@@ -41,9 +41,28 @@ def test_written_sets_are_ordinary_pickles(tmp_path):
 @pytest.mark.parametrize(
     "images", [IMAGES, [np.frombuffer(image, np.uint8).copy() for image in IMAGES]], ids=["bytes", "arrays"]
 )
-@pytest.mark.parametrize("issame", [ISSAME, [1, 0], [np.bool_(True), np.bool_(False)]], ids=["bool", "int", "numpy"])
+@pytest.mark.parametrize(
+    "issame",
+    [
+        *(ISSAME, [1, 0], (True, False), [np.bool_(True), np.bool_(False)], [np.int64(1), np.uint8(0)]),
+        *(np.array(ISSAME), np.array([1, 0]), np.array([1, 0], np.int8)),
+    ],
+    ids=["bool", "int", "tuple", "numpy", "numpy int", "array", "array int64", "array int8"],
+)
 def test_python_3_pickles(tmp_path, protocol, outer, images, issame):
     assert_is_the_set(opened(tmp_path / "a.bin", pickle.dumps(outer([images, issame]), protocol)))
+
+
+@pytest.mark.parametrize("shape", [(-1, 1), (1, -1)])
+def test_images_as_old_opencv_gives_them(tmp_path, shape):
+    images = [np.frombuffer(image, np.uint8).reshape(shape) for image in IMAGES]
+    assert_is_the_set(opened(tmp_path / "a.bin", pickle.dumps((tuple(images), ISSAME))))
+
+
+@pytest.mark.parametrize("issame", [np.array([2, 0]), [np.int64(-1), 0], np.array([0.5, 0]), "no"])
+def test_flags_that_say_nothing(tmp_path, issame):
+    with pytest.raises(ValueError, match=r"a.bin: expected a pickle .* in place of same or not"):
+        opened(tmp_path / "a.bin", pickle.dumps((IMAGES, issame)))
 
 
 def python_2_string(value: bytes) -> bytes:

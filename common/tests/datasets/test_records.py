@@ -1,5 +1,6 @@
 """RecordIO byte by byte as the format is described, split records, and every kind of damage."""
 
+import os
 import pickle
 import struct
 import subprocess
@@ -259,3 +260,15 @@ def test_a_usual_record_without_its_magic(tmp_path, byte):
     assert RecordReader(path).read(0).image == bytes(100)
     with pytest.raises(ValueError, match=rf"key 1, byte {second}: expected the magic"):
         RecordReader(path).read(1)
+
+
+def test_a_record_of_very_many_parts_is_read_in_time(tmp_path, monkeypatch):
+    """The parts are read one by one, and not each with what the record should hold."""
+    path = tmp_path / "a.rec"
+    with RecordWriter(path) as writer:
+        writer.write_image(0, 0, MAGIC_BYTES * 20_000)
+    read = []
+    pread = os.pread
+    monkeypatch.setattr(os, "pread", lambda *arguments: read.append(len(data := pread(*arguments))) or data)
+    assert RecordReader(path).read(0).image == MAGIC_BYTES * 20_000
+    assert sum(read) < 5 * path.stat().st_size

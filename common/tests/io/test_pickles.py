@@ -78,3 +78,11 @@ def test_every_other_instruction_is_refused_by_name():
         if str(caught.value) == f"the instruction {opcode.name}":
             refused.add(opcode.name)
     assert refused == REFUSED
+
+
+def test_one_list_cannot_become_very_many_dicts():
+    """70 kB that asked for 10,000 copies of one list of 1,000 pairs."""
+    pairs = pickle.dumps([[i, i] for i in range(1000)], 2)[2:-1] + b"q\xff"  # remembered at 255
+    copies = b"".join(b"ccollections\nOrderedDict\nh\xff\x85R" for _ in range(10_000))
+    with pytest.raises(Unexpected, match="more values than the file has bytes"):
+        follow(b"\x80\x02(" + pairs + copies + b"t.", {"collections.OrderedDict"})
