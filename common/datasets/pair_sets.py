@@ -18,6 +18,9 @@ from common.io.files import atomic_write, file_stem, require_file
 from common.io.pickles import Call, Slice, Unexpected
 
 
+LEAST_PAIRS = 10  # one a fold of the evaluation
+
+
 class PairSet:
     """Pairs of encoded images; any number of threads may read.
 
@@ -81,7 +84,7 @@ def find_pair_sets(root: Path, names: Sequence[str]) -> tuple[dict[str, PairSet]
         The open sets by name, and the names without a file, both in the order of `names`.
 
     Raises:
-        ValueError: a name is a path, or a file is no evaluation set.
+        ValueError: a name is a path, or a file is no evaluation set or has fewer than LEAST_PAIRS.
     """
     found: dict[str, PairSet] = {}
     missing: list[str] = []
@@ -89,6 +92,8 @@ def find_pair_sets(root: Path, names: Sequence[str]) -> tuple[dict[str, PairSet]
         path = Path(root) / f"{file_stem(name)}.bin"
         if path.is_file():
             found[name] = open_pair_set(path)
+            if len(found[name]) < LEAST_PAIRS:
+                raise ValueError(f"{path}: expected at least {LEAST_PAIRS} pairs, one a fold, got {len(found[name])}")
         else:
             missing.append(name)
     return found, missing

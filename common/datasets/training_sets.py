@@ -1,5 +1,6 @@
 """Training sets: a record file, an image list or image folders, all as encoded images with labels in a fixed order."""
 
+import hashlib
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -32,10 +33,12 @@ class Dataset(Protocol):
     Attributes:
         num_classes: C.
         notes: what a user should know, a sentence each: what was passed over, classes without an image.
+        fingerprint: "keys SHA" or "labels SHA", which another set of as many images hardly has.
     """
 
     num_classes: int
     notes: list[str]
+    fingerprint: str
 
     def __len__(self) -> int: ...
 
@@ -86,6 +89,7 @@ class RecordDataset:
             raise ValueError(f"{self._reader.path}: holds no images")
         check_classes(root / PROPERTY, self.num_classes, len(self._rows))
         self.notes = [self._reader.note] if self._reader.note else []
+        self.fingerprint = f"keys {_digest(self._reader.keys[self._rows.start : self._rows.stop])}"
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -150,6 +154,7 @@ class FileDataset:
         self._root, self._paths, self._labels = root, paths, np.array(labels)
         self.num_classes = num_classes
         self.notes = list(notes)
+        self.fingerprint = f"labels {_digest(self._labels)}"
         self._listed_in = root / LIST if (root / LIST).exists() else root
 
     def __len__(self) -> int:
@@ -327,6 +332,10 @@ def write_records(root: Path, images: Iterable[tuple[bytes, int]], num_classes: 
 
 
 _READERS: dict[str, Callable[[Path], Dataset]] = {"record": RecordDataset, "list": read_list, "folder": read_folder}
+
+
+def _digest(numbers: np.ndarray) -> str:
+    return hashlib.sha256(numbers.astype("<i8").tobytes()).hexdigest()[:16]
 
 
 def _kind_of(root: Path) -> str:

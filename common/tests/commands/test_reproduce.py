@@ -184,7 +184,8 @@ def test_damaged_files_are_missing_too(faces, tmp_path):
     (root / "lfw.bin").write_bytes(b"no pickle")
     found = looked_at(root, "lfw", "cfp_fp")
     assert not found.complete
-    assert f"{root / 'property'}: expected \"classes,height,width\", got 'many'" in found.lines[1]
+    assert f'{root / "property"}: expected one line "classes,height,width", for example' in found.lines[1]
+    assert "got 'many'" in found.lines[1]
     assert found.lines[3].startswith(f"  lfw           cannot be read: {root / 'lfw.bin'}")
     assert found.pairs == 6_020
     assert not looked_at(root, "cfp_fp").complete  # for want of the training set alone

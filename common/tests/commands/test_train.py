@@ -37,6 +37,7 @@ def test_a_loop_that_left_nothing(tmp_path, capsys, monkeypatch):
     trainer = SimpleNamespace(ranks=SimpleNamespace(rank=0))
     monkeypatch.setattr(train, "fit", lambda *_: None)
     monkeypatch.setattr(Backend, "create_trainer", lambda *_: trainer)
-    monkeypatch.setattr(train, "open_dataset", lambda *_: type("Set", (), {"num_classes": 2, "__len__": lambda _: 2})())
+    two = {"num_classes": 2, "__len__": lambda _: 2, "notes": []}
+    monkeypatch.setattr(train, "open_dataset", lambda *_: type("Set", (), two)())
     assert main(Backend("numpy"), ["train", "lfw-small", "--out", str(tmp_path)]) == 2
     assert "there is no log" in capsys.readouterr().err

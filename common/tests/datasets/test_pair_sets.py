@@ -176,12 +176,18 @@ def test_memory_does_not_grow_with_the_images(tmp_path):
 
 
 def test_a_missing_set_is_reported(tmp_path):
-    write_pair_set(tmp_path / "mine.bin", IMAGES, ISSAME)
+    write_pair_set(tmp_path / "mine.bin", IMAGES * 5, ISSAME * 5)
     found, missing = find_pair_sets(tmp_path, ["lfw", "mine", "cfp_fp", "lfw"])
     assert list(found) == ["mine"]
-    assert_is_the_set(found["mine"])
+    assert found["mine"].issame.tolist() == ISSAME * 5
     assert missing == ["lfw", "cfp_fp"]
     assert find_pair_sets(tmp_path / "absent", ["lfw"]) == ({}, ["lfw"])
+
+
+def test_too_few_pairs_for_the_folds_are_said_at_once(tmp_path):
+    write_pair_set(tmp_path / "nine.bin", [b"x"] * 18, [True] * 9)
+    with pytest.raises(ValueError, match=r"nine.bin: expected at least 10 pairs, one a fold, got 9"):
+        find_pair_sets(tmp_path, ["nine"])
 
 
 def test_the_name_of_a_set_is_no_path(tmp_path):
