@@ -6,5 +6,9 @@ from common.backend import Backend
 from common.commands.main import main
 from jittor_impl import distributed
 
+COMMANDS = {
+    "compile": ("compiling", "Compile Jittor and the operators of a recipe: compile [RECIPE] [--field value ...]"),
+}
+
 if __name__ == "__main__":
-    distributed.end_with(lambda: main(Backend("jittor"), sys.argv[1:]))
+    distributed.end_with(lambda: main(Backend("jittor"), sys.argv[1:], COMMANDS))

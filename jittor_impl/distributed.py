@@ -23,7 +23,7 @@ import jittor as jt
 from jittor import Var, nn
 
 from common.backend import how_to_install
-from common.ranks import INTERRUPTED, Alone, LostRank, Ranks, share_of_cores, stopped_or_lost
+from common.ranks import BAD_INPUT, INTERRUPTED, Alone, LostRank, Ranks, Stopped, share_of_cores, stopped_or_lost
 from jittor_impl.backbones._layers import BatchNorm, SyncBatchNorm, _sum_of_all
 
 PATIENCE = float(os.environ.get("SFACE_RANK_TIMEOUT", 600))  # seconds of sleep after which a rank counts as lost
@@ -44,12 +44,11 @@ def launch(devices: int, arguments: list[str]) -> None:
     """Run `python -m jittor_impl ARGUMENTS` in `devices` processes on this host, under mpirun.
 
     Raises:
-        Stopped: Ctrl-C; a checkpoint was saved.
+        Stopped: Ctrl-C; a checkpoint was saved, unless the message says that none could be.
         LostRank: a process ended early or hangs; named.
         FileNotFoundError: there is no mpirun.
     """
     command, environment = _mpirun(devices)
-    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # Jittor's handler would end this process with a child that is killed
     with tempfile.TemporaryDirectory(prefix="sface-ranks-") as folder:
         environment["LD_PRELOAD"] = f"{_loopback(Path(folder))}:{environment.get('LD_PRELOAD', '')}".rstrip(":")
         process = subprocess.Popen(
@@ -92,11 +91,19 @@ def end_with(command: Callable[[], int]) -> NoReturn:
     """
     try:
         status = command()
-    except Exception:
-        if not is_launched():
+    except Exception as error:
+        if "Run cmd failed" in str(error):  # Jittor's, of an operator; Ctrl-C ends the compiler too
+            print(
+                "error: the compiler of one of Jittor's operators was stopped, or says above why it failed; start the "
+                "same command again to go on",
+                file=sys.stderr,
+            )
+            status = BAD_INPUT
+        elif is_launched():
+            traceback.print_exc()
+            status = 1
+        else:
             raise
-        traceback.print_exc()
-        status = 1
     if is_launched() and status not in (0, INTERRUPTED):
         sys.stdout.flush()
         sys.stderr.flush()
@@ -174,6 +181,11 @@ class _Job:
         status = self._mpirun.returncode
         if status > 128 and status != INTERRUPTED:
             status = 128 - status  # as shells report signals
+        if status == -signal.SIGKILL and self._deadline < math.inf:
+            return Stopped(
+                "stopped before the ranks could save, as they cannot while Jittor compiles; start it again to go on "
+                "from the last checkpoint"
+            )
         return self._hanging or stopped_or_lost({self._first_lost or 0: status})
 
     def _send(self, number: int) -> None:

@@ -1,24 +1,22 @@
 """Settings that Jittor needs before it is imported; its device, precision, threads and random seed.
 
-Jittor compiles itself on its first import and each operator on its first use, into ~/.cache/jittor (or under
-JITTOR_HOME). By default it takes a CUDA compiler as a sign of a CUDA device, and downloads oneDNN, its library of CPU
-convolutions. Both fail on a plain machine. Variables that a user has set in the environment are kept.
+Jittor compiles itself on its first import and each operator on its first use (`jittor_impl.cache`). By default it takes
+a CUDA compiler as a sign of a CUDA device, and downloads oneDNN, its library of CPU convolutions. Both fail on a plain
+machine. Variables that a user has set in the environment are kept.
 """
 
 import ctypes
-import json
 import os
 import shutil
-import signal
 import sys
 import sysconfig
-import threading
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from common.backend import how_to_install
-from jittor_impl.precompiled import precompile_headers
+from jittor_impl import cache
+from jittor_impl.precompiled import precompile_headers, with_parsed_headers
 
 PRECISIONS = {"fp32": "float32", "fp64": "float64"}
 
@@ -51,13 +49,6 @@ def _cuda_devices() -> int:
     if driver.cuInit(0) != 0 or driver.cuDeviceGetCount(ctypes.byref(count)) != 0:
         return 0
     return count.value
-
-
-def _jittor_home() -> Path:
-    """The folder that holds .cache/jittor, by Jittor's own rule."""
-    saved = Path.home() / ".cache" / "jittor" / "config.json"
-    default = json.loads(saved.read_text("utf-8")) if saved.exists() else {}
-    return Path(os.environ.get("JITTOR_HOME", default.get("JITTOR_HOME", Path.home()))).absolute()
 
 
 def _installed_file(package: str, ending: str) -> Path | None:
@@ -103,52 +94,49 @@ def _provide_onednn(home: Path) -> None:
     )
 
 
-def _is_compiled() -> bool:
-    """Whether the cache holds a compiled Jittor for this interpreter, compiler and machine."""
-    import jittor_utils
-
-    cache = Path(jittor_utils.cache_path)
-    return any(cache.glob("jittor_core*.so")) or any(cache.glob("*/jittor_core*.so"))  # the second with CUDA
-
-
-def _prepare_environment() -> None:
+def _prepare_environment(home: Path) -> None:
     _check_compiler()
     if _cuda_devices() == 0:
         os.environ.setdefault("nvcc_path", "")
     os.environ.setdefault("cc_flags", "-O2")  # Jittor adds -Ofast unless a level is named
     os.environ.setdefault("kernel_flags", KERNEL_FLAGS)
     # The default is the name of the current git branch: Jittor would compile everything again on each branch.
-    os.environ.setdefault("cache_name", "main")
+    os.environ.setdefault("cache_name", cache.NAME)
     if "OMPI_COMM_WORLD_SIZE" not in os.environ:
         os.environ.setdefault("use_mpi", "0")  # mpirun sets the other variable; a single process needs no MPI
     # With more threads the compiler rarely crashes, as they share unguarded state. One thread takes 1.3 times as long.
     os.environ.setdefault("use_parallel_op_compiler", "1")
-    _provide_onednn(_jittor_home())
+    _provide_onednn(home)
 
 
-def _import_jittor() -> Any:
-    chosen = "log_silent" in os.environ
+def _announce_compilation(folder: Path) -> None:
+    """Say so if the cache lacks a Jittor for this interpreter, compiler and machine."""
+    if any(folder.glob("jittor_core*.key")) or any(folder.glob("*/jittor_core*.key")):  # the second with CUDA
+        return
+    how = "goes on compiling itself" if any(folder.glob("obj_files/*.key")) else "compiles itself on its first import"
+    text = f"Jittor {how}, for minutes, once; after that each operator on first use. Cache: {folder}"
+    print(text, file=sys.stderr, flush=True)
+
+
+def _import_jittor(home: Path) -> Any:
     os.environ.setdefault("log_silent", "1")
-    import jittor_utils
+    with cache.only_home(home), cache.errors_of_an_import():
+        import jittor_utils
 
-    if not chosen and not _is_compiled():
-        print(
-            "Jittor compiles itself on its first import, about 2 minutes, once; after that each operator on first use.",
-            file=sys.stderr,
-        )
-        jittor_utils.LOG.log_silent = 0
-    interrupt = signal.getsignal(signal.SIGINT)
-    import jittor
+        cache.mend(jittor_utils)
+        _announce_compilation(Path(jittor_utils.cache_path))
+        jittor_utils.DelayProgress = cache.Progress
+        jittor_utils.run_cmds = with_parsed_headers(jittor_utils.run_cmds)
+        with cache.kept_signals(jittor_utils):
+            import jittor
 
-    jittor_utils.LOG.log_silent = int(os.environ["log_silent"])
-    # Jittor's own handler ends the process at once, but the training loop has to save first
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGINT, interrupt)
+    jittor.flags.python_path = cache.python_in(home, jittor.flags.python_path)
     return jittor
 
 
-_prepare_environment()
-jt = _import_jittor()
+_home = cache.home()
+_prepare_environment(_home)
+jt = _import_jittor(_home)
 precompile_headers(jt)
 
 
@@ -192,6 +180,7 @@ def describe(device: str) -> dict[str, Any]:
         "cpus": os.cpu_count(),
         "onednn": bool(jt.compile_extern.use_mkl),
         "cuda": jt.compiler.nvcc_path or None,
+        "cache": jt.flags.cache_path,
     }
 
 

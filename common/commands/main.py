@@ -2,6 +2,8 @@
 
 import importlib
 import sys
+from collections.abc import Mapping
+from types import MappingProxyType
 
 from common.backend import Backend, how_to_install
 from common.io.text import escape_what_cannot_be_printed, usage
@@ -33,14 +35,24 @@ COMMANDS = {
 """The module of this package that has `run(backend, arguments)`, and a line of help, by what the user types."""
 
 
-def main(backend: Backend, arguments: list[str]) -> int:
-    """Run one command; returns the exit status. Bad input is one line on stderr and status 2, no traceback."""
+def main(backend: Backend, arguments: list[str], own: Mapping[str, tuple[str, str]] = MappingProxyType({})) -> int:
+    """Run one command; returns the exit status. Bad input is one line on stderr and status 2, no traceback.
+
+    Args:
+        backend: whose package the user named.
+        arguments: of the command line.
+        own: commands of that package alone, as in COMMANDS.
+    """
     escape_what_cannot_be_printed()
     command = arguments[0] if arguments else ""
-    if command not in COMMANDS:
-        return usage(f"python -m {backend.package}", COMMANDS, command)
+    if command not in COMMANDS and command not in own:
+        return usage(f"python -m {backend.package}", COMMANDS | dict(own), command)
     try:  # a command's module is imported only now: what it needs may be missing
-        return importlib.import_module(f"{__package__}.{COMMANDS[command][0]}").run(backend, arguments[1:])
+        if command in own:
+            module = backend.module(own[command][0])
+        else:
+            module = importlib.import_module(f"{__package__}.{COMMANDS[command][0]}")
+        return module.run(backend, arguments[1:])
     except ModuleNotFoundError as error:
         print(f"error: {error}; {how_to_install(backend.name)}", file=sys.stderr)
     except (ValueError, ArithmeticError, OSError) as error:

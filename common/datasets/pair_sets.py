@@ -17,7 +17,6 @@ from common.io import pickles
 from common.io.files import atomic_write, file_stem, require_file
 from common.io.pickles import Call, Slice, Unexpected
 
-
 LEAST_PAIRS = 10  # one a fold of the evaluation
 
 

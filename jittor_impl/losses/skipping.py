@@ -68,7 +68,8 @@ class SkippingPass(DensePass):
                 data=data,
             )
             cosines.sync()  # only now its length is known; and what runs late would be in memory all at once
-            r_inter = self.rescaling.push(jt.arccos(cosines.clamp(-1, 1)))
+            # of an empty list Jittor would compile each of the operators apart, whenever a run first meets one
+            r_inter = self.rescaling.push(jt.arccos(cosines.clamp(-1, 1))) if len(cosines) else cosines
             entries = norms, cosines, samples, counts, r_inter, self.target_cosines, self.r_intra, self.factors
             done = jt.code(
                 (1,),

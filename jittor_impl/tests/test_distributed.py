@@ -140,6 +140,15 @@ def test_what_mpirun_says_of_the_first_rank_to_end(status, error):
     assert str(error) in str(lost.failure())
 
 
+def test_ranks_that_were_asked_to_stop_and_compiled_on():
+    ended = subprocess.Popen([sys.executable, "-c", "import sys; sys.exit(137)"])
+    ended.wait()
+    job = distributed._Job(ended, 2)
+    job.stop()
+    assert isinstance(job.failure(), Stopped)
+    assert "cannot while Jittor compiles; start it again" in str(job.failure())
+
+
 def test_without_mpirun_it_says_what_to_install(monkeypatch, tmp_path):
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))

@@ -11,7 +11,7 @@ import jittor as jt
 import pytest
 
 from jittor_impl import runtime
-from jittor_impl.precompiled import precompile_headers
+from jittor_impl.precompiled import precompile_headers, with_parsed_headers
 
 ROOT = Path(__file__).parents[2]
 
@@ -38,7 +38,7 @@ def test_a_cuda_compiler_without_a_device_is_left_alone():
 
 def test_operators_are_compiled_in_one_thread_and_kept_for_all_branches():
     assert jt.flags.use_parallel_op_compiler == 1
-    assert Path(jt.flags.cache_path).name == os.environ["cache_name"] == "main"
+    assert Path(jt.flags.cache_path).name == os.environ["cache_name"] == "sface"
 
 
 GCC = pytest.mark.skipif(jt.flags.cc_type != "g++", reason="Jittor found another compiler than GCC")
@@ -50,11 +50,26 @@ def test_operators_are_compiled_with_headers_that_are_parsed_already():
     assert made.item() == 2.75
     sources = [path for path in (Path(jt.flags.cache_path) / "jit").glob("*.cc") if "2.75f" in path.read_text("utf-8")]
     command = sources[0].with_suffix(".so.key").read_text("utf-8").splitlines()[0].partition("--cc_path=")[2]
+    assert_headers_are_parsed(f"{command} -g")
+
+
+def assert_headers_are_parsed(command: str) -> None:
     # -H: what was included; a header that was parsed already has a "!"
-    listing = [*shlex.split(command), "-g", "-H", "-fsyntax-only"]
+    listing = [*shlex.split(command), "-H", "-fsyntax-only"]
     found = subprocess.run(listing, capture_output=True, text=True, check=True).stderr
     assert [line for line in found.splitlines() if line.startswith("! ") and line.endswith(".h.gch")]
     assert "var.h" not in found
+
+
+@GCC
+@pytest.mark.skipif(bool(jt.has_cuda), reason="this Jittor has CUDA")
+def test_so_is_the_core(tmp_path):
+    key = Path(jt.flags.cache_path) / "obj_files" / "var.cc.o.key"
+    command, parsed_too, _ = key.read_text("utf-8").partition(" -w -include ")
+    assert parsed_too
+    run = with_parsed_headers(lambda commands, *_: assert_headers_are_parsed(commands[0]))
+    run([f'{command} -c -o "{tmp_path}/var.o"'], str(tmp_path), "", "Compiling jittor_core")
+    assert [path.name for path in tmp_path.iterdir()] == ["core.h"], "80 MB are kept"
 
 
 def settings(folder: Path, **flags: str) -> SimpleNamespace:

@@ -21,6 +21,15 @@ def test_every_command_has_a_module_that_runs_it(name, capsys):
     assert f"  {name:<10}{COMMANDS[name][1]}\n" in capsys.readouterr().out
 
 
+def test_a_package_may_have_commands_of_its_own(monkeypatch, capsys):
+    own = {"fly": ("flying", "Fly: fly")}
+    monkeypatch.setattr(Backend, "module", lambda self, name: SimpleNamespace(run=lambda *given: (name, *given)))
+    assert main(BACKEND, ["fly", "high"], own) == ("flying", BACKEND, ["high"])
+    assert main(BACKEND, ["--help"], own) == 0
+    assert "  fly       Fly: fly\n" in capsys.readouterr().out
+    assert main(BACKEND, ["fly"]) == 2
+
+
 @pytest.mark.parametrize(
     ("raised", "status", "message"),
     [
