@@ -102,7 +102,10 @@ def open_onnx(path: Path, device: str, given: OnnxInput = AS_IT_IS) -> OnnxModel
     return OnnxModel(f"{path}, onnxruntime {onnxruntime.__version__}, input {convention}", size, embed, warning)
 
 
-_PASSED = {"Cast", "Identity", "Transpose", "Reshape", "Pad", "QuantizeLinear", "DequantizeLinear"}
+_PASSED = {
+    *("Cast", "Identity", "Clip", "Pad", "QuantizeLinear", "DequantizeLinear"),
+    *("Transpose", "Reshape", "Squeeze", "Unsqueeze", "Split", "Slice", "Gather", "Concat"),
+}
 _NORMALISING = {"Sub", "Add", "Mul", "Div", "BatchNormalization", "InstanceNormalization"}
 
 
@@ -113,7 +116,7 @@ def _normalises(path: Path, name: str) -> bool:
     nodes = onnx.load(path, load_external_data=False).graph.node
     names, readers = {name}, []
     for node in nodes:  # in the order of their data
-        if names.isdisjoint(node.input):
+        if names.isdisjoint(node.input) or node.op_type == "Shape":
             continue
         if node.op_type in _PASSED:
             names.update(node.output)

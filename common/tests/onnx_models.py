@@ -27,7 +27,7 @@ def write_model(
     Args:
         extra_inputs: names of inputs that nothing reads.
         used_input: one more input, which is added to the result.
-        outputs: how many times the result is given.
+        outputs: how many there are; all but the first are the negative of the result.
         begins_with: operators before all others; those with two operands take the number 2 as well.
     """
     nodes, last = [], "data"
@@ -42,7 +42,7 @@ def write_model(
         nodes.append(helper.make_node("Add", ["y", "offset"], ["out0"]))
     else:
         nodes.append(helper.make_node("Identity", ["y"], ["out0"]))
-    nodes += [helper.make_node("Identity", ["out0"], [f"out{i}"]) for i in range(1, outputs)]
+    nodes += [helper.make_node("Neg", ["out0"], [f"out{i}"]) for i in range(1, outputs)]
     inputs = [helper.make_tensor_value_info("data", dtype, shape)]
     names = [*extra_inputs, *(["offset"] if used_input else [])]
     inputs += [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, weight.shape[1]]) for name in names]

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 from onnx import TensorProto
 
@@ -159,7 +160,7 @@ def test_a_model_that_does_not_say_how_it_is_called(tmp_path):
 def test_one_of_several_outputs(tmp_path):
     path = write_model(tmp_path / "m.onnx", weight(), outputs=2)
     source = open_source(path, BACKEND, "cpu", OnnxInput(output="out1"))
-    assert source.embed(images()) == pytest.approx(expected(images()), rel=1e-4, abs=0.02)
+    assert source.embed(images()) == pytest.approx(-expected(images()), rel=1e-4, abs=0.02)
     with pytest.raises(ValueError, match=r"expected an output norm tensor\(float\) \[N, D\], the model has out0"):
         open_source(path, BACKEND, "cpu", OnnxInput(output="norm"))
 
@@ -174,6 +175,14 @@ def test_a_model_that_does_not_normalise_its_pixels(tmp_path, begins_with, warne
     assert ("does not begin with a normalisation" in source.warning) == warned
     assert source.lines.startswith(source.description)
     assert ("\nwarning: " in source.lines) == warned
+
+
+def test_the_shape_of_the_pixels_needs_no_normalisation(tmp_path):
+    path = write_model(tmp_path / "m.onnx", weight(), begins_with=["Sub"])
+    model = onnx.load(path)
+    model.graph.node.insert(0, onnx.helper.make_node("Shape", ["data"], ["shape"]))
+    onnx.save(model, path)
+    assert open_source(path, BACKEND, "cpu").warning == ""
 
 
 def test_how_a_model_is_called_is_for_models(tmp_path):
