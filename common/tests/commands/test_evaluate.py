@@ -315,7 +315,7 @@ def test_an_embedding_that_is_not_finite_is_named(run, folder, checkpoint, tmp_p
 @pytest.mark.parametrize(
     ("source", "images", "out", "message"),
     [
-        ("{run}", "absent", "e.npz", "expected a folder of images, found none"),
+        ("{run}", "absent", "e.npz", "expected a photo or a folder of images, found none"),
         ("{run}", "empty", "e.npz", "expected images (.bmp"),
         ("{run}", "faces", "e.npy", "--out: expected a file NAME.npz"),
         ("{run}", "faces", "old.npz", "is there already"),
