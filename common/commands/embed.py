@@ -9,11 +9,12 @@ import numpy as np
 import tyro
 
 from common.backend import Backend
-from common.commands.photos import FaceOptions, open_network, photo_reader, read_face
+from common.commands.photos import FaceOptions, photo_reader, read_face
 from common.config import OnWrongSize
 from common.datasets.training_sets import image_files
 from common.evaluation.embedding import embed_all
 from common.evaluation.onnx_model import AS_IT_IS, OnnxInput
+from common.evaluation.source import open_source
 from common.io.files import atomic_write
 
 
@@ -54,11 +55,12 @@ def run(backend: Backend, arguments: list[str]) -> int:
         raise FileNotFoundError(f"{options.images}: expected a photo or a folder of images, found none")
     root = options.images if options.images.is_dir() else options.images.parent
     paths = image_files(root) if options.images.is_dir() else [Path(options.images.name)]
-    source = open_network(options.source, backend, options.device, options.onnx)
+    source = open_source(options.source, backend, options.device, options.onnx)
+    embed = source.network
     read = photo_reader(source, options.faces, options.on_wrong_size)
     names = [path.as_posix() for path in paths]
     places, views = embed_all(
-        source.network,
+        embed,
         names,
         [partial(read_face, read, root / path) for path in paths],
         batch_size=options.batch_size,

@@ -110,17 +110,9 @@ def check_aligned(options: FaceOptions, aligned: bool) -> None:
         )
 
 
-def open_network(path: Path, backend: Backend, device: str, onnx: OnnxInput) -> Source:
-    """As `open_source`; embeddings are refused."""
-    source = open_source(path, backend, device, onnx)
-    if source.embed is None:
-        raise ValueError(f"{path}: expected a network, got embeddings")
-    return source
-
-
 def open_verdicts(path: Path, backend: Backend, options: ModelOptions) -> Verdicts:
     """Open a network and find its threshold. A set that was asked for must have one."""
-    source = open_network(path, backend, options.device, options.onnx)
+    source = open_source(path, backend, options.device, options.onnx)
     model = Model(source, options.figures)
     header = f"{source.lines}\nembeddings: image{' + mirror image' if options.mirror else ' alone'}"
     if options.threshold is not None:
@@ -132,7 +124,12 @@ def open_verdicts(path: Path, backend: Backend, options: ModelOptions) -> Verdic
     if name is None:
         about = "none; `evaluate --out FOLDER` finds one for --figures FOLDER, or give a cosine with --threshold"
         return Verdicts(source, model, header, None, about)
-    found = model.threshold(name, mirror=options.mirror)
+    try:
+        found = model.threshold(name, mirror=options.mirror)
+    except ValueError as error:
+        if options.set is not None:
+            raise
+        return Verdicts(source, model, header, None, f"none: {error}")
     about = f"cosine {found.cosine:.4f}, squared distance {found.distance:.4f}; {found.source}"
     return Verdicts(source, model, header, found.cosine, about)
 

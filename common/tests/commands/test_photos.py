@@ -106,6 +106,16 @@ def test_the_threshold_of_the_user_and_none(run, faces, tmp_path):
     assert "expected the figures of calfw, found those of: lfw" in errors
 
 
+def test_figures_of_another_step_give_no_verdict(run, faces, tmp_path):
+    evaluated(tmp_path / "run" / "evaluation", 1.0)
+    write_checkpoint(tmp_path / "run", linear_config(tmp_path), step=30)
+    command = ("compare", "run", "ann1.png", "ann2.png", "--aligned")
+    status, output, _ = run(*command)
+    assert (status, lines(output)["verdict"]) == (0, "no verdict")
+    assert "none: run/evaluation/lfw.json: is of step 20, the network of step 30" in output
+    assert run(*command, "--set", "lfw")[0] == 2
+
+
 def test_photos_are_detected_and_aligned(run, detector, tmp_path):
     """Squares of two sizes are the same face; of two faces the larger is taken, and said."""
     (tmp_path / "one.png").write_bytes(squares((20, 30, 60)))
