@@ -13,6 +13,7 @@ from data.lfw import make_lfw_small
 from data.noise import make_noise
 from data.orl import make_orl
 from data.pairs import make_pairs
+from data.split import make_split
 from data.synthetic import make_synthetic
 from data.synthetic_protocols import make_ijb_synthetic, make_megaface_synthetic
 
@@ -21,6 +22,7 @@ COMMANDS: dict[str, Callable[..., Path]] = {
     "lfw": make_lfw_small,
     "convert": convert,
     "align": make_aligned,
+    "split": make_split,
     "noise": make_noise,
     "pairs": make_pairs,
     "synthetic": make_synthetic,

@@ -1,16 +1,15 @@
 """Align the faces in a folder to the template of `common.datasets.alignment`; a file or a detector gives landmarks."""
 
-import math
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Literal
 
-import cv2
 import numpy as np
 import tqdm
 
 from common.datasets.alignment import TEMPLATE_SIZE, align
+from common.datasets.detection import Choice, Detector, chosen_face
 from common.datasets.images import decode_photo, encode_image
 from common.datasets.training_sets import image_files
 from common.io.files import atomic_write, read_json, require_file, sha256_of, write_json
@@ -20,8 +19,6 @@ SUFFIXES = (".png", ".jpg")
 
 Landmarks = Callable[[np.ndarray, str], np.ndarray]
 """From an image, (H, W, 3) uint8 RGB, and its name to (5, 2) float32; a ValueError says why there are no landmarks."""
-
-Choice = Literal["largest", "central"]
 
 
 def make_aligned(
@@ -53,11 +50,8 @@ def make_aligned(
         min_score: the least score of a face, 0 to 1, as the detector gives it.
         overwrite: make images that are there already again.
     """
-    if size < 16 or detect_at < 16 or not 0 <= min_score <= 1:
-        raise ValueError(
-            f"expected a size and a side for detection of at least 16 pixels and a score from 0 to 1, got {size}, "
-            f"{detect_at} and {min_score}"
-        )
+    if size < 16:
+        raise ValueError(f"--size: expected at least 16 pixels, got {size}")
     if out.resolve().is_relative_to(source.resolve()):
         raise ValueError(f"--out: expected a folder outside of {source}, whose images are aligned; got {out}")
     find, settings = _finder(landmarks, detector, face, detect_at, min_score)
@@ -131,25 +125,6 @@ def _landmarks(line: str) -> tuple[str, np.ndarray | None]:
     return line[: ends[0][0]], points.reshape(5, 2) if len(points) == 10 and np.isfinite(points).all() else None
 
 
-class Face(NamedTuple):
-    """A detected face in pixels: top left corner, width and height of its box, and its landmarks (5, 2)."""
-
-    x: float
-    y: float
-    width: float
-    height: float
-    landmarks: np.ndarray
-
-
-def chosen_face(faces: list[Face], choice: Choice, width: int, height: int) -> Face:
-    """Choose the largest face, or the one whose centre is nearest to that of the image (width x height pixels)."""
-    if choice == "largest":
-        return max(faces, key=lambda face: face.width * face.height)
-    return min(
-        faces, key=lambda face: math.hypot(face.x + (face.width - width) / 2, face.y + (face.height - height) / 2)
-    )
-
-
 def _finder(
     landmarks: Path | None, detector: Path | None, face: Choice, detect_at: int, min_score: float
 ) -> tuple[Landmarks, dict[str, object]]:
@@ -174,29 +149,10 @@ def _from_file(path: Path) -> Landmarks:
 
 
 def _from_detector(path: Path, choice: Choice, detect_at: int, min_score: float) -> Landmarks:
-    require_file(path, "the detector's ONNX file")
-    try:
-        detector = cv2.FaceDetectorYN.create(str(path), "", (detect_at, detect_at), min_score)
-    except cv2.error as error:
-        raise ValueError(f"{path}: cannot be opened as YuNet ({str(error).strip()})") from None
+    detector = Detector(path, detect_at, min_score)
 
     def find(photo: np.ndarray, name: str) -> np.ndarray:
-        height, width = photo.shape[:2]
-        scale = min(1, detect_at / max(height, width))
-        small = (max(1, round(width * scale)), max(1, round(height * scale)))
-        bgr = np.ascontiguousarray(photo[:, :, ::-1])
-        if scale < 1:
-            bgr = cv2.resize(bgr, small, interpolation=cv2.INTER_AREA)
-        detector.setInputSize(small)
-        try:
-            _, rows = detector.detect(bgr)  # x, y, width, height, five landmarks, score
-        except cv2.error as error:
-            raise ValueError(f"{path}: the detector fails on {name} ({str(error).strip()})") from None
-        if rows is None:
-            raise ValueError("no face found")
-        faces = [Face(x, y, w, h, np.reshape(rest[:10], (5, 2))) for x, y, w, h, *rest in rows.tolist()]
-        ratio = np.divide(small, (width, height))
-        return (chosen_face(faces, choice, *small).landmarks + 0.5) / ratio - 0.5  # shrinking keeps edges, not centres
+        return chosen_face(detector.faces(photo, name), choice, photo.shape[1], photo.shape[0]).landmarks
 
     return find
 

@@ -24,22 +24,28 @@ def alternating(same: Iterable[Pair], different: Iterable[Pair]) -> list[Pair]:
     return [pair for both in zip(same, different, strict=True) for pair in both]
 
 
-def all_and_sampled_pairs(people: dict[str, list[str]], seed: int) -> list[Pair]:
+def all_and_sampled_pairs(people: dict[str, list[str]], seed: int, most: int | None = None) -> list[Pair]:
     """Take all pairs of one person, and draw as many of two people, each at most once; the two kinds alternate.
 
     Args:
         people: image names of each person; at least two people.
         seed: seed of the draw.
+        most: number of pairs of both kinds, at most; none: all. The pairs of one person are then drawn, too.
+
+    There are fewer pairs of one person than all if there are not as many of two.
     """
     random = np.random.default_rng(seed)
     same = [Pair(a, b, True) for images in people.values() for i, a in enumerate(images) for b in images[i + 1 :]]
     names = list(people)
+    counts = np.array([len(images) for images in people.values()])
+    of_two = (counts.sum() ** 2 - (counts**2).sum()) // 2
+    half = min(len(same), int(of_two), *([] if most is None else [most // 2]))
     different: dict[Pair, None] = {}
-    while len(different) < len(same):
+    while len(different) < half:
         one, other = sorted(random.choice(len(names), 2, replace=False))
         a, b = (people[names[person]][random.integers(len(people[names[person]]))] for person in (one, other))
         different[Pair(a, b, False)] = None
-    return alternating([same[i] for i in random.permutation(len(same))], different)
+    return alternating([same[i] for i in random.permutation(len(same))[:half]], different)
 
 
 def read_pairs(path: Path) -> list[list[Pair]]:

@@ -8,9 +8,8 @@ import numpy as np
 
 from common.backend import how_to_install
 from common.datasets.images import encode_image
-from common.datasets.training_sets import write_records
-from data.faces import all_and_sampled_pairs, write_pairs
 from data.output import new_folder
+from data.split import write_split
 
 CREDIT = "ORL Database of Faces: credit to AT&T Laboratories Cambridge; for research"
 PEOPLE, IMAGES, TRAINED = 40, 10, 30
@@ -29,16 +28,11 @@ def make_orl(out: Path = Path("datasets/orl"), source: Path | None = None, overw
         f"s{person}": [_read(source / f"s{person}" / f"{number}.pgm") for number in range(1, IMAGES + 1)]
         for person in range(1, PEOPLE + 1)
     }
-    names = list(images)
-    unseen = {f"{name}/{i}": image for name in names[TRAINED:] for i, image in enumerate(images[name])}
-    people = {name: [f"{name}/{i}" for i in range(IMAGES)] for name in names[TRAINED:]}
-    pairs = all_and_sampled_pairs(people, seed=0)
-
+    named = {f"{person}/{i}": image for person, of_person in images.items() for i, image in enumerate(of_person)}
+    people = {person: [f"{person}/{i}" for i in range(IMAGES)] for person in images}
     with new_folder(out, overwrite) as folder:
-        training = ((image, label) for label, name in enumerate(names[:TRAINED]) for image in images[name])
-        count = write_records(folder, training, TRAINED, 112)
-        write_pairs(folder / "orl.bin", pairs, unseen.__getitem__)
-    print(f"{CREDIT}\n{count} images of {TRAINED} people to train, {len(pairs)} pairs of {len(people)} others to test")
+        write_split(folder, "orl", people, list(people)[TRAINED:], named.__getitem__, size=112)
+    print(CREDIT)
     return out
 
 

@@ -12,7 +12,8 @@ from common.config import OnWrongSize
 from common.datasets.pair_sets import find_pair_sets
 from common.evaluation.embedding import Embed
 from common.evaluation.evaluate import PROTOCOL, PROTOCOL_AS_GIVEN, Evaluation, evaluate, evaluate_embeddings
-from common.evaluation.results import figure_table, save_evaluation
+from common.evaluation.onnx_model import AS_IT_IS, OnnxInput
+from common.evaluation.results import figure_table, save_evaluation, threshold_table
 from common.evaluation.source import Source, open_source
 from common.io.text import text_table
 from common.recipes import PUBLISHED_SETS
@@ -36,6 +37,7 @@ class Options:
     """What to do with an image whose size is not that of the network's input. Default: as in the run, or fail."""
     out: Path | None = None
     """Also write the figures to this folder: NAME.json and NAME.npz for each set."""
+    onnx: tyro.conf.OmitArgPrefixes[OnnxInput] = AS_IT_IS
 
 
 def run(backend: Backend, arguments: list[str]) -> int:
@@ -46,7 +48,7 @@ def run(backend: Backend, arguments: list[str]) -> int:
 
 def evaluate_source(backend: Backend, options: Options) -> bool:
     """Evaluate a source and print the figures; whether every set was there."""
-    source = open_source(options.source, backend, options.device)
+    source = open_source(options.source, backend, options.device, options.onnx)
     root = options.root or source.root
     protocol = PROTOCOL
     if source.embed is not None:
@@ -55,8 +57,12 @@ def evaluate_source(backend: Backend, options: Options) -> bool:
         evaluations = _evaluate_arrays(source.arrays, options)
         if "mirrored" not in source.arrays:
             protocol = PROTOCOL_AS_GIVEN
-    print(f"{source.description}\n\n{text_table(*figure_table(evaluations.items()))}\n\nprotocol: {protocol}")
+    print(f"{source.lines}\n\n{text_table(*figure_table(evaluations.items()))}\n")
+    if done := [(name, one) for name, one in evaluations.items() if one is not None]:
+        print(text_table(*threshold_table(done)) + "\n")
+    print(f"protocol: {protocol}")
     print("accuracy and TAR: mean ± population std over the folds; AUC and EER: over all pairs")
+    print("threshold: one person below the squared distance, or above the cosine; OpenCV's match adds no mirror image")
     for name, evaluation in evaluations.items():
         if evaluation is None:
             print(f"{name}: missing, expected {root}/{name}.bin")

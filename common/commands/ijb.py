@@ -12,6 +12,7 @@ from common.backend import Backend
 from common.datasets.alignment import align
 from common.datasets.images import decode_photo
 from common.evaluation.embedding import embed_images
+from common.evaluation.onnx_model import AS_IT_IS, OnnxInput
 from common.evaluation.source import Source, open_source
 from common.io.files import check_files, write_json
 from common.protocols import ijb
@@ -41,6 +42,7 @@ class Options:
     """Images embedded at a time."""
     out: Path | None = None
     """Also write the figures to this folder, as NAME.json."""
+    onnx: tyro.conf.OmitArgPrefixes[OnnxInput] = AS_IT_IS
 
 
 def run(backend: Backend, arguments: list[str]) -> int:
@@ -63,7 +65,7 @@ def run(backend: Backend, arguments: list[str]) -> int:
     if pairs is not None:
         first, second = (template_rows(ids, side, files["pairs"][0].name) for side in pairs[:2])
 
-    source = open_source(options.source, backend, options.device)
+    source = open_source(options.source, backend, options.device, options.onnx)
     embeddings, mirrored = _face_embeddings(source, options, faces)
     pooling = Pooling(options.flip if mirrored is not None else "none", options.keep_norm, options.detector_score)
     templates = pool_templates(
@@ -72,7 +74,7 @@ def run(backend: Backend, arguments: list[str]) -> int:
     del embeddings, mirrored
     evaluation = IjbEvaluation(
         name=name,
-        source=source.description,
+        source=source.lines,
         pooling=Pooling(options.flip, options.keep_norm, options.detector_score),
         images=len(faces.names),
         templates=len(ids),

@@ -2,7 +2,6 @@
 
 import shlex
 from dataclasses import dataclass
-from fractions import Fraction
 from pathlib import Path
 
 import tyro
@@ -11,6 +10,7 @@ from common import config as configuration
 from common.backend import Backend
 from common.config import DataConfig, ModelConfig, RunConfig
 from common.io.files import sha256_of
+from common.io.text import fraction
 from common.recipes import PUBLISHED_SETS
 from common.weights.checkpoint import latest_checkpoint, save_checkpoint
 from common.weights.foreign.convert import convert
@@ -43,7 +43,7 @@ def run(backend: Backend, arguments: list[str]) -> int:
         options.file,
         options.backbone,
         image_size=options.image_size,
-        pixel_scale=None if options.pixel_scale is None else _fraction(options.pixel_scale),
+        pixel_scale=None if options.pixel_scale is None else fraction("pixel-scale", options.pixel_scale),
         symbol=options.symbol,
     )
     config = RunConfig(
@@ -63,11 +63,3 @@ def run(backend: Backend, arguments: list[str]) -> int:
     print(f"checkpoint  {path}\n")
     print(f"python -m {backend.package} evaluate {shlex.quote(str(options.out))} --root FOLDER_OF_THE_SETS")
     return 0
-
-
-def _fraction(text: str) -> Fraction:
-    try:
-        over, _, under = text.partition("/")
-        return Fraction(over) / Fraction(under or "1")
-    except (ValueError, ZeroDivisionError):
-        raise ValueError(f"pixel-scale: expected a number such as 0.078125 or 1/127.5, got {text!r}") from None

@@ -15,7 +15,12 @@ COMMANDS = {
         "evaluate",
         "Evaluate a run, a checkpoint, an ONNX model or embeddings on verification sets: evaluate SOURCE",
     ),
-    "embed": ("embed", "Write the embeddings of a folder of images: embed SOURCE FOLDER --out FILE.npz"),
+    "embed": ("embed", "Write the embeddings of a photo or of a folder of images: embed SOURCE IMAGES --out FILE.npz"),
+    "compare": ("compare", "Say whether photos show one person: compare SOURCE PHOTO PHOTO ... --detector YUNET.onnx"),
+    "identify": (
+        "identify",
+        "Find who in a folder looks most like a photo: identify SOURCE PHOTO --gallery FOLDER --detector YUNET.onnx",
+    ),
     "ijb": ("ijb", "Evaluate on IJB-B or IJB-C, 1:1 and 1:N: ijb SOURCE --root FOLDER --name ijbb | ijbc"),
     "megaface": ("megaface", "Evaluate on MegaFace, up to a million distractors: megaface SOURCE --root FOLDER"),
     "export": (

@@ -12,6 +12,7 @@ import tyro
 from common.backend import Backend
 from common.datasets.images import decode_image
 from common.evaluation.embedding import embed_images
+from common.evaluation.onnx_model import AS_IT_IS, OnnxInput
 from common.evaluation.source import open_source
 from common.evaluation.verification import flip_sum_normalise
 from common.io.files import check_files, write_json
@@ -53,6 +54,7 @@ class Options:
     """Images embedded at a time."""
     out: Path | None = None
     """Also write the figures to this folder, as megaface-SIZE-NUMBER.json."""
+    onnx: tyro.conf.OmitArgPrefixes[OnnxInput] = AS_IT_IS
 
 
 def run(backend: Backend, arguments: list[str]) -> int:
@@ -112,7 +114,7 @@ def _megaface_source(backend: Backend, options: Options) -> tuple[str, Blocks]:
 
         return f"feature files of {folder}", stored
 
-    source = open_source(folder, backend, options.device)
+    source = open_source(folder, backend, options.device, options.onnx)
     embed = source.embed
     if embed is None:
 
@@ -123,7 +125,7 @@ def _megaface_source(backend: Backend, options: Options) -> tuple[str, Blocks]:
                 rows = places[start : start + ROWS_AT_ONCE]
                 yield flip_sum_normalise(raw[rows], mirrored[rows])
 
-        return source.description, given
+        return source.lines, given
 
     def embedded(part: Part, paths: Sequence[str], places: np.ndarray) -> Iterator[np.ndarray]:
         images = options.root / f"{part}_images"
@@ -137,7 +139,7 @@ def _megaface_source(backend: Backend, options: Options) -> tuple[str, Blocks]:
         for _, views in embed_images(embed, listed, loads, batch_size=options.batch_size, mirror=options.flip):
             yield flip_sum_normalise(views[0], views[-1])
 
-    return source.description, embedded
+    return source.lines, embedded
 
 
 def _is_feature_folder(path: Path) -> bool:

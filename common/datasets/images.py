@@ -49,7 +49,7 @@ def decode_image(
     Traceback (most recent call last):
         ...
     common.datasets.images.BadImage: red.png: expected 112x112 pixels, got 16x16; align the images to that size, or \
-resize them on reading with --data.on-wrong-size resize
+resize them on reading with --on-wrong-size resize (train: --data.on-wrong-size resize)
     """
     bgr = _decode(encoded, name)
     if bgr.shape[:2] != (size, size):
@@ -57,7 +57,7 @@ resize them on reading with --data.on-wrong-size resize
             height, width = bgr.shape[:2]
             raise BadImage(
                 f"{name}: expected {size}x{size} pixels, got {width}x{height}; align the images to that size, "
-                "or resize them on reading with --data.on-wrong-size resize"
+                "or resize them on reading with --on-wrong-size resize (train: --data.on-wrong-size resize)"
             )
         shrinks = min(bgr.shape[:2]) >= size
         bgr = cv2.resize(bgr, (size, size), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)

@@ -4,7 +4,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from tqdm import tqdm
@@ -81,6 +81,15 @@ def embed_images(
         finally:
             for future in ahead:
                 future.cancel()
+
+
+def embed_all(
+    embed: Embed, names: Sequence[str], images: Iterable[Callable[[], np.ndarray]], **options: Any
+) -> Embedded:
+    """All batches of `embed_images` as one; with `skip_bad`, it may have no places and no views."""
+    batches = list(embed_images(embed, names, images, **options))
+    views = [np.concatenate(parts) for parts in zip(*(batch.views for batch in batches), strict=True)]
+    return Embedded([place for batch in batches for place in batch.places], views)
 
 
 def _image_or_problem(image: Callable[[], np.ndarray]) -> np.ndarray | BadImage:

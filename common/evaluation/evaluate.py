@@ -37,6 +37,7 @@ class Evaluation:
     name: str  # of the pair set
     result: VerificationResult  # the figures of the protocol
     xnorm: float  # mean L2 norm of the raw embeddings, of images and mirror images alike
+    plain_threshold: float | None = None  # as result.threshold, without mirror images; None: not measured
 
 
 def evaluate(
@@ -80,16 +81,19 @@ def evaluate(
         partial(decode_image, pair_set.encoded(image), name, image_size, on_wrong_size)
         for image, name in zip(distinct, names, strict=True)
     )
-    waiting: dict[int, np.ndarray] = {}
-    distances = np.empty(pairs)
+    waiting: dict[int, np.ndarray] = {}  # (2, D): with the mirror image, and without
+    distances, plain_distances = np.empty(pairs), np.empty(pairs)
     norms, zeros, done = 0.0, 0, 0
     for places, (raw, mirrored) in embed_images(embed, names, images, batch_size=batch_size, progress=pair_set.name):
         batch = [distinct[place] for place in places]
         norms += float((_norms(raw) + _norms(mirrored)) @ [uses[image] for image in batch])
-        waiting |= zip(batch, flip_sum_normalise(raw, mirrored), strict=True)
+        both = np.stack([flip_sum_normalise(raw, mirrored), flip_sum_normalise(raw, raw)], axis=1)
+        waiting |= zip(batch, both, strict=True)
         while ready := _ready_pairs(image_of[2 * done : 2 * (done + batch_size)], waiting):
             ends = image_of[2 * done : 2 * (done + ready)]
-            distances[done : done + ready], zero_rows = pair_distances(np.stack([waiting[image] for image in ends]))
+            ready_rows = np.stack([waiting[image] for image in ends], axis=1)
+            distances[done : done + ready], zero_rows = pair_distances(ready_rows[0])
+            plain_distances[done : done + ready], _ = pair_distances(ready_rows[1])
             zeros += zero_rows
             for image in ends:
                 uses[image] -= 1
@@ -97,7 +101,8 @@ def evaluate(
                     del waiting[image]
             done += ready
     result = verify_distances(distances, issame, folds=folds, fars=fars, zero_embeddings=zeros)
-    return Evaluation(pair_set.name, result, norms / (4 * pairs))
+    plain = verify_distances(plain_distances, issame, folds=folds, fars=()).threshold
+    return Evaluation(pair_set.name, result, norms / (4 * pairs), plain)
 
 
 def evaluate_embeddings(
@@ -115,8 +120,9 @@ def evaluate_embeddings(
         ValueError: a wrong shape, dtype or count, fewer pairs than folds, or a row that is not finite; named.
     """
     views = [embeddings] if mirrored is None else [embeddings, mirrored]
-    normalised = flip_sum_normalise(views[0], views[-1])  # twice the same has the direction of once
-    return Evaluation(name, verify(normalised, issame), float(np.mean([_norms(view) for view in views])))
+    result = verify(flip_sum_normalise(views[0], views[-1]), issame)  # twice the same has the direction of once
+    plain = None if mirrored is None else verify(flip_sum_normalise(embeddings, embeddings), issame, fars=()).threshold
+    return Evaluation(name, result, float(np.mean([_norms(view) for view in views])), plain)
 
 
 def raw_pixels(images: np.ndarray) -> np.ndarray:

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from common.evaluation.evaluate import PROTOCOL, Evaluation
-from common.evaluation.verification import verify_distances
+from common.evaluation.verification import cosine_of, verify_distances
 from common.io.files import atomic_write, file_stem, read_json, write_json
 from common.io.npz import read_arrays
 from common.io.text import NOTHING, fixed, percent
@@ -52,6 +52,19 @@ def figure_table(
     cells = [(name, figures(one) if one else {"pairs": "missing"}) for name, one in evaluations]
     columns = list(dict.fromkeys(column for _, row in cells for column in row)) if columns is None else columns
     return [first, *columns], [[name, *(row.get(column, NOTHING) for column in columns)] for name, row in cells]
+
+
+def threshold_table(evaluations: Iterable[tuple[str, Evaluation]]) -> tuple[list[str], list[list[str]]]:
+    """Head and rows of a table of thresholds, with the mirrored embedding added and without.
+
+    Each is given as the squared distance below which, and as the cosine above which, a pair is called the same person.
+    """
+    head = ["threshold", "squared distance", "cosine", "without mirror: squared distance", "cosine"]
+    rows = [
+        [name, *_threshold_cells(one.result.threshold), *_threshold_cells(one.plain_threshold)]
+        for name, one in evaluations
+    ]
+    return head, rows
 
 
 def evaluation_record(evaluation: Evaluation, step: int) -> dict[str, Any]:
@@ -109,6 +122,7 @@ def save_evaluation(
             "fold_accuracies": result.fold_accuracies.tolist(),
             "fold_thresholds": result.fold_thresholds.tolist(),
             "zero_embeddings": result.zero_embeddings,
+            "plain_threshold": evaluation.plain_threshold,
         },
     )
     return path
@@ -141,6 +155,10 @@ def load_evaluation(path: Path) -> SavedEvaluation:
     if not isinstance(name, str) or not isinstance(method, str | None):
         raise ValueError(f"{path}: expected the names of a set and of a method, got {name!r} and {method!r}")
 
+    plain = record.get("plain_threshold")  # older files have none
+    if plain is not None and not (isinstance(plain, float) and 0 <= plain <= 4):
+        raise ValueError(f"{path}: expected plain_threshold from 0 to 4, or null, got {plain!r}")
+
     beside = path.with_suffix(".npz")
     distances, issame = read_arrays(beside, ("distances", "issame")).values()
     if (distances.shape, distances.dtype, issame.shape, issame.dtype) != ((pairs,), np.float64, (pairs,), np.bool_):
@@ -152,7 +170,7 @@ def load_evaluation(path: Path) -> SavedEvaluation:
         result = verify_distances(distances, issame, folds=folds, fars=fars, zero_embeddings=zeros)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
-    evaluation = Evaluation(name, result, xnorm)
+    evaluation = Evaluation(name, result, xnorm, plain)
     again = evaluation_record(evaluation, step)
     for figure in ("accuracy", "std", "threshold", "auc", "eer"):
         if not _agree(record.get(figure), again[figure]):
@@ -165,6 +183,10 @@ def load_evaluation(path: Path) -> SavedEvaluation:
 
 def _with_std(rate: float, std: float) -> str:
     return f"{100 * rate:.2f} ± {100 * std:.2f} %" if math.isfinite(rate) else NOTHING
+
+
+def _threshold_cells(distance: float | None) -> list[str]:
+    return [NOTHING, NOTHING] if distance is None else [fixed(distance, 4), fixed(cosine_of(distance), 4)]
 
 
 def _agree(stored: Any, computed: float | None) -> bool:

@@ -11,7 +11,7 @@ from common import config as configuration
 from common.backend import Backend
 from common.config import OnWrongSize
 from common.evaluation.embedding import Embed
-from common.evaluation.onnx_model import open_onnx
+from common.evaluation.onnx_model import AS_IT_IS, OnnxInput, open_onnx
 from common.io.npz import read_arrays
 from common.weights import checkpoint
 from common.weights.checkpoint import latest_checkpoint
@@ -29,6 +29,20 @@ class Source:
     sets: tuple[str, ...] = ()  # evaluation sets of the run's configuration; empty where there is none
     root: Path | None = None  # folder of these; None where there is no configuration
     step: int = 0  # optimiser steps of the weights; 0 where not known
+    figures: Path | None = None  # folder of the run's own evaluations; None where there is no run
+    warning: str = ""  # what looks wrong with an ONNX model; empty if nothing does
+
+    @property
+    def lines(self) -> str:
+        """Description and warning, for the user."""
+        return self.description + (f"\nwarning: {self.warning}" if self.warning else "")
+
+    @property
+    def network(self) -> Embed:
+        """`embed`; a ValueError says that there is none."""
+        if self.embed is None:
+            raise ValueError(f"{self.description}: expected a network, got embeddings")
+        return self.embed
 
     def rows(self, name: str, count: int, otherwise: str = "") -> np.ndarray:
         """The array `name`, (count, D) float; a ValueError says what the file has, and which option does without."""
@@ -41,13 +55,14 @@ class Source:
         return array
 
 
-def open_source(path: Path, backend: Backend, device: str = "auto") -> Source:
+def open_source(path: Path, backend: Backend, device: str = "auto", onnx: OnnxInput = AS_IT_IS) -> Source:
     """Open a run folder (its latest checkpoint), a checkpoint folder, MODEL.onnx or EMBEDDINGS.npz.
 
     Args:
         path: of the source.
         backend: runs the network of a checkpoint; an ONNX model is run by onnxruntime, embeddings need neither.
         device: auto, cpu, cuda or cuda:N.
+        onnx: how an ONNX model is called, where it does not say so itself.
 
     Raises:
         FileNotFoundError: nothing is there, or a folder without a checkpoint.
@@ -56,8 +71,10 @@ def open_source(path: Path, backend: Backend, device: str = "auto") -> Source:
     path = Path(path)
     suffix = path.suffix.lower()
     if path.is_file() and suffix == ".onnx":
-        model = open_onnx(path, device)
-        return Source(model.description, model.image_size, model.embed)
+        model = open_onnx(path, device, onnx)
+        return Source(model.description, model.image_size, model.embed, warning=model.warning)
+    if onnx != AS_IT_IS:
+        raise ValueError(f"{path}: --pixel-scale, --colours and --output are for ONNX models")
     if path.is_file() and suffix == ".npz":
         return _open_arrays(path)
     if path.is_file():
@@ -83,6 +100,7 @@ def _open_checkpoint(path: Path, backend: Backend, device: str) -> Source:
         sets=config.data.evaluate_on,
         root=config.data.root,
         step=saved.step,
+        figures=path.parent.parent / "evaluation",
     )
 
 

@@ -80,6 +80,15 @@ def flip_sum_normalise(embeddings: np.ndarray, flipped: np.ndarray) -> np.ndarra
     return total.astype(np.result_type(embeddings, flipped, np.float32), copy=False)
 
 
+def cosine_of(distance: float) -> float:
+    """The cosine of two unit vectors at a squared L2 distance.
+
+    >>> cosine_of(0.5)
+    0.75
+    """
+    return 1 - distance / 2
+
+
 def pair_distances(embeddings: np.ndarray) -> tuple[np.ndarray, int]:
     """Squared L2 distance of each pair of normalised embeddings.
 

@@ -4,6 +4,7 @@ import io
 import math
 import sys
 from collections.abc import Mapping, Sequence
+from fractions import Fraction
 
 from common import __version__
 
@@ -30,6 +31,19 @@ def escape_what_cannot_be_printed() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
+
+
+def fraction(option: str, text: str) -> Fraction:
+    """Read the value of an option, a number or two with a slash; a ValueError names the option.
+
+    >>> fraction("pixel-scale", "1/127.5")
+    Fraction(2, 255)
+    """
+    try:
+        over, _, under = text.partition("/")
+        return Fraction(over) / Fraction(under or "1")
+    except (ValueError, ZeroDivisionError):
+        raise ValueError(f"{option}: expected a number such as 0.078125 or 1/127.5, got {text!r}") from None
 
 
 def print_version(arguments: Sequence[str]) -> bool:

@@ -68,7 +68,9 @@ figure img {{ max-width: 100%; height: auto; vertical-align: top; }}
   gap: 1rem 1.5rem; }} /* two at most in a row */
 .panels img {{ width: 100%; max-width: 500px; }}
 .gallery {{ display: flex; flex-wrap: wrap; gap: .7rem 1rem; }}
-.gallery figcaption {{ color: var(--soft); font-size: .78rem; line-height: 1.3; max-width: 164px; }}
+.gallery img {{ min-width: 112px; }}
+.gallery figcaption {{ color: var(--soft); font-size: .78rem; line-height: 1.3; max-width: 164px;
+  overflow-wrap: anywhere; }}
 @media (max-width: 900px) {{ /* a row becomes a list, each cell with the head of its column */
   .headed thead {{ display: none; }}
   .headed tr {{ display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 18rem), 1fr)); gap: 0 2rem;
@@ -169,13 +171,21 @@ def write_page(path: Path, title: str, blocks: Sequence[Block]) -> Path:
     for name, content in _files(blocks).items():
         with atomic_write(folder / name) as file:
             file.write(content)
-    body = "\n".join(_html_with_contents(blocks))
     text = "\n\n".join(_markdown(block, folder.name) for block in blocks) + "\n"
-    for target, page in ((path, HTML.format(title=escape(title), body=body)), (path.with_suffix(".md"), text)):
-        with atomic_write(target) as file:
-            # Names may hold lone surrogates, from JSON or from file names that are not UTF-8.
-            file.write(page.encode("utf-8", "replace"))
+    for target, page in ((path, html_page(title, blocks)), (path.with_suffix(".md"), text)):
+        write_text(target, page)
     return path
+
+
+def html_page(title: str, blocks: Sequence[Block]) -> str:
+    """One HTML file with all its pictures; the arguments are those of `write_page`."""
+    return HTML.format(title=escape(title), body="\n".join(_html_with_contents(blocks)))
+
+
+def write_text(path: Path, page: str) -> None:
+    """Write a page, atomically. Names in it may hold lone surrogates, as file names that are not UTF-8 do."""
+    with atomic_write(path) as file:
+        file.write(page.encode("utf-8", "replace"))
 
 
 def _files(blocks: Sequence[Block]) -> dict[str, bytes]:

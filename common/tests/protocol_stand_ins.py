@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from common.backend import Backend
+from common.evaluation.onnx_model import OnnxInput
 from common.evaluation.source import Source, open_source
 
 SIZE = 16
@@ -20,9 +21,9 @@ def embed(images: np.ndarray) -> np.ndarray:
     return blocks.reshape(len(images), -1) - np.float32(127)
 
 
-def open_stand_in(path: Path, backend: Backend, device: str) -> Source:
+def open_stand_in(path: Path, backend: Backend, device: str, onnx: OnnxInput) -> Source:
     assert (backend, device) == (BACKEND, "auto")
-    return open_source(path, backend, device) if path.suffix == ".npz" else Source("block means", SIZE, embed)
+    return open_source(path, backend, device, onnx) if path.suffix == ".npz" else Source("block means", SIZE, embed)
 
 
 @pytest.fixture

@@ -1,5 +1,6 @@
 """The pages say what is there: links, paths and commands."""
 
+import os
 import re
 import subprocess
 import sys
@@ -91,4 +92,47 @@ def test_commands_start():
 def test_the_code_of_the_readme_runs():
     (code,) = re.findall(r"^```python\n(.*?)^```$", text("README.md"), re.MULTILINE | re.DOTALL)
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+# What the page takes for granted, small: a run that was evaluated, photos, a detector, a data set and a foreign model.
+BEFORE = """
+import cv2, shutil
+import numpy as np
+from pathlib import Path
+from common.backend import Backend
+from common.commands.main import main
+from common.tests.onnx_models import write_model
+from common.tests.yellow_faces import SquareDetector, squares
+from data.synthetic import make_synthetic
+
+root = make_synthetic(Path("datasets/mine"), classes=4, images=5, pairs=20)
+shutil.copy(root / "synthetic.bin", root / "lfw.bin")
+small = "--data.image-size 32 --data.on-wrong-size resize --optimiser.max-steps 1 --optimiser.batch-size 4 --device cpu"
+command = f"train lfw-small --data.root {root} --data.evaluate-on lfw --out runs/mine {small}"
+assert main(Backend("pytorch"), command.split()) == 0
+cv2.FaceDetectorYN = type("FaceDetectorYN", (), {"create": SquareDetector})
+for name in ("yunet.onnx", "ann.jpg", "bob.jpg"):
+    Path(name).write_bytes(squares((20, 30, 60)))
+Path("aligned").mkdir()
+cv2.imwrite("aligned/1.png", np.zeros((16, 16, 3), np.uint8))
+write_model(Path("foreign.onnx"), np.ones((768, 8)))
+"""
+
+
+@pytest.mark.framework
+@pytest.mark.skipif(find_spec("torch") is None, reason="PyTorch is not installed")
+def test_the_code_of_the_page_on_python_runs(tmp_path):
+    blocks = re.findall(r"^```python\n(.*?)^```$", text("docs/python.md"), re.MULTILINE | re.DOTALL)
+    assert len(blocks) == 5
+    checks = "assert same.shape == () and cosines.shape == (1, 1) and 0.5 < result.accuracy < 1"
+    blocks.insert(3, checks)  # `result` is another one after the last block
+    done = subprocess.run(
+        [sys.executable, "-c", "\n".join([BEFORE, *blocks])],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr

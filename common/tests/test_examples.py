@@ -17,6 +17,7 @@ MODULES = (
     "common.datasets.pair_sets",
     "common.datasets.records",
     "common.datasets.training_sets",
+    "common.evaluation.model",
     "common.evaluation.verification",
     "common.io.files",
     "common.io.pickles",

@@ -8,9 +8,10 @@ import pytest
 
 from common.datasets.alignment import TEMPLATE, align
 from common.datasets.images import BadImage, decode_image, decode_photo, encode_image
+from common.tests.yellow_faces import SquareDetector, squares, stand_in
 from data import align as module
 from data.__main__ import main
-from data.align import Face, chosen_face, read_landmarks
+from data.align import read_landmarks
 
 
 def run(*arguments: object) -> int:
@@ -221,35 +222,9 @@ def test_damaged_files(tmp_path, text, message):
 # ---- detection ----
 
 
-class Detector:
-    """Finds yellow squares on black; gives a box, five landmarks at fixed places of the box, and a score."""
-
-    def __init__(self, model, config, size, score):
-        self.made_with = (size, score)
-
-    def setInputSize(self, size):  # OpenCV's name
-        self.size = size
-
-    def detect(self, bgr):
-        assert bgr.shape[1::-1] == self.size
-        assert bgr[..., 0].max() < 60, "blue comes first: the squares are yellow"
-        _, _, boxes, _ = cv2.connectedComponentsWithStats((bgr[..., 1] > 128).astype(np.uint8))
-        rows = [[x, y, w, h, *(((x, y) + TEMPLATE / 112 * (w, h)) - 0.5).ravel(), 0.9] for x, y, w, h, _ in boxes[1:]]
-        return 1, np.array(rows, np.float32) if rows else None
-
-
-def squares(*boxes, height=200, width=300):
-    image = np.zeros((3, height, width), np.uint8)
-    for x, y, side in boxes:
-        image[:2, y : y + side, x : x + side] = 255
-    return encode_image(image)
-
-
 @pytest.fixture
 def detector(monkeypatch, tmp_path):
-    monkeypatch.setattr(cv2, "FaceDetectorYN", type("FaceDetectorYN", (), {"create": Detector}))
-    (tmp_path / "yunet.onnx").write_bytes(b"made up")
-    return tmp_path / "yunet.onnx"
+    return stand_in(monkeypatch, tmp_path)
 
 
 @pytest.mark.parametrize("shape", [(200, 300), (1000, 1500), (1500, 800)], ids=["small", "wide", "high"])
@@ -266,28 +241,15 @@ def test_the_face_fills_the_aligned_image(detector, tmp_path, shape):
     assert (aligned[2] == 0).all()
 
 
-def test_landmarks_of_a_shrunk_image_keep_their_place(detector):
-    """The image is halved exactly and nothing is rounded, so an offset of half a pixel would show."""
-    image = decode_photo(squares((200, 100, 320), height=600, width=1280), "face")
-    found = module._from_detector(detector, "largest", 640, 0.6)(image, "face")
-    assert found == pytest.approx((200, 100) + TEMPLATE / 112 * 320 - 0.5, abs=1e-3)
-
-
 def test_no_face(detector, tmp_path, capsys):
     (tmp_path / "source").mkdir()
     (tmp_path / "source" / "face.png").write_bytes(squares((20, 30, 60)))
     (tmp_path / "source" / "none.png").write_bytes(squares())
     assert run("align", "--source", tmp_path / "source", "--out", tmp_path / "out", "--detector", detector) == 0
-    assert (tmp_path / "out" / "left_out.txt").read_text() == "none.png\tno face found\n"
+    assert (tmp_path / "out" / "left_out.txt").read_text() == (
+        "none.png\tno face found in 300x200 pixels with a score of 0.6 or more (--detect-at, --min-score)\n"
+    )
     assert "1 images aligned, 0 were there already, 1 left out" in capsys.readouterr().out
-
-
-@pytest.mark.parametrize(("choice", "expected"), [("largest", 0), ("central", 1)])
-def test_which_face(choice, expected):
-    """In 300x200 pixels; the last two are as central in one direction only."""
-    boxes = [(0, 0, 90, 80), (120, 75, 40, 40), (130, 10, 40, 40), (10, 80, 40, 40)]
-    faces = [Face(*box, TEMPLATE) for box in boxes]
-    assert chosen_face(faces, choice, 300, 200) is faces[expected]
 
 
 def test_the_choice_reaches_the_detector(detector, tmp_path):
@@ -308,7 +270,7 @@ def test_the_choice_reaches_the_detector(detector, tmp_path):
 
 def test_the_detector_is_made_with_the_options(detector, tmp_path, monkeypatch):
     made = []
-    create = lambda *arguments: made.append(arguments) or Detector(*arguments)  # noqa: E731
+    create = lambda *arguments: made.append(arguments) or SquareDetector(*arguments)  # noqa: E731
     monkeypatch.setattr(cv2, "FaceDetectorYN", type("FaceDetectorYN", (), {"create": create}))
     (tmp_path / "source").mkdir()
     (tmp_path / "source" / "face.png").write_bytes(squares((20, 30, 60)))

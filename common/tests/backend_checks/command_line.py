@@ -1,5 +1,6 @@
 """python -m BACKEND as a user types it: every recipe for two steps on generated data, evaluation, errors."""
 
+import importlib
 import io
 import json
 import re
@@ -167,6 +168,33 @@ def test_embed(run, small, tmp_path):
     largest = np.abs(three["embeddings"]).max()
     assert np.abs(three["embeddings"] - one["embeddings"]).max() < 1e-4 * largest
     assert np.abs(three["embeddings"] - three["mirrored"]).max() > 1e-3 * largest
+
+
+def test_load(backend, run, small, tmp_path, capsys):
+    """A run and its ONNX model, called from Python; `compare` says the same."""
+    random = np.random.default_rng(0)
+    images = random.integers(0, 256, (2, 32, 32, 3), np.uint8)
+    paths = [tmp_path / "a.png", tmp_path / "b.png"]
+    for path, image in zip(paths, images, strict=True):
+        path.write_bytes(encode_image(image.transpose(2, 0, 1)))
+    assert run("export", small, "--out", tmp_path / "m.onnx") == 0
+    assert run("embed", small, tmp_path, "--out", tmp_path / "e.npz", "--device", "cpu", "--mirror") == 0
+    expected = sum(read_arrays(tmp_path / "e.npz")[name] for name in ("embeddings", "mirrored"))
+    load = importlib.import_module(backend.package).load
+    model = load(small, device="cpu")
+    for found in (model.embed(images), model.embed(paths), load(tmp_path / "m.onnx", device="cpu").embed(images)):
+        assert found.dtype == np.float32
+        assert found == pytest.approx(expected, abs=1e-4 * np.abs(expected).max())
+    evaluated = json.loads((small / "evaluation" / "lfw.json").read_text())
+    assert model.threshold("lfw").distance == evaluated["threshold"]
+    assert model.threshold("lfw", mirror=False).distance == evaluated["plain_threshold"]
+
+    capsys.readouterr()
+    assert run("compare", small, *paths, "--aligned", "--device", "cpu") == 0
+    output = capsys.readouterr().out
+    cosine = float(model.similarity(*expected))
+    assert float(re.search(r"^cosine +(\S+)$", output, re.MULTILINE)[1]) == pytest.approx(cosine, abs=2e-4)
+    assert ("same person" in output) == (cosine > model.threshold("lfw").cosine)
 
 
 def test_info(run, capsys):

@@ -106,6 +106,30 @@ def test_the_same_network_from_every_source(run, root, checkpoint, tmp_path):
         assert row(output) == expected_row(truth.result, truth.xnorm)
         assert f"protocol: {PROTOCOL}" in output
         assert str(source) in output
+        distances = (truth.result.threshold, truth.plain_threshold)
+        assert distances[0] != distances[1]
+        expected = [f"{value:.4f}" for distance in distances for value in (distance, 1 - distance / 2)]
+        assert re.search(r"^lfw +" + " +".join(expected) + "$", output, re.MULTILINE)
+
+
+def test_a_model_that_leaves_the_normalisation_to_others(run, root, tmp_path):
+    """Without a word it gets raw pixels and a warning; with the scale, the figures are those of the network."""
+    truth = evaluate(network(root).embed, open_pair_set(root / "lfw.bin"), image_size=SIZE)
+    weight = network(root).arrays["backbone.weight"]
+    model = write_model(tmp_path / "net.onnx", weight, offset=weight.sum(axis=0) * -0.5 / 128)
+    command = ("evaluate", model, "--root", root, "--sets", "lfw")
+    _, output, _ = run(*command)
+    assert "warning: " in output
+    assert "--pixel-scale" in output
+    assert row(output) != expected_row(truth.result, truth.xnorm)
+    for option in ("--scale", "--pixel-scale"):
+        status, output, _ = run(*command, option, "1/128", "--colours", "rgb", "--output", "out0")
+        assert status == 0
+        assert "warning: " not in output
+        assert row(output) == expected_row(truth.result, truth.xnorm)
+    status, _, errors = run("evaluate", model, "--root", root, "--scale", "often")
+    assert status == 2
+    assert "--pixel-scale: expected a number" in errors
 
 
 def test_missing_sets_are_in_the_table_and_in_the_status(run, root, checkpoint):
@@ -291,7 +315,7 @@ def test_an_embedding_that_is_not_finite_is_named(run, folder, checkpoint, tmp_p
 @pytest.mark.parametrize(
     ("source", "images", "out", "message"),
     [
-        ("{run}", "absent", "e.npz", "expected a folder of images, found none"),
+        ("{run}", "absent", "e.npz", "expected a photo or a folder of images, found none"),
         ("{run}", "empty", "e.npz", "expected images (.bmp"),
         ("{run}", "faces", "e.npy", "--out: expected a file NAME.npz"),
         ("{run}", "faces", "old.npz", "is there already"),

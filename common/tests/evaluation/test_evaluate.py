@@ -61,6 +61,8 @@ def test_evaluate_is_the_protocol_on_all_images(batch_size):
     assert evaluation.name == "fake"
     assert evaluation.result.distances == pytest.approx(expected.distances, abs=1e-5)
     assert (evaluation.result.accuracy, evaluation.result.std) == (expected.accuracy, expected.std)
+    without_mirror = verify(flip_sum_normalise(raw, raw), pairs.issame)
+    assert evaluation.plain_threshold == without_mirror.threshold != expected.threshold
     norms = np.linalg.norm(np.concatenate([raw, mirrored]), axis=1)
     assert evaluation.xnorm == pytest.approx(norms.mean(), rel=1e-5)
     assert max(sizes) <= batch_size

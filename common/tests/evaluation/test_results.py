@@ -1,5 +1,6 @@
 """The files of an evaluation are read back as they were; damaged ones, or files of two evaluations, are named."""
 
+import dataclasses
 import io
 import json
 import math
@@ -9,7 +10,14 @@ import numpy as np
 import pytest
 
 from common.evaluation.evaluate import Evaluation
-from common.evaluation.results import evaluation_record, figure_table, figures, load_evaluation, save_evaluation
+from common.evaluation.results import (
+    evaluation_record,
+    figure_table,
+    figures,
+    load_evaluation,
+    save_evaluation,
+    threshold_table,
+)
 from common.evaluation.verification import verify_distances
 from common.io.text import NOTHING
 
@@ -17,7 +25,7 @@ from common.io.text import NOTHING
 def evaluation(name="lfw", seed=0, issame=None):
     rng = np.random.default_rng(seed)
     issame = rng.random(60) < 0.5 if issame is None else issame
-    return Evaluation(name, verify_distances(np.clip(rng.normal(1.4 - 0.5 * issame, 0.3), 0, 4), issame), 21.5)
+    return Evaluation(name, verify_distances(np.clip(rng.normal(1.4 - 0.5 * issame, 0.3), 0, 4), issame), 21.5, 1.25)
 
 
 def test_saved_and_loaded(tmp_path):
@@ -30,6 +38,7 @@ def test_saved_and_loaded(tmp_path):
     assert (saved.evaluation.result.distances == first.result.distances).all()
     assert (saved.evaluation.result.issame == first.result.issame).all()
     assert (saved.evaluation.result.fold_accuracies == first.result.fold_accuracies).all()
+    assert saved.evaluation.plain_threshold == 1.25
 
     record = json.loads(path.read_text())
     assert record["pairs"] == 60
@@ -41,6 +50,27 @@ def test_saved_and_loaded(tmp_path):
         assert sorted(arrays) == ["distances", "fpr", "issame", "tpr"]
         assert (arrays["fpr"] == first.result.roc.fpr).all()
     assert sorted(p.name for p in path.parent.iterdir()) == ["lfw.json", "lfw.npz"]
+
+
+@pytest.mark.parametrize("value", ["1.25", 4.5, float("nan"), True])
+def test_a_threshold_without_mirror_images_that_is_none(tmp_path, value):
+    path = save_evaluation(tmp_path, evaluation(), 600)
+    record = json.loads(path.read_text())
+    path.write_text(json.dumps(record | {"plain_threshold": value}))
+    with pytest.raises(ValueError, match="plain_threshold"):
+        load_evaluation(path)
+    del record["plain_threshold"]  # as older versions wrote it
+    path.write_text(json.dumps(record))
+    assert load_evaluation(path).evaluation.plain_threshold is None
+
+
+def test_thresholds_are_distances_and_cosines():
+    first = evaluation()
+    head, rows = threshold_table([("lfw", first), ("given", dataclasses.replace(first, plain_threshold=None))])
+    assert [len(row) for row in rows] == [len(head)] * 2
+    distance = first.result.threshold
+    assert rows[0] == ["lfw", f"{distance:.4f}", f"{1 - distance / 2:.4f}", "1.2500", "0.3750"]
+    assert rows[1][3:] == [NOTHING, NOTHING]
 
 
 def test_a_baseline_lies_beside_the_run(tmp_path):

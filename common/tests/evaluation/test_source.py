@@ -6,11 +6,13 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 from onnx import TensorProto
 
 from common.config import to_json
 from common.evaluation import onnx_model
+from common.evaluation.onnx_model import OnnxInput
 from common.evaluation.source import open_source
 from common.tests.numpy_backend import (
     DIMENSIONS,
@@ -142,6 +144,52 @@ def test_colours_are_those_that_the_model_says(tmp_path, metadata, order, says):
     assert source.description.endswith(says)
 
 
+def test_a_model_that_does_not_say_how_it_is_called(tmp_path):
+    """Scale and colours are given, and its metadata overruled."""
+    path = write_model(tmp_path / "m.onnx", weight(), metadata={"colours": "rgb"})
+    source = open_source(path, BACKEND, "cpu", OnnxInput(pixel_scale="1/127.5", colours="bgr"))
+    pixels = (images()[:, ::-1].reshape(5, -1).astype(np.float64) - 127.5) / 127.5
+    assert source.embed(images()) == pytest.approx(pixels @ weight(), rel=1e-4, abs=1e-3)
+    assert source.description.endswith("input bgr (0..255 - 127.5) * 1/127.5")
+    assert source.warning == ""
+    for scale in ("wide", "1/0"):
+        with pytest.raises(ValueError, match=f"--pixel-scale: expected a number such as .*, got '{scale}'"):
+            open_source(path, BACKEND, "cpu", OnnxInput(pixel_scale=scale))
+
+
+def test_one_of_several_outputs(tmp_path):
+    path = write_model(tmp_path / "m.onnx", weight(), outputs=2)
+    source = open_source(path, BACKEND, "cpu", OnnxInput(output="out1"))
+    assert source.embed(images()) == pytest.approx(-expected(images()), rel=1e-4, abs=0.02)
+    with pytest.raises(ValueError, match=r"expected an output norm tensor\(float\) \[N, D\], the model has out0"):
+        open_source(path, BACKEND, "cpu", OnnxInput(output="norm"))
+
+
+@pytest.mark.parametrize(
+    ("begins_with", "warned"),
+    [((), True), (("Identity",), True), (("Sub",), False), (("Identity", "Mul"), False), (("Neg", "Sub"), True)],
+)
+def test_a_model_that_does_not_normalise_its_pixels(tmp_path, begins_with, warned):
+    path = write_model(tmp_path / "m.onnx", weight(), begins_with=begins_with)
+    source = open_source(path, BACKEND, "cpu")
+    assert ("does not begin with a normalisation" in source.warning) == warned
+    assert source.lines.startswith(source.description)
+    assert ("\nwarning: " in source.lines) == warned
+
+
+def test_the_shape_of_the_pixels_needs_no_normalisation(tmp_path):
+    path = write_model(tmp_path / "m.onnx", weight(), begins_with=["Sub"])
+    model = onnx.load(path)
+    model.graph.node.insert(0, onnx.helper.make_node("Shape", ["data"], ["shape"]))
+    onnx.save(model, path)
+    assert open_source(path, BACKEND, "cpu").warning == ""
+
+
+def test_how_a_model_is_called_is_for_models(tmp_path):
+    with pytest.raises(ValueError, match="--pixel-scale, --colours and --output are for ONNX models"):
+        open_source(write_checkpoint(tmp_path, linear_config(tmp_path)), BACKEND, "cpu", OnnxInput(colours="bgr"))
+
+
 def test_inputs_that_nothing_reads_are_left_out(tmp_path):
     """OpenCV's quantised SFace lists the weights that were replaced among its inputs."""
     path = write_model(tmp_path / "m.onnx", weight(), extra_inputs=("conv_1", "conv_2"))
@@ -162,7 +210,10 @@ def test_inputs_that_nothing_reads_are_left_out(tmp_path):
         ({"shape": ("N", 3 * SIZE * SIZE)}, r"\['N', 768\]"),
         ({"dtype": TensorProto.UINT8}, r"data tensor\(uint8\)"),
         ({"used_input": True}, r"offset tensor\(float\)"),
-        ({"outputs": 2}, r"expected one output tensor\(float\) \[N, D\], the model has out0 .*, out1"),
+        (
+            {"outputs": 2},
+            r"expected one output tensor\(float\) \[N, D\], the model has out0 .*, out1.*; --output",
+        ),
         ({"metadata": {"colours": "grey"}}, "expected colours rgb or bgr in its metadata, got 'grey'"),
     ],
 )
