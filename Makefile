@@ -19,6 +19,7 @@ JOBS := 3
 
 demo: $(VENV)/installed-$(BACKEND) $(VENV)/installed-demo
 	test -e datasets/orl/property || $(RUN) -m data orl --out datasets/orl
+	-test -e runs/opencv-sface || $(RUN) -m data opencv-sface --out runs/opencv-sface # a row to compare with
 	$(RUN) -m $(BACKEND)_impl train orl-demo
 
 test: $(VENV)/installed-dev $(VENV)/installed-all lint docs

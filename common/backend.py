@@ -167,7 +167,10 @@ class Trainer(Protocol):
         """A copy of class_weight (C, D). Every rank calls it; only rank 0 is sure to get the whole."""
 
     def load_weights(self, state: "dict[str, np.ndarray]") -> None:
-        """Load "backbone.*" and "head.*" of a `state()`, for evaluation; raises as `load_state`."""
+        """Load "backbone.*" and "head.*" of a `state()`; raises as `load_state`.
+
+        Without "head.*" the head stays as it is.
+        """
 
     def load_state(self, state: "dict[str, np.ndarray]", step: int) -> None:
         """Load a `state()` that was taken after `step` steps.

@@ -10,7 +10,7 @@ import math
 import operator
 import types
 import typing
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -32,6 +32,8 @@ class DataConfig:
     """Names of the evaluation sets; each is root/NAME.bin. A missing one is reported, and training goes on."""
     raw_pixels: bool = False
     """Also evaluate raw pixels, as a baseline."""
+    baseline: Path | None = None
+    """Also evaluate this network, as a baseline: a run, a checkpoint or an ONNX model. A missing one is reported."""
     image_size: int = 112
     """Width and height of the network's input in pixels, at least 16."""
     on_wrong_size: OnWrongSize = "fail"
@@ -55,7 +57,13 @@ class ModelConfig:
     embedding_size: int = 512
     """Length D of an embedding."""
     dropout: float | None = None
-    """Dropout rate before the last linear layer; none: the backbone's own (0.4 iresnet, 0.5 ir)."""
+    """Dropout rate before the last linear layer; none: the backbone's own (0.4 iresnet and mobilenet_v1,
+    0.5 ir)."""
+    weights: Path | None = None
+    """Start from the weights of this run or checkpoint, also an imported one: its backbone, and its head where loss and
+    number of classes are the same; none: draw them."""
+    freeze_backbone_steps: int = 0
+    """Steps at the start in which the head is trained alone; the backbone embeds as in evaluation."""
 
 
 @dataclass(frozen=True)
@@ -155,9 +163,12 @@ class RunConfig:
 
 # A resumed run may change these fields: they do not change what is trained.
 FREE_ON_RESUME = {
-    *("data.root", "data.workers", "data.prefetch_mib", "data.evaluate_on", "data.raw_pixels"),
+    *("data.root", "data.workers", "data.prefetch_mib", "data.evaluate_on", "data.raw_pixels", "data.baseline"),
     *("devices", "log_every", "evaluate_every", "save_every", "angle_images", "keep", "out"),
 }
+
+# These too, as long as no step that was taken would have been another; the loop checks that.
+LENGTH = {"optimiser.epochs", "optimiser.max_steps"}
 
 # Old runs may hold these fields. They did not change the result, so they are ignored.
 REMOVED_FIELDS = {"optimiser.row_sparse"}
@@ -203,7 +214,7 @@ RULES = (
         "positive numbers that increase",
         lambda v, c: all(_is_positive(m, c) for m in v) and all(a < b for a, b in itertools.pairwise(v)),
     ),
-    Rule("optimiser.warmup_steps angle_images", "at least 0", _at_least(0)),
+    Rule("optimiser.warmup_steps model.freeze_backbone_steps angle_images", "at least 0", _at_least(0)),
     Rule("optimiser.momentum", "at least 0 and below 1", lambda v, c: 0 <= v < 1),
     Rule("optimiser.weight_decay", "a number of at least 0", lambda v, c: math.isfinite(v) and v >= 0),
     Rule("optimiser.clip_norm", "none or a positive number", lambda v, c: v is None or _is_positive(v, c)),
@@ -257,13 +268,15 @@ def from_json(value: Any) -> RunConfig:
     return config
 
 
-def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
-    """Fields that differ between two `to_json` results and must not differ when a run resumes: "field: old -> new"."""
+def differences(
+    old: dict[str, Any], new: dict[str, Any], free: Collection[str] = frozenset(FREE_ON_RESUME)
+) -> list[str]:
+    """Fields that differ between two `to_json` results, but for those that may: "field: old -> new"."""
     old_fields, new_fields = dict(flat(old)), dict(flat(new))
     return [
         f"{name}: {old_fields.get(name)!r} -> {new_fields.get(name)!r}"
         for name in sorted(old_fields.keys() | new_fields.keys())
-        if name not in FREE_ON_RESUME | REMOVED_FIELDS and old_fields.get(name) != new_fields.get(name)
+        if name not in {*free, *REMOVED_FIELDS} and old_fields.get(name) != new_fields.get(name)
     ]
 
 

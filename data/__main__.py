@@ -11,6 +11,7 @@ from data.align import make_aligned
 from data.convert import convert
 from data.lfw import make_lfw_small
 from data.noise import make_noise
+from data.opencv_sface import make_opencv_sface
 from data.orl import make_orl
 from data.pairs import make_pairs
 from data.split import make_split
@@ -24,6 +25,7 @@ COMMANDS: dict[str, Callable[..., Path]] = {
     "align": make_aligned,
     "split": make_split,
     "noise": make_noise,
+    "opencv-sface": make_opencv_sface,
     "pairs": make_pairs,
     "synthetic": make_synthetic,
     "ijb-synthetic": make_ijb_synthetic,

@@ -45,10 +45,19 @@ class Trainer:
         self._optimizer = create_optimizer(
             [self.backbone, self.head], momentum=config.optimiser.momentum, weight_decay=config.optimiser.weight_decay
         )
+        self._head_optimizer = self._create_head_optimizer()
         self._trained = self._trained_parameters()
         self._step = 0
         self._metrics: dict[str, Var] = {}
         self._first_bad_step = jt.array(-1, "int32")
+
+    def _create_head_optimizer(self) -> jt.optim.SGD:
+        """The optimiser of the steps that train the head alone; its buffers are those of the other."""
+        optimiser = self._config.optimiser
+        found = create_optimizer([self.head], momentum=optimiser.momentum, weight_decay=optimiser.weight_decay)
+        for group in found.param_groups:
+            group["values"] = [momentum_buffer(self._optimizer, parameter) for parameter in group["params"]]
+        return found
 
     def _draw_weights(self) -> None:
         """The initial weights of all backends, from the seed."""
@@ -70,6 +79,8 @@ class Trainer:
     def train_step(self, images: np.ndarray, labels: np.ndarray, learning_rate: float) -> None:
         check_labels(labels, self._num_classes)
         self._modules.train()
+        # train() gives back gradients only to the module whose eval() took them
+        (self.backbone.eval if self._is_frozen() else self.backbone.train)()
         if isinstance(self.head, SphereFaceHead):
             self.head.step = self._step
         # dropout depends on seed, step and rank only, so that a resumed run needs no random state
@@ -87,11 +98,11 @@ class Trainer:
         parts = self._config.optimiser.accumulate
         totals: dict[str, Var] = {}
         for part_images, part_labels in zip(np.split(images, parts), np.split(labels, parts), strict=True):
-            result = self.head(self._forward(part_images), jt.array(part_labels, "int64"))
+            result = self.head(self._embeddings(part_images), jt.array(part_labels, "int64"))
             loss = result.loss / parts
             if isinstance(self.ranks, Group):
                 loss.sync()  # sums over the ranks run inside the backward pass, and free what has not run before it
-            self._optimizer.backward(loss)
+            self._optimizer_now().backward(loss)
             for name, value in result._asdict().items():
                 if name in METRICS:
                     totals[name] = totals.get(name, 0) + value.detach() / parts
@@ -99,11 +110,26 @@ class Trainer:
         if isinstance(self.ranks, Group):
             self._average_gradients(self.ranks)
 
+    def _is_frozen(self) -> bool:
+        """Whether the next step trains the head alone."""
+        return self._step < self._config.model.freeze_backbone_steps
+
+    def _embeddings(self, images: np.ndarray) -> Var:
+        """The head's input in training; without a gradient, the backbone is not computed backwards."""
+        if not self._is_frozen():
+            return self._forward(images)
+        with jt.no_grad():
+            return self._forward(images)
+
+    def _optimizer_now(self) -> jt.optim.SGD:
+        return self._head_optimizer if self._is_frozen() else self._optimizer
+
     def _update(self, learning_rate: float) -> None:
-        set_learning_rate(self._optimizer, learning_rate)
+        optimizer = self._optimizer_now()
+        set_learning_rate(optimizer, learning_rate)
         if self._config.optimiser.clip_norm is not None:
             self._clip_gradients(self._config.optimiser.clip_norm)
-        self._optimizer.step()
+        optimizer.step()
 
     def metrics(self) -> dict[str, float]:
         values = {name: value.item() for name, value in self._metrics.items()}
@@ -131,8 +157,10 @@ class Trainer:
         return checkpoint.to_arrays({"head.class_weight": self.head.class_weight})["head.class_weight"]
 
     def load_weights(self, state: dict[str, np.ndarray]) -> None:
-        weights = {name: array for name, array in state.items() if name.startswith(("backbone.", "head."))}
-        checkpoint.from_canonical(self._modules, weights)
+        kept = ("backbone.", "head.") if any(name.startswith("head.") for name in state) else ("backbone.",)
+        weights = {name: array for name, array in state.items() if name.startswith(kept)}
+        tensors = {name: t for name, t in checkpoint.named_tensors(self._modules).items() if name.startswith(kept)}
+        checkpoint.from_arrays(tensors, weights)
 
     def load_state(self, state: dict[str, np.ndarray], step: int) -> None:
         tensors = checkpoint.named_tensors(self._modules) | self._momentum()
@@ -160,12 +188,12 @@ class Trainer:
     def _average_gradients(self, group: Group) -> None:
         """Over the ranks: the loss is the mean over the batch, and all ranks have shares of the same size."""
         jt.sync_all()
-        for parameters in self._optimizer.param_groups:
+        for parameters in self._optimizer_now().param_groups:
             for gradient in parameters["grads"]:
                 gradient.update(group.sum(gradient) / jt.array(group.count, gradient.dtype))
 
     def _clip_gradients(self, clip_norm: float) -> None:
-        gradients = [gradient for group in self._optimizer.param_groups for gradient in group["grads"]]
+        gradients = [gradient for group in self._optimizer_now().param_groups for gradient in group["grads"]]
         # in float64: Jittor adds up one square after another, and in float32 the sum of a million is off by 0.1 %
         squares = [gradient.float64().sqr().sum() for gradient in gradients]
         factor = clip_norm / (jt.sqrt(sum(squares[1:], squares[0])) + 1e-6)

@@ -3,6 +3,7 @@
 import hashlib
 import inspect
 from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import mxnet as mx
@@ -17,7 +18,7 @@ from mxnet_impl import checkpoint, distributed, runtime
 from mxnet_impl.backbones import create_backbone
 from mxnet_impl.distributed import Devices, Group
 from mxnet_impl.losses import HEADS, SphereFaceHead
-from mxnet_impl.optimizer import create_optimizer, momentum_buffer, set_learning_rate
+from mxnet_impl.optimizer import SGD, create_optimizer, momentum_buffer, set_learning_rate
 from mxnet_impl.running_statistics import RunningStatistics
 
 
@@ -50,11 +51,19 @@ class Trainer:
         self._optimizer = create_optimizer(
             [self.backbone, self.head], momentum=config.optimiser.momentum, weight_decay=config.optimiser.weight_decay
         )
+        self._head_optimizer = self._create_head_optimizer()
         self._step = 0
         self._metrics: dict[str, NDArray] = {}
         self._first_bad_step = self._no_bad_step()
         self._replicas = [self, *(Trainer(config, num_classes, devices=[device]) for device in others)]
         self._exchange = Devices([self.device, *others]) if others else None
+
+    def _create_head_optimizer(self) -> SGD:
+        """The optimiser of the steps that train the head alone; its buffers are those of the other."""
+        optimiser = self._config.optimiser
+        found = create_optimizer([self.head], momentum=optimiser.momentum, weight_decay=optimiser.weight_decay)
+        found.buffers = {parameter: self._optimizer.buffers[parameter] for parameter in found.buffers}
+        return found
 
     def _draw_weights(self) -> None:
         """The initial weights of all backends, from the seed."""
@@ -109,9 +118,11 @@ class Trainer:
                 parameter.zero_grad()
         for part_images, part_labels in zip(np.split(images, parts), np.split(labels, parts), strict=True):
             together = len(part_images) * (self.ranks.count if self._config.sync_batch_norm else 1)
-            with self._running_statistics.follow(together):
+            part_labels = nd.array(part_labels, self.device, np.int64)
+            with nullcontext() if self._is_frozen() else self._running_statistics.follow(together):
+                frozen = self._frozen_embeddings(part_images) if self._is_frozen() else None
                 with autograd.record():
-                    result = self.head(self._forward(part_images), nd.array(part_labels, self.device, np.int64))
+                    result = self.head(self._forward(part_images) if frozen is None else frozen, part_labels)
                     loss = result.loss / parts
                 loss.backward()
             for name, value in result._asdict().items():
@@ -120,11 +131,22 @@ class Trainer:
         self._metrics = totals
         self._remember_if_bad(totals["loss"])
 
+    def _is_frozen(self) -> bool:
+        """Whether the next step trains the head alone."""
+        return self._step < self._config.model.freeze_backbone_steps
+
+    def _frozen_embeddings(self, images: np.ndarray) -> NDArray:
+        """The head's input while it is trained alone. MXNet loses its gradients if the input has none."""
+        embeddings = self._forward(images)
+        embeddings.attach_grad()
+        return embeddings
+
     def _update(self, learning_rate: float) -> None:
-        set_learning_rate(self._optimizer, learning_rate)
+        optimizer = self._head_optimizer if self._is_frozen() else self._optimizer
+        set_learning_rate(optimizer, learning_rate)
         if self._config.optimiser.clip_norm is not None:
             self._clip_gradients(self._config.optimiser.clip_norm)
-        self._optimizer.step()
+        optimizer.step()
         self._step += 1
 
     def metrics(self) -> dict[str, float]:
@@ -157,9 +179,13 @@ class Trainer:
         return checkpoint.to_arrays({"head.class_weight": self.head.class_weight.data()})["head.class_weight"]
 
     def load_weights(self, state: dict[str, np.ndarray]) -> None:
-        weights = {name: array for name, array in state.items() if name.startswith(("backbone.", "head."))}
+        kept = ("backbone.", "head.") if any(name.startswith("head.") for name in state) else ("backbone.",)
+        weights = {name: array for name, array in state.items() if name.startswith(kept)}
         for replica in self._replicas:
-            checkpoint.from_canonical(replica._modules, weights)
+            tensors = {
+                name: t for name, t in checkpoint.named_tensors(replica._modules).items() if name.startswith(kept)
+            }
+            checkpoint.from_arrays(tensors, weights)
 
     def load_state(self, state: dict[str, np.ndarray], step: int) -> None:
         tensors = checkpoint.named_tensors(self._modules) | self._momentum()

@@ -30,6 +30,7 @@ BACKBONES = (
     *(f"iresnet{depth}" for depth in (18, 34, 50, 100, 152, 200)),
     *(f"{family}{depth}" for family in ("ir", "ir_se") for depth in (50, 101, 152)),
     "mobilefacenet",
+    "mobilenet_v1",
 )
 
 

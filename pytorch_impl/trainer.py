@@ -90,6 +90,7 @@ class Trainer:
     def train_step(self, images: np.ndarray, labels: np.ndarray, learning_rate: float) -> None:
         check_labels(labels, self._num_classes)
         self._modules.train()
+        self.backbone.train(not self._is_frozen())
         if isinstance(self.ranks, Group):
             self._seed_dropout()
         if isinstance(self.head, SphereFaceHead):
@@ -107,13 +108,23 @@ class Trainer:
         split = zip(np.split(images, parts), np.split(labels, parts), strict=True)
         for part, (part_images, part_labels) in enumerate(split, 1):
             with self._exchange_gradients(part == parts):
-                embeddings = self._forward(part_images, self._trained_backbone)
-                result = self._trained_head(embeddings, self._to_device(part_labels))
+                result = self._trained_head(self._embeddings(part_images), self._to_device(part_labels))
                 self._scaler.scale(result.loss / parts).backward()
             for name, value in result._asdict().items():
                 if name in METRICS:
                     totals[name] = totals.get(name, 0) + value.detach() / parts
         self._metrics = totals
+
+    def _is_frozen(self) -> bool:
+        """Whether the next step trains the head alone."""
+        return self._step < self._config.model.freeze_backbone_steps
+
+    def _embeddings(self, images: np.ndarray) -> Tensor:
+        """The head's input in training; without a gradient, parameters of the backbone are left alone."""
+        if not self._is_frozen():
+            return self._forward(images, self._trained_backbone)
+        with torch.no_grad():
+            return self._forward(images, self.backbone)
 
     def _update(self, learning_rate: float) -> None:
         set_learning_rate(self._optimizer, learning_rate)
@@ -159,8 +170,10 @@ class Trainer:
         return checkpoint.to_arrays({name: self._whole(name, self.head.class_weight)})[name]
 
     def load_weights(self, state: dict[str, np.ndarray]) -> None:
-        weights = {name: array for name, array in state.items() if name.startswith(("backbone.", "head."))}
-        checkpoint.from_canonical(self._modules, self._parts(weights))
+        kept = ("backbone.", "head.") if any(name.startswith("head.") for name in state) else ("backbone.",)
+        weights = {name: array for name, array in state.items() if name.startswith(kept)}
+        tensors = {name: t for name, t in checkpoint.named_tensors(self._modules).items() if name.startswith(kept)}
+        checkpoint.from_arrays(tensors, self._parts(weights))
 
     def load_state(self, state: dict[str, np.ndarray], step: int) -> None:
         tensors = checkpoint.named_tensors(self._modules) | self._momentum()

@@ -30,7 +30,8 @@ COMMANDS = {
     "import": ("import_weights", "Turn published weights into a checkpoint: import FILE --backbone NAME --out FOLDER"),
     "reproduce": (
         "reproduce",
-        "Train and evaluate a published row, or say what is missing: reproduce ROW [--check] [--field value ...]",
+        "Train and evaluate a published row, or say what is missing: reproduce ROW [--check] [--field value ...]; "
+        "opencv-sface is evaluated only",
     ),
     "info": (
         "info",

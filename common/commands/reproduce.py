@@ -2,6 +2,7 @@
 
 python -m BACKEND reproduce casia-r50 --check    # prints that and exits: status 0 if all data are there, else 1
 python -m BACKEND reproduce casia-r50            # trains, or continues, and evaluates on the row's sets
+python -m BACKEND reproduce opencv-sface         # evaluates the released model (reproduce_released)
 """
 
 import dataclasses
@@ -12,12 +13,12 @@ from typing import NamedTuple
 
 from common import config as configuration
 from common.backend import Backend
-from common.commands import evaluate, train
+from common.commands import evaluate, reproduce_released, train
 from common.config import RunConfig
 from common.datasets.pair_sets import find_pair_sets
 from common.datasets.training_sets import open_dataset
 from common.io.files import write_json
-from common.reports.published import EVALUATION_SETS, ROWS, Row
+from common.reports.published import EVALUATION_SETS, RELEASED, ROWS, Row
 from common.reports.runs import read_finished
 from common.reports.tables import collect, markdown
 from common.training.cost import cost_lines
@@ -54,6 +55,8 @@ def run(backend: Backend, arguments: list[str]) -> int:
     Raises:
         ValueError, OSError, Stopped: as `common.training.loop.fit`.
     """
+    if arguments[:1] == [RELEASED]:
+        return reproduce_released.run(backend, arguments[1:])
     check = CHECK in arguments
     recipes = {name: row.recipe for name, row in ROWS.items()}
     rest = [argument for argument in arguments if argument != CHECK]

@@ -10,8 +10,11 @@ from common.backend import Backend
 from common.config import RunConfig
 from common.datasets.pair_sets import find_pair_sets
 from common.datasets.training_sets import open_dataset
+from common.evaluation.embedding import Embed
 from common.evaluation.evaluate import RAW_PIXELS, evaluate, raw_pixels
 from common.evaluation.results import figure_table, load_evaluation, save_evaluation
+from common.evaluation.source import open_source
+from common.io.files import file_stem
 from common.io.text import text_table
 from common.recipes import RECIPES
 from common.reports.published import pair_set_files
@@ -77,22 +80,35 @@ def _require_results(folder: Path) -> None:
 
 def _report(backend: Backend, config: RunConfig, folder: Path, progress: Progress) -> None:
     if config.data.raw_pixels:
-        _evaluate_raw_pixels(config, folder / "evaluation")
+        _evaluate_baseline(config, folder, RAW_PIXELS, raw_pixels)
+    if config.data.baseline is not None:
+        _evaluate_network(backend, config, folder, config.data.baseline)
     report = write_report(folder)
-    methods = {None: f"{config.head.name} ({backend.name})", RAW_PIXELS: "raw pixels"}
     saved = [load_evaluation(path) for path in pair_set_files(folder / "evaluation")]
 
     print(f"\n{progress.step} steps in {progress.seconds:.0f} s of training", end="")
     print(f"; {progress.skipped} images skipped" if progress.skipped else "")
     if saved:
-        rows = [(f"{methods[s.method]} on {s.evaluation.name}", s.evaluation) for s in saved]
+        own = f"{config.head.name} ({backend.name})"
+        rows = [(f"{(s.method or own).replace('_', ' ')} on {s.evaluation.name}", s.evaluation) for s in saved]
         print("\n" + text_table(*figure_table(rows, "method", ("accuracy ± std", "AUC", "EER"))))
     print(f"\ncheckpoint  {latest_checkpoint(folder)}\nlog         {folder / 'log.jsonl'}\nreport      {report}")
 
 
-def _evaluate_raw_pixels(config: RunConfig, folder: Path) -> None:
+def _evaluate_network(backend: Backend, config: RunConfig, folder: Path, path: Path) -> None:
+    """Evaluate another network on the sets of the run."""
+    if not path.exists():
+        print(f"\nbaseline {path}: not found, so it is left out")
+        return
+    source, size = open_source(path, backend, config.device), config.data.image_size
+    if source.embed is None or source.image_size != size:
+        raise ValueError(f"data.baseline: expected a network of images of {size} pixels, got {source.description}")
+    _evaluate_baseline(config, folder, file_stem(path.stem), source.embed)
+
+
+def _evaluate_baseline(config: RunConfig, folder: Path, method: str, embed: Embed) -> None:
     data = config.data
     pair_sets, _ = find_pair_sets(data.root, data.evaluate_on)
     for pair_set in pair_sets.values():
-        evaluation = evaluate(raw_pixels, pair_set, image_size=data.image_size, on_wrong_size=data.on_wrong_size)
-        save_evaluation(folder, evaluation, 0, method=RAW_PIXELS)
+        evaluation = evaluate(embed, pair_set, image_size=data.image_size, on_wrong_size=data.on_wrong_size)
+        save_evaluation(folder / "evaluation", evaluation, 0, method=method)

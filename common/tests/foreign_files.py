@@ -1,4 +1,4 @@
-"""Write files as PyTorch, Jittor and MXNet do, without these; the tests of the backends use real ones."""
+"""Write files as PyTorch, Jittor, MXNet and ONNX do, without these; the tests of the backends use real ones."""
 
 import collections
 import hashlib
@@ -13,9 +13,13 @@ from contextlib import contextmanager
 from unittest import mock
 
 import numpy as np
+import onnx
+import safetensors.numpy
+from onnx import TensorProto, helper, numpy_helper
 
-from common.tests.published_networks import fresnet_name
-from common.weights.architectures import layout
+from common.tests.published_networks import fmobilefacenet_name, fresnet_name
+from common.weights.architectures import BATCH_NORM_PARTS, layout
+from common.weights.onnx_export import export_onnx
 
 KINDS = {"float32": "FloatStorage", "float64": "DoubleStorage", "float16": "HalfStorage", "int64": "LongStorage"}
 
@@ -180,3 +184,76 @@ def write_symbol(path, backbone="iresnet_small", scale="0.0078125", mean="127.5"
         nodes.append({"op": "BatchNorm", "name": name, "attrs": attributes})
     path.write_text(json.dumps({"nodes": nodes}))
     return path
+
+
+def write_safetensors(path, arrays):
+    safetensors.numpy.save_file(arrays, path)
+    return path
+
+
+def write_onnx(path, arrays):
+    """A graph that names each array: no calculation, but what a reader of weights looks at."""
+    layers = [name.removesuffix(".running_mean") for name in arrays if name.endswith(".running_mean")]
+    nodes = [
+        helper.make_node("BatchNormalization", ["x", *(f"{layer}.{part}" for part in BATCH_NORM_PARTS)], [layer])
+        for layer in layers
+    ]
+    nodes = [node for node in nodes if set(node.input[1:]) <= arrays.keys()]
+    known = {name for node in nodes for name in node.input}
+    nodes.append(helper.make_node("Conv", ["x", *(name for name in arrays if name not in known)], ["y"]))
+    tensors = [numpy_helper.from_array(array, name) for name, array in arrays.items()]
+    image = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["N", 3, 16, 16])
+    onnx.save(helper.make_model(helper.make_graph(nodes, "graph", [image], [], tensors)), path)
+    return path
+
+
+def write_released(path, quantised=True, seed=0):
+    """OpenCV's released SFace, but of 4-d embeddings of 16 pixels and with random weights; returns these.
+
+    Names are MXNet's. Quantised, weights are blocks of integers, and the graph lists the replaced ones as inputs.
+    """
+    random = np.random.default_rng(seed)
+    arrays = {
+        name: random.normal(0, np.sqrt(2 / np.prod(a.shape[1:])), a.shape).astype(np.float32) if a.ndim > 1 else a
+        for name, a in weights("mobilenet_v1", seed=seed).items()
+    }
+    integers = {
+        name: random.integers(-128, 128, (len(a), a[0].size), np.int8) for name, a in arrays.items() if a.ndim > 1
+    }
+    scales = {}
+    for name, whole in integers.items() if quantised else ():
+        block = min(64, whole.shape[1])
+        scales[name] = random.uniform(0.5, 1.5, (len(whole), -(-whole.shape[1] // block))).astype(np.float32)
+        scales[name] *= np.float32(np.sqrt(2 / whole.shape[1]) / 74)
+        spread = np.repeat(scales[name], block, axis=1)[:, : whole.shape[1]]
+        arrays[name] = ((whole.astype(np.int32) - 3).astype(np.float32) * spread).reshape(arrays[name].shape)
+    export_onnx(path, arrays, backbone="mobilenet_v1", embedding_size=4, image_size=16, opset=21)
+    model = onnx.load(path)
+    del model.metadata_props[:]
+    graph, before = model.graph, []
+    tensors = {tensor.name: tensor for tensor in graph.initializer}
+    tensors["normalise.scale"].CopyFrom(numpy_helper.from_array(np.float32([1 / 128]), "normalise.scale"))
+    graph.node[1].op_type = "Mul"
+    for name, scale in scales.items():
+        published = fmobilefacenet_name(name)
+        parts = {"quantized": integers[name], "scales": scale, "zero_point": np.full(scale.shape, 3, np.int8)}
+        parts["shape"] = np.array(arrays[name].shape, np.int64)
+        graph.initializer.extend(numpy_helper.from_array(array, f"{published}_{part}") for part, array in parts.items())
+        inputs = [f"{published}_{part}" for part in ("quantized", "scales", "zero_point")]
+        block = min(64, integers[name].shape[1])
+        before.append(helper.make_node("DequantizeLinear", inputs, [f"{name} whole"], axis=1, block_size=block))
+        before.append(helper.make_node("Reshape", [f"{name} whole", f"{published}_shape"], [f"{name} shaped"]))
+        graph.initializer.remove(tensors[name])
+        graph.input.append(helper.make_tensor_value_info(published, TensorProto.FLOAT, arrays[name].shape))
+    for node in graph.node:
+        node.input[:] = [
+            f"{name} shaped" if name in scales else fmobilefacenet_name(name) if name in arrays else name
+            for name in node.input
+        ]
+    for tensor in graph.initializer:
+        tensor.name = fmobilefacenet_name(tensor.name) if tensor.name in arrays else tensor.name
+    nodes = [*before, *graph.node]
+    del graph.node[:]
+    graph.node.extend(nodes)
+    onnx.save(model, path)
+    return arrays

@@ -1,5 +1,6 @@
 """Every name in the published state dicts of the backbones, with its shape: written from the published layouts."""
 
+import itertools
 import re
 
 STAGES = (64, 128, 256, 512)
@@ -65,11 +66,21 @@ def ir_shapes(blocks, squeeze_excite):
     return shapes | bn("output_layer.0", 512) | linear("output_layer.3", 512, 25088) | bn("output_layer.4", 512)
 
 
-def mobilefacenet_shapes():
-    def layer(name, width, in_width, kernel=1, activation=True):
-        shapes = conv(f"{name}.conv2d", width, in_width, kernel) | bn(f"{name}.batchnorm", width)
-        return shapes | (prelu(f"{name}.relu", width) if activation else {})
+def layer(name, width, in_width, kernel=1, activation=True):
+    shapes = conv(f"{name}.conv2d", width, in_width, kernel) | bn(f"{name}.batchnorm", width)
+    return shapes | (prelu(f"{name}.relu", width) if activation else {})
 
+
+def mobilenet_v1_shapes():
+    """Of the ONNX file that OpenCV released, but for 512-d embeddings."""
+    widths = [32, 64, 128, 128, 256, 256, *[512] * 6, 1024, 1024]
+    shapes = layer("conv_1", 32, 3, 3)
+    for number, (in_width, width) in enumerate(itertools.pairwise(widths), 2):
+        shapes |= layer(f"conv_{number}_dw", in_width, 1, 3) | layer(f"conv_{number}", width, in_width)
+    return shapes | bn("bn1", 1024) | linear("pre_fc1", 512, 50176) | bn("fc1", 512)
+
+
+def mobilefacenet_shapes():
     def bottleneck(name, width, in_width, inside):
         shapes = layer(f"{name}.conv_sep", inside, in_width) | layer(f"{name}.conv_dw", inside, 1, 3)
         return shapes | layer(f"{name}.conv_proj", width, inside, activation=False)
@@ -91,6 +102,8 @@ def published_shapes(name):
     """Every name in a published state dict of 512-d embeddings at 112 pixels, with its shape."""
     if name == "mobilefacenet":
         return mobilefacenet_shapes()
+    if name == "mobilenet_v1":
+        return mobilenet_v1_shapes()
     if name.startswith("iresnet"):
         return iresnet_shapes(DEPTHS[name])
     return ir_shapes(DEPTHS[name], name.startswith("ir_se"))
@@ -111,9 +124,9 @@ def fresnet_name(canonical):
 
 
 def fmobilefacenet_name(canonical):
-    """The name in insightface's fmobilefacenet."""
+    """The name in insightface's fmobilefacenet and in OpenCV's SFace."""
     layer, _, part = canonical.rpartition(".")
     layer = layer.replace(".model.", "_").replace(".", "_")
-    is_norm = layer.endswith(("batchnorm", "relu")) or layer == "fc1"
+    is_norm = layer.endswith(("batchnorm", "relu")) or layer in ("bn1", "fc1")
     parts = {"weight": "gamma" if is_norm else "weight", "bias": "beta" if is_norm else "bias"}
     return f"{layer}_" + parts.get(part, part.replace("running", "moving"))

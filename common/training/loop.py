@@ -12,13 +12,14 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 import numpy as np
 import tqdm
 
 from common import config as configuration
 from common.backend import Trainer
-from common.config import RunConfig
+from common.config import OptimiserConfig, RunConfig
 from common.datasets.loader import Batch, Loader
 from common.datasets.pair_sets import find_pair_sets
 from common.datasets.training_sets import Dataset
@@ -29,6 +30,7 @@ from common.ranks import Stopped
 from common.training.angles import AngleProbe
 from common.training.run_log import NEGATIVE_LOSS, RunLog, environment
 from common.training.schedule import scheduled_rate, total_steps
+from common.training.start import read_start
 from common.weights import checkpoint
 
 
@@ -53,7 +55,8 @@ def fit(trainer: Trainer, dataset: Dataset, config: RunConfig, folder: Path) -> 
     Args:
         trainer: freshly made from `config`.
         dataset: the training set.
-        config: checked; the same as at the first start (`FREE_ON_RESUME` fields may differ).
+        config: checked; the same as at the first start (`FREE_ON_RESUME` fields may differ, the number of steps too as
+            long as those that were taken are the same).
         folder: the run folder; made if it is missing.
 
     Raises:
@@ -65,11 +68,12 @@ def fit(trainer: Trainer, dataset: Dataset, config: RunConfig, folder: Path) -> 
     """
     refuse_another_run(folder, config)
     run = _Run(trainer, dataset, config, folder)
-    if run.writes:
-        write_json(folder / "config.json", configuration.to_json(config))
-        write_json(folder / "environment.json", environment(trainer.describe()))
     trainer.ranks.total(0)  # no rank looks for checkpoints before all have started
     run.resume()
+    if run.writes:
+        weights = {"weights": run.started_from} if run.started_from else {}
+        write_json(folder / "config.json", configuration.to_json(config))
+        write_json(folder / "environment.json", {**environment(trainer.describe()), **weights})
     with _stop_signals() as stop_asked:
         run.train(stop_asked)
     return run.progress
@@ -82,6 +86,8 @@ class _Run:
         self.ranks, self.writes = trainer.ranks, trainer.ranks.rank == 0
         self.progress = Progress()
         self.saved_step = 0
+        self.num_classes = dataset.num_classes
+        self.started_from: dict[str, Any] | None = None  # weights in place of drawn ones
         self.loader = Loader(
             dataset,
             optimiser.batch_size,
@@ -105,16 +111,45 @@ class _Run:
     def resume(self) -> None:
         path = checkpoint.latest_checkpoint(self.folder)
         if path is None:
+            self._start()
             return
         saved = checkpoint.load_checkpoint(path)
         try:
             self.progress = Progress(**saved.state["progress"])
         except (KeyError, TypeError):
             raise checkpoint.DamagedCheckpoint(f"{path / checkpoint.STATE}: expected progress of a run") from None
+        self._check_schedule(configuration.from_json(saved.state.get("config")).optimiser)
+        self.started_from = saved.state.get("weights")
         self.trainer.load_state(saved.arrays, self.progress.step)
         self.saved_step = self.progress.step
         self.logged = dataclasses.replace(self.progress)
         self.skipped_before = self.progress.skipped
+
+    def _start(self) -> None:
+        """Before the first step: the weights that the configuration names, if it does."""
+        if self.config.model.weights is not None:
+            start = read_start(self.config.model.weights, self.config, self.num_classes)
+            self.trainer.load_weights(start.arrays)
+            self.started_from = start.record
+
+    def _check_schedule(self, before: OptimiserConfig) -> None:
+        """Raise a ValueError unless every step that was taken would be the same with the number of steps of now."""
+        now, taken, per_epoch = self.config.optimiser, self.progress.step, self.loader.steps_per_epoch
+        if (before.epochs, before.max_steps) == (now.epochs, now.max_steps):
+            return
+        what = f"with optimiser.epochs {now.epochs} and optimiser.max_steps {now.max_steps}"
+        if self.total < taken:
+            raise ValueError(
+                f"{self.folder}: {what} the run has {self.total} steps, but {taken} were taken; expected at least "
+                "these, or another folder (--out)"
+            )
+        for step in range(taken):
+            old, new = (scheduled_rate(step, optimiser, per_epoch) for optimiser in (before, now))
+            if old != new:
+                raise ValueError(
+                    f"{self.folder}: {what} the learning rate of step {step + 1}, which was taken, would have been "
+                    f"{new:g} instead of {old:g}; choose another folder (--out)"
+                )
 
     def train(self, stop_asked: threading.Event) -> None:
         progress = self.progress
@@ -165,6 +200,9 @@ class _Run:
         """What the user should know before the first step."""
         if not self.writes:
             return
+        if self.started_from is not None and self.progress.step == 0:
+            start = self.started_from
+            tqdm.tqdm.write(f"starts from {start['path']}, step {start['step']}: its {start['taken']}")
         for missing in self.missing_sets:
             tqdm.tqdm.write(f"evaluation set {missing}: not found at {self.config.data.root / (missing + '.bin')}")
         if self.config.head.name == "sface":
@@ -284,7 +322,11 @@ class _Run:
             name = list(arrays)[place - 1]
             raise self._diverged(f"after step {step} {name} holds NaN or infinity, though the loss was finite")
         if self.writes:
-            state = {"progress": dataclasses.asdict(self.progress), "config": configuration.to_json(self.config)}
+            state: dict[str, Any] = {
+                "progress": dataclasses.asdict(self.progress),
+                "config": configuration.to_json(self.config),
+                "weights": self.started_from,
+            }
             checkpoint.save_checkpoint(folder, step, arrays, state)
             checkpoint.prune(folder, self.config.keep, self.progress.best_step)
 
@@ -294,7 +336,9 @@ def refuse_another_run(folder: Path, config: RunConfig) -> None:
     path = folder / "config.json"
     if path.exists():
         before = read_json(path, "the settings of a run")
-        changed = configuration.differences(before, configuration.to_json(config))
+        before = configuration.to_json(configuration.from_json(before))  # with defaults of fields that are newer
+        free = configuration.FREE_ON_RESUME | configuration.LENGTH
+        changed = configuration.differences(before, configuration.to_json(config), free)
         if changed:
             raise ValueError(
                 f"{folder} holds a run of another configuration ({'; '.join(changed)}); "

@@ -21,6 +21,11 @@ IRESNET_BLOCKS = {
     152: (3, 8, 36, 3),
     200: (6, 26, 60, 6),
 }
+MOBILENET_BLOCKS = (  # width and stride of each
+    *((64, 1), (128, 2), (128, 1), (256, 2), (256, 1)),
+    *((512, 2), (512, 1), (512, 1), (512, 1), (512, 1), (512, 1)),
+    *((1024, 2), (1024, 1)),
+)
 IR_BLOCKS = {50: (3, 4, 14, 3), 101: (3, 13, 30, 3), 152: (3, 8, 36, 3)}
 
 
@@ -141,11 +146,7 @@ def ir(layers: Layers, x: Map, embedding_size: int, blocks: tuple[int, ...], squ
 
 def mobilefacenet(layers: Layers, x: Map, embedding_size: int) -> Map:
     """See `pytorch_impl/backbones/mobilefacenet.py`."""
-
-    def unit(x: Map, name: str, width: int, activation: bool = True, **options: int) -> Map:
-        x = layers.conv(x, f"{name}.conv2d", width, **options)
-        x = layers.batch_norm(x, f"{name}.batchnorm", MOBILEFACENET_EPS)
-        return layers.prelu(x, f"{name}.relu") if activation else x
+    unit = partial(_unit, layers)
 
     def bottleneck(x: Map, name: str, width: int, inside: int, stride: int = 1) -> Map:
         out = unit(x, f"{name}.conv_sep", inside)
@@ -169,12 +170,30 @@ def mobilefacenet(layers: Layers, x: Map, embedding_size: int) -> Map:
     return layers.batch_norm(layers.linear(x, "pre_fc1", embedding_size), "fc1", MOBILEFACENET_HEAD_EPS)
 
 
+def mobilenet_v1(layers: Layers, x: Map, embedding_size: int) -> Map:
+    """See `pytorch_impl/backbones/mobilenet_v1.py`."""
+    x = _unit(layers, x, "conv_1", 32, kernel=3, padding=1)
+    for number, (width, stride) in enumerate(MOBILENET_BLOCKS, 2):
+        x = _unit(layers, x, f"conv_{number}_dw", x.channels, kernel=3, stride=stride, padding=1, groups=x.channels)
+        x = _unit(layers, x, f"conv_{number}", width)
+    x = layers.batch_norm(x, "bn1", MOBILEFACENET_HEAD_EPS)
+    return layers.batch_norm(layers.linear(x, "pre_fc1", embedding_size), "fc1", MOBILEFACENET_HEAD_EPS)
+
+
+def _unit(layers: Layers, x: Map, name: str, width: int, activation: bool = True, **options: int) -> Map:
+    """Convolution, BN and PReLU of the MobileNets."""
+    x = layers.conv(x, f"{name}.conv2d", width, **options)
+    x = layers.batch_norm(x, f"{name}.batchnorm", MOBILEFACENET_EPS)
+    return layers.prelu(x, f"{name}.relu") if activation else x
+
+
 BACKBONES: dict[str, Callable[[Layers, Map, int], Map]] = {
     "iresnet_small": partial(iresnet, blocks=(1, 1, 1, 1), widths=(32, 64, 128, 256)),
     **{f"iresnet{depth}": partial(iresnet, blocks=blocks, widths=WIDTHS) for depth, blocks in IRESNET_BLOCKS.items()},
     **{f"ir{depth}": partial(ir, blocks=blocks, squeeze_excite=False) for depth, blocks in IR_BLOCKS.items()},
     **{f"ir_se{depth}": partial(ir, blocks=blocks, squeeze_excite=True) for depth, blocks in IR_BLOCKS.items()},
     "mobilefacenet": mobilefacenet,
+    "mobilenet_v1": mobilenet_v1,
 }
 
 

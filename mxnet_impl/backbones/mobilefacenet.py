@@ -47,16 +47,16 @@ class MobileFaceNet(gluon.HybridBlock):
         self.image_size = image_size
         last_size = -(-image_size // 16)  # four strides of 2; each rounds up
 
-        self.conv_1 = _conv(3, 64, kernel=3, stride=2, padding=1)
-        self.conv_2_dw = _conv(64, 64, kernel=3, padding=1, groups=64)
+        self.conv_1 = conv_unit(3, 64, kernel=3, stride=2, padding=1)
+        self.conv_2_dw = conv_unit(64, 64, kernel=3, padding=1, groups=64)
         self.dconv_23 = Bottleneck(64, 64, inside=128, stride=2)
         self.res_3 = _residual(64, inside=128, blocks=4)
         self.dconv_34 = Bottleneck(64, 128, inside=256, stride=2)
         self.res_4 = _residual(128, inside=256, blocks=6)
         self.dconv_45 = Bottleneck(128, 128, inside=512, stride=2)
         self.res_5 = _residual(128, inside=256, blocks=2)
-        self.conv_6sep = _conv(128, 512)
-        self.conv_6dw7_7 = _conv(512, 512, kernel=last_size, groups=512, activation=False)
+        self.conv_6sep = conv_unit(128, 512)
+        self.conv_6dw7_7 = conv_unit(512, 512, kernel=last_size, groups=512, activation=False)
         self.dropout = nn.Dropout(dropout)
         self.pre_fc1 = nn.Dense(embedding_size, in_units=512)
         self.fc1 = BatchNorm1D(epsilon=HEAD_EPS, in_channels=embedding_size)
@@ -81,9 +81,9 @@ class Bottleneck(gluon.HybridBlock):
 
     def __init__(self, in_width: int, width: int, inside: int, stride: int = 1, residual: bool = False) -> None:
         super().__init__()
-        self.conv_sep = _conv(in_width, inside)
-        self.conv_dw = _conv(inside, inside, kernel=3, stride=stride, padding=1, groups=inside)
-        self.conv_proj = _conv(inside, width, activation=False)
+        self.conv_sep = conv_unit(in_width, inside)
+        self.conv_dw = conv_unit(inside, inside, kernel=3, stride=stride, padding=1, groups=inside)
+        self.conv_proj = conv_unit(inside, width, activation=False)
         self.residual = residual
 
     def hybrid_forward(self, F: Any, x: Symbol) -> Symbol:
@@ -91,7 +91,7 @@ class Bottleneck(gluon.HybridBlock):
         return out + x if self.residual else out
 
 
-def _conv(
+def conv_unit(
     in_width: int,
     width: int,
     kernel: int = 1,
@@ -99,7 +99,8 @@ def _conv(
     padding: int = 0,
     groups: int = 1,
     activation: bool = True,
-) -> nn.HybridSequential:
+) -> gluon.HybridBlock:
+    """Convolution, BN and, unless `activation` is false, PReLU."""
     layers = {
         "conv2d": nn.Conv2D(width, kernel, stride, padding, groups=groups, use_bias=False, in_channels=in_width),
         "batchnorm": nn.BatchNorm(epsilon=EPS, in_channels=width),

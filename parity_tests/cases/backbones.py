@@ -20,7 +20,7 @@ def backbone_cases(backbone: str, embedding_size: int = 16, *, precision: str = 
     Below float32 errors are relative to three times the spread of float64 runs in which weights, images and each
     operation are off by a rounding. So the bound is as wide as the depth of a network makes it.
     """
-    size, batch_size = (32 if backbone == "mobilefacenet" else 16), 8
+    size, batch_size = (32 if backbone.startswith("mobile") else 16), 8
     random = np.random.default_rng(0)
     images = held_by_float32(random.standard_normal((batch_size, 3, size, size)))
     grad_output = held_by_float32(random.standard_normal((batch_size, embedding_size)))

@@ -121,7 +121,9 @@ def test_margin_heads_match_central_differences_below_the_floor_of_norms(head, m
     assert_margin_truth_is_differentiable(head, case)
 
 
-@pytest.mark.parametrize(("backbone", "size"), [("iresnet_small", 16), ("ir_se50", 16), ("mobilefacenet", 17)])
+@pytest.mark.parametrize(
+    ("backbone", "size"), [("iresnet_small", 16), ("ir_se50", 16), ("mobilefacenet", 17), ("mobilenet_v1", 17)]
+)
 @pytest.mark.parametrize("training", [True, False])
 def test_backbones_match_central_differences(backbone, size, training):
     """Differences along one random direction of all parameters and the input; an odd size finds wrong padding."""

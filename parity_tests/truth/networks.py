@@ -7,6 +7,7 @@ names, shapes and initial values in checkpoints.
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
@@ -25,6 +26,7 @@ IRESNET_BLOCKS = {
     152: (3, 8, 36, 3),
     200: (6, 26, 60, 6),
 }
+MOBILENET_WIDTHS = (64, 128, 128, 256, 256, 512, 512, 512, 512, 512, 512, 1024, 1024)  # stride 2 where a width is new
 IR_BLOCKS = {50: (3, 4, 14, 3), 101: (3, 13, 30, 3), 152: (3, 8, 36, 3)}
 
 
@@ -231,6 +233,8 @@ def forward(tape: Tape, backbone: str, images: Value, embedding_size: int) -> Va
     """Embeddings (N, D) of normalised images (N, 3, S, S), without dropout."""
     if backbone == "mobilefacenet":
         return _mobilefacenet(tape, images, embedding_size)
+    if backbone == "mobilenet_v1":
+        return _mobilenet_v1(tape, images, embedding_size)
     if backbone == "iresnet_small":
         return _iresnet(tape, images, (1, 1, 1, 1), (32, 64, 128, 256), embedding_size)
     family, depth = backbone.rstrip("0123456789"), int(backbone.lstrip("abcdefghijklmnopqrstuvwxyz_"))
@@ -284,10 +288,7 @@ def _ir(tape: Tape, x: Value, blocks: tuple[int, ...], squeeze_excite: bool, emb
 
 
 def _mobilefacenet(tape: Tape, x: Value, embedding_size: int) -> Value:
-    def unit(x: Value, name: str, width: int, activation: bool = True, **options: int) -> Value:
-        x = tape.conv(x, f"{name}.conv2d", width, **options)
-        x = tape.batch_norm(x, f"{name}.batchnorm", MOBILEFACENET_EPS)
-        return tape.prelu(x, f"{name}.relu") if activation else x
+    unit = partial(_unit, tape)
 
     def bottleneck(x: Value, name: str, width: int, inside: int, stride: int = 1) -> Value:
         out = unit(x, f"{name}.conv_sep", inside)
@@ -310,6 +311,24 @@ def _mobilefacenet(tape: Tape, x: Value, embedding_size: int) -> Value:
     x = unit(x, "conv_6dw7_7", 512, activation=False, kernel=x.data.shape[2], groups=512)
     x = tape.linear(tape.flatten(tape.tap("conv_6dw7_7", x)), "pre_fc1", embedding_size)
     return tape.batch_norm(x, "fc1", MOBILEFACENET_HEAD_EPS)
+
+
+def _mobilenet_v1(tape: Tape, x: Value, embedding_size: int) -> Value:
+    x = tape.tap("conv_1", _unit(tape, x, "conv_1", 32, kernel=3, padding=1))
+    for number, width in enumerate(MOBILENET_WIDTHS, 2):
+        here = x.data.shape[1]
+        stride = 2 if width > here > 32 else 1
+        x = _unit(tape, x, f"conv_{number}_dw", here, kernel=3, stride=stride, padding=1, groups=here)
+        x = tape.tap(f"conv_{number}", _unit(tape, x, f"conv_{number}", width))
+    x = tape.tap("bn1", tape.batch_norm(x, "bn1", MOBILEFACENET_HEAD_EPS))
+    x = tape.linear(tape.flatten(x), "pre_fc1", embedding_size)
+    return tape.batch_norm(x, "fc1", MOBILEFACENET_HEAD_EPS)
+
+
+def _unit(tape: Tape, x: Value, name: str, width: int, activation: bool = True, **options: int) -> Value:
+    x = tape.conv(x, f"{name}.conv2d", width, **options)
+    x = tape.batch_norm(x, f"{name}.batchnorm", MOBILEFACENET_EPS)
+    return tape.prelu(x, f"{name}.relu") if activation else x
 
 
 def is_decayed(spec: ParameterSpec) -> bool:

@@ -9,6 +9,7 @@ from pytorch_impl.backbones import ir, iresnet
 from pytorch_impl.backbones.ir import IR
 from pytorch_impl.backbones.iresnet import IResNet
 from pytorch_impl.backbones.mobilefacenet import MobileFaceNet
+from pytorch_impl.backbones.mobilenet_v1 import MobileNetV1
 
 BACKBONES: dict[str, Callable[..., nn.Module]] = {
     "iresnet_small": partial(IResNet, (1, 1, 1, 1), (32, 64, 128, 256)),  # the project's own, for trials on a CPU
@@ -16,6 +17,7 @@ BACKBONES: dict[str, Callable[..., nn.Module]] = {
     **{f"ir{depth}": partial(IR, blocks) for depth, blocks in ir.BLOCKS.items()},
     **{f"ir_se{depth}": partial(IR, blocks, squeeze_excite=True) for depth, blocks in ir.BLOCKS.items()},
     "mobilefacenet": MobileFaceNet,
+    "mobilenet_v1": MobileNetV1,
 }
 
 
@@ -29,7 +31,7 @@ def create_backbone(
         embedding_size: D, numbers in an embedding.
         image_size: S, pixels, at least 16.
         dropout: share of the features that are dropped before the last linear layer, in training only; None: the
-            default of the family (0.4 iresnet, 0.5 ir, 0 mobilefacenet).
+            default of the family (0.4 iresnet and mobilenet_v1, 0.5 ir, 0 mobilefacenet).
 
     Raises:
         ValueError: there is no such backbone, or a number is out of range.

@@ -45,16 +45,16 @@ class MobileFaceNet(nn.Module):
         self.image_size = image_size
         last_size = -(-image_size // 16)  # four strides of 2; each rounds up
 
-        self.conv_1 = _conv(3, 64, kernel=3, stride=2, padding=1)
-        self.conv_2_dw = _conv(64, 64, kernel=3, padding=1, groups=64)
+        self.conv_1 = conv_unit(3, 64, kernel=3, stride=2, padding=1)
+        self.conv_2_dw = conv_unit(64, 64, kernel=3, padding=1, groups=64)
         self.dconv_23 = Bottleneck(64, 64, inside=128, stride=2)
         self.res_3 = _residual(64, inside=128, blocks=4)
         self.dconv_34 = Bottleneck(64, 128, inside=256, stride=2)
         self.res_4 = _residual(128, inside=256, blocks=6)
         self.dconv_45 = Bottleneck(128, 128, inside=512, stride=2)
         self.res_5 = _residual(128, inside=256, blocks=2)
-        self.conv_6sep = _conv(128, 512)
-        self.conv_6dw7_7 = _conv(512, 512, kernel=last_size, groups=512, activation=False)
+        self.conv_6sep = conv_unit(128, 512)
+        self.conv_6dw7_7 = conv_unit(512, 512, kernel=last_size, groups=512, activation=False)
         self.dropout = nn.Dropout(dropout)
         self.pre_fc1 = nn.Linear(512, embedding_size)
         self.fc1 = nn.BatchNorm1d(embedding_size, eps=HEAD_EPS)
@@ -78,9 +78,9 @@ class Bottleneck(nn.Module):
 
     def __init__(self, in_width: int, width: int, inside: int, stride: int = 1, residual: bool = False) -> None:
         super().__init__()
-        self.conv_sep = _conv(in_width, inside)
-        self.conv_dw = _conv(inside, inside, kernel=3, stride=stride, padding=1, groups=inside)
-        self.conv_proj = _conv(inside, width, activation=False)
+        self.conv_sep = conv_unit(in_width, inside)
+        self.conv_dw = conv_unit(inside, inside, kernel=3, stride=stride, padding=1, groups=inside)
+        self.conv_proj = conv_unit(inside, width, activation=False)
         self.residual = residual
 
     def forward(self, x: Tensor) -> Tensor:
@@ -88,7 +88,7 @@ class Bottleneck(nn.Module):
         return out + x if self.residual else out
 
 
-def _conv(
+def conv_unit(
     in_width: int,
     width: int,
     kernel: int = 1,
@@ -96,7 +96,8 @@ def _conv(
     padding: int = 0,
     groups: int = 1,
     activation: bool = True,
-) -> nn.Sequential:
+) -> nn.Module:
+    """Convolution, BN and, unless `activation` is false, PReLU."""
     layers = OrderedDict[str, nn.Module](
         conv2d=nn.Conv2d(in_width, width, kernel, stride, padding, groups=groups, bias=False),
         batchnorm=nn.BatchNorm2d(width, eps=EPS),

@@ -17,9 +17,10 @@ from pytorch_impl.backbones._prelu import PReLU
 from pytorch_impl.backbones.ir import IR
 from pytorch_impl.backbones.iresnet import IResNet
 from pytorch_impl.backbones.mobilefacenet import MobileFaceNet
+from pytorch_impl.backbones.mobilenet_v1 import MobileNetV1
 from pytorch_impl.checkpoint import from_canonical, to_canonical
 
-RUN_AT_112 = ("iresnet_small", "iresnet18", "iresnet50", "ir50", "ir_se50", "mobilefacenet")
+RUN_AT_112 = ("iresnet_small", "iresnet18", "iresnet50", "ir50", "ir_se50", "mobilefacenet", "mobilenet_v1")
 
 
 def zeros(shape):
@@ -58,6 +59,7 @@ def test_names_and_shapes_are_the_published_ones(name):
         ("iresnet100", 49 * 18 + 4 * 6 + 19, 65.16),
         ("ir50", 24 * 13 + 3 * 6 + 19, 43.57),
         ("mobilefacenet", 2 * 7 + 15 * 20 + 7 + 6 + 7, 1.2),
+        ("mobilenet_v1", 27 * 7 + 5 + 7, 28.91),
     ],
 )
 def test_sizes(name, tensors, millions):
@@ -79,6 +81,11 @@ def test_parameter_counts_by_hand():
     assert sum(p.numel() for p in iresnet50.parameters()) == stem + body + head == 43_590_848
     middle_bn, first_shortcut = 2 * (3 * 64 + 4 * 128 + 14 * 256 + 3 * 512), 64 * 64 + 2 * 64
     assert sum(p.numel() for p in ir50.parameters()) == stem + body + head - middle_bn - first_shortcut
+
+
+def test_the_size_of_the_released_network():
+    with torch.device("meta"):
+        assert sum(p.numel() for p in create_backbone("mobilenet_v1", 128).parameters()) == 9_642_880
 
 
 @pytest.mark.parametrize(("size", "cells"), [(64, 16), (96, 36), (16, 1), (56, 16), (17, 4)])
@@ -114,6 +121,7 @@ FAMILIES = {
         lambda tape, x: networks._ir(tape, x, BLOCKS, True, 16),
     ),
     "mobilefacenet": (MobileFaceNet, lambda tape, x: networks._mobilefacenet(tape, x, 16)),
+    "mobilenet_v1": (MobileNetV1, lambda tape, x: networks._mobilenet_v1(tape, x, 16)),
 }
 
 

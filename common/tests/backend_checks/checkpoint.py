@@ -8,7 +8,7 @@ import pytest
 
 from common.weights.initialisation import ParameterSpec
 
-FAMILIES = ("iresnet_small", "ir_se50", "mobilefacenet")
+FAMILIES = ("iresnet_small", "ir_se50", "mobilefacenet", "mobilenet_v1")
 
 
 @pytest.fixture

@@ -65,7 +65,7 @@ def test_every_recipe_runs_two_steps(run, faces, tmp_path, capsys, name):
     arguments = (
         "train", name, "--data.root", faces, "--out", tmp_path / "run", "--data.evaluate-on", "lfw", "agedb_30",
         "--optimiser.batch-size", 4, "--optimiser.max-steps", 2, "--log-every", 1, "--device", "cpu",
-        "--optimiser.learning-rate", 0.001, *small,
+        "--optimiser.learning-rate", 0.001, "--model.weights", "None", "--data.baseline", "None", *small,
     )  # fmt: skip
     assert run(*arguments) == 0
     records = read_log(tmp_path / "run" / "log.jsonl")

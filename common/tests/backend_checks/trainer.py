@@ -240,6 +240,45 @@ def test_weights_alone_are_enough_to_evaluate(backend):
     assert np.array_equal(fresh.embed(batch()[0]), trainer.embed(batch()[0]))
 
 
+def test_weights_without_a_head_leave_the_head_alone(backend):
+    trainer, fresh = trained(backend, configured()), backend.create_trainer(configured(seed=1), CLASSES)
+    drawn, weights = fresh.state()["head.class_weight"], trainer.state()
+    fresh.load_weights({name: array for name, array in weights.items() if name.startswith("backbone.")})
+    assert np.array_equal(fresh.state()["head.class_weight"], drawn)
+    assert np.array_equal(fresh.embed(batch()[0]), trainer.embed(batch()[0]))
+    with pytest.raises(ValueError, match=r"backbone\.fc\.bias: missing"):
+        fresh.load_weights({name: array for name, array in weights.items() if name != "backbone.fc.bias"})
+
+
+@pytest.mark.parametrize("options", [{}, {"accumulate": 2, "clip_norm": 0.01}])
+@pytest.mark.parametrize("head", ["sface", "softmax"])
+def test_a_frozen_backbone(backend, head, options):
+    """The head alone moves, from embeddings as in evaluation; then all does, also after a resume in between."""
+    model = ModelConfig("iresnet_small", 16, freeze_backbone_steps=2)
+    config = configured(model=model, head=HeadConfig(name=head), **options)
+    drawn, states = backend.create_trainer(config, CLASSES).state(), []
+    trainer = backend.create_trainer(config, CLASSES)
+    for step in range(4):
+        trainer.train_step(*batch(step), 0.01)
+        states.append(trainer.state())
+    for name, array in drawn.items():
+        if "backbone." in name:
+            assert np.array_equal(states[1][name], array), f"{name} is frozen"
+            moves = name != "backbone.features.weight"
+            assert np.array_equal(states[2][name], array) != moves, f"{name} is trained afterwards"
+    assert not np.array_equal(states[0]["head.class_weight"], drawn["head.class_weight"])
+    assert not np.array_equal(states[1]["momentum.head.class_weight"], states[0]["momentum.head.class_weight"])
+    if "clip_norm" in options:
+        heads = [a for n, a in states[0].items() if n.startswith("momentum.head.")]
+        assert np.sqrt(sum(np.sum(np.square(array)) for array in heads)) < 0.02, "with weight decay"
+
+    resumed = backend.create_trainer(config, CLASSES)
+    resumed.load_state(states[0], 1)
+    for step in range(1, 4):
+        resumed.train_step(*batch(step), 0.01)
+    assert_same_state(resumed.state(), states[3])
+
+
 def test_the_seed_decides_the_weights(backend):
     states = [backend.create_trainer(configured(seed=seed), CLASSES).state() for seed in (0, 0, 1)]
     assert np.array_equal(states[0]["backbone.conv1.weight"], states[1]["backbone.conv1.weight"])

@@ -22,6 +22,8 @@ from common.tests.foreign_files import (
     weights,
     write_jittor,
     write_mxnet,
+    write_onnx,
+    write_safetensors,
     write_symbol,
     write_torch,
     write_torch_legacy,
@@ -261,7 +263,7 @@ def test_prototypes_and_half_precision_of_mxnet(tmp_path):
 @pytest.mark.parametrize(
     ("symbol", "scale", "message"),
     [
-        ({"scale": "0.078125"}, OURS, "pixel-scale: 0.0078125 was given, but the symbol of .* says 0.078125"),
+        ({"scale": "0.078125"}, OURS, "pixel-scale: 0.0078125 was given, but the graph of .* says 0.078125"),
         ({"scale": None}, None, "pixel-scale: expected a number"),
         ({"mean": "128"}, None, "subtracts 127.5 from its pixels, got 128.0"),
         ({"eps": "nan"}, None, "expected a network of MXNet in JSON"),
@@ -327,6 +329,8 @@ WRITERS = {
     "legacy": lambda folder, arrays: write_torch_legacy(folder / "a.pth", arrays),
     "jittor": lambda folder, arrays: write_jittor(folder / "a.pkl", arrays),
     "mxnet": lambda folder, arrays: mxnet_files(folder, arrays, eps="1e-05", fix_gamma="False"),
+    "safetensors": lambda folder, arrays: write_safetensors(folder / "a.safetensors", arrays),
+    "onnx": lambda folder, arrays: write_onnx(folder / "a.onnx", arrays),
 }
 
 
@@ -370,7 +374,7 @@ def test_weights_of_another_network(tmp_path, kind, change, message):
 def test_the_network_that_the_names_are_of_is_named(tmp_path):
     with pytest.raises(ValueError, match=r"fit iresnet18: layer1.1.bn1.weight: missing;.*those of iresnet_small"):
         converted(write_torch(tmp_path / "a.pth", WEIGHTS), "iresnet18")
-    with pytest.raises(ValueError, match=r"backbone: expected one of .*mobilefacenet, got 'vgg'"):
+    with pytest.raises(ValueError, match=r"backbone: expected one of .*mobilenet_v1, got 'vgg'"):
         converted(tmp_path / "a.pth", "vgg")
 
 

@@ -23,11 +23,28 @@ class ForeignArray:
     read: Callable[[], np.ndarray]  # returns the values (bfloat16 as float32); raises ValueError if they are not there
 
 
+class BatchNormFacts(NamedTuple):
+    """Attributes of a BatchNorm. With fix_gamma, MXNet takes 1 in place of the stored gamma."""
+
+    eps: float
+    fix_gamma: bool
+
+
+@dataclass(frozen=True)
+class Symbol:
+    """The facts of a graph (MXNet's `-symbol.json`, an ONNX model) that its weights do not hold."""
+
+    batch_norms: dict[str, BatchNormFacts]  # attributes of each BatchNorm, by the layer's name
+    pixel_mean: float | None  # of the network's own (pixel - mean) * scale; None where it has none
+    pixel_scale: float | None  # as pixel_mean
+
+
 class ForeignFile(NamedTuple):
     """The contents of a file."""
 
     kind: str  # name of the format
     groups: list[dict[str, ForeignArray]]  # its dicts of arrays by name; one of them holds the weights of the network
+    symbol: Symbol | None = None  # of a file that holds it too
 
 
 def groups(

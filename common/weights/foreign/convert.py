@@ -10,9 +10,8 @@ import numpy as np
 from common.io.files import require_file
 from common.weights.architectures import BACKBONES, Layers, layout
 from common.weights.checkpoint import check_arrays, first_few
-from common.weights.foreign import mxnet_file, numpy_pickle, torch_file
-from common.weights.foreign.arrays import ForeignArray, ForeignFile
-from common.weights.foreign.mxnet_file import Symbol
+from common.weights.foreign import mxnet_file, numpy_pickle, onnx_file, safetensors_file, torch_file
+from common.weights.foreign.arrays import ForeignArray, ForeignFile, Symbol
 from common.weights.foreign.names import COUNTER, from_mxnet, from_pytorch, mxnet_layer
 
 OUR_MEAN, OUR_SCALE = Fraction(255, 2), Fraction(1, 128)  # of the pixels: (pixel - mean) * scale
@@ -23,6 +22,7 @@ BIASED = ("Jittor", "MXNet")
 class Converted(NamedTuple):
     """Weights of a backbone."""
 
+    kind: str  # name of the file's format
     arrays: dict[str, np.ndarray]  # float32 arrays by canonical name, without "backbone."
     embedding_size: int  # D
     notes: list[str]  # lines for the user: what was read, converted and left out
@@ -34,12 +34,12 @@ def convert(
     """Read published weights and turn them into those of one of our backbones.
 
     Args:
-        path: .pth of PyTorch, .pkl of Jittor or .params of MXNet. The format is detected from the first bytes, not
-            from the file name.
+        path: .pth of PyTorch, .safetensors, .pkl of Jittor, .params of MXNet or .onnx. The format is detected from the
+            first bytes, not from the file name.
         backbone: the network that the weights are of.
         image_size: width and height of its input, pixels.
-        pixel_scale: the network's factor for (pixel - 127.5); None where a symbol says it. Ours is 1/128. Any other
-            factor is multiplied into the first convolution, which has no bias; only its weights are rounded.
+        pixel_scale: the network's factor for (pixel - 127.5); None where a symbol or graph says it. Ours is 1/128. Any
+            other factor is multiplied into the first convolution, which has no bias; only its weights are rounded.
         symbol: -symbol.json of a .params file; None: the one beside it.
 
     Raises:
@@ -50,12 +50,12 @@ def convert(
     described = layout(backbone, 1, image_size)
     file = open_file(path)
     mxnet = file.kind == "MXNet"
-    facts = mxnet_file.open_symbol(symbol or mxnet_file.symbol_path(path)) if mxnet else None
+    facts = mxnet_file.open_symbol(symbol or mxnet_file.symbol_path(path)) if mxnet else file.symbol
     if symbol is not None and not mxnet:
         raise ValueError(f"symbol: expected none for a file of {file.kind}, got {symbol}")
     scale = _pixel_scale(path, facts, pixel_scale)
 
-    group, names = _weights(file, described, mxnet, path)
+    group, names = _weights(file, described, path)
     size = _embedding_size(described, group, names)
     described = layout(backbone, size, image_size)
     _check(path, backbone, described, group, names)
@@ -73,7 +73,7 @@ def convert(
             "ours, where n is the number of values a channel in its training batch"
         )
     check_arrays({name: ("float32", shape) for name, shape in described.shapes.items()}, arrays)
-    return Converted(arrays, size, notes)
+    return Converted(file.kind, arrays, size, notes)
 
 
 def open_file(path: Path) -> ForeignFile:
@@ -90,7 +90,14 @@ def open_file(path: Path) -> ForeignFile:
         return mxnet_file.open_params(path, data)
     if data[:1] == b"\x80":
         return numpy_pickle.open_pickle(path, data)
-    raise ValueError(f"{path}: expected a .pth of PyTorch, a .pkl of Jittor or a .params of MXNet, got something else")
+    if safetensors_file.is_safetensors(data):
+        return safetensors_file.open_safetensors(path, data)
+    if data[:1] == onnx_file.START:
+        return onnx_file.open_model(path, data[:])
+    raise ValueError(
+        f"{path}: expected a .pth of PyTorch, .safetensors, a .pkl of Jittor, a .params of MXNet or an .onnx, got "
+        "something else"
+    )
 
 
 def _pixel_scale(path: Path, symbol: Symbol | None, given: Fraction | None) -> Fraction:
@@ -98,7 +105,7 @@ def _pixel_scale(path: Path, symbol: Symbol | None, given: Fraction | None) -> F
         raise ValueError(f"{path}: expected a network that subtracts 127.5 from its pixels, got {symbol.pixel_mean}")
     said = None if symbol is None or symbol.pixel_scale is None else Fraction(symbol.pixel_scale)
     if said is not None and given is not None and abs(said / given - 1) > 1e-6:
-        raise ValueError(f"pixel-scale: {float(given)} was given, but the symbol of {path} says {float(said)}")
+        raise ValueError(f"pixel-scale: {float(given)} was given, but the graph of {path} says {float(said)}")
     scale = given if said is None else said
     if scale is None:
         raise ValueError(
@@ -110,12 +117,17 @@ def _pixel_scale(path: Path, symbol: Symbol | None, given: Fraction | None) -> F
     return scale
 
 
-def _weights(
-    file: ForeignFile, described: Layers, mxnet: bool, path: Path
-) -> tuple[dict[str, ForeignArray], dict[str, str]]:
+def _weights(file: ForeignFile, described: Layers, path: Path) -> tuple[dict[str, ForeignArray], dict[str, str]]:
     """Find the dict of the file that fits best; returns it with its published names by canonical name."""
-    mobilefacenet = "pre_fc1.weight" in described.shapes
-    named = [(group, from_mxnet(group, mobilefacenet) if mxnet else from_pytorch(group)) for group in file.groups]
+    named: list[tuple[dict[str, ForeignArray], dict[str, str]]] = []
+    try:
+        for group in file.groups:
+            if file.kind != "MXNet":
+                named.append((group, from_pytorch(group, described.shapes)))
+            if file.kind in ("MXNet", "ONNX"):
+                named.append((group, from_mxnet(group, _is_mobile(described))))
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
     if not named:
         raise ValueError(f"{path}: expected arrays by name, found none")
     return max(named, key=lambda pair: len(described.shapes.keys() & pair[1]))
@@ -131,25 +143,27 @@ def _check(path: Path, backbone: str, described: Layers, group: dict[str, Foreig
     """Check names, shapes and dtypes before a value is read."""
     shapes = described.shapes
     problems = [f"{name}: missing" for name in shapes if name not in names]
-    problems += [f"{published}: unexpected" for name, published in names.items() if name not in shapes]
+    others = [published for name, published in names.items() if name not in shapes]
     for name in (name for name in shapes if name in names):
         array = group[names[name]]
         if array.shape != shapes[name] or array.dtype not in FLOATS:
             problems.append(f"{name}: expected {shapes[name]} of floating point, got {array.dtype} {array.shape}")
-    if problems:
+    if problems or others:
         fitting = [other for other in BACKBONES if layout(other).shapes.keys() == names.keys() and other != backbone]
         hint = f"; its names are those of {', '.join(fitting)}" if fitting else ""
-        raise ValueError(f"{path} does not fit {backbone}: {first_few(problems)}{hint}")
+        unexpected = [f"unexpected in the file: {first_few(others, 3, ', ')}"] if others else []
+        found = "; ".join([*([first_few(problems)] if problems else []), *unexpected])
+        raise ValueError(f"{path} does not fit {backbone}: {found}{hint}")
 
 
 def _apply_symbol(symbol: Symbol, described: Layers, arrays: dict[str, np.ndarray], path: Path) -> list[str]:
     """Give each BatchNorm the eps and the gamma of its training; returns notes for the user."""
-    mobilefacenet = "pre_fc1.weight" in described.shapes
-    found = {mxnet_layer(name, mobilefacenet): facts for name, facts in symbol.batch_norms.items()}
+    mobile, canonical = _is_mobile(described), symbol.batch_norms.keys() <= described.eps.keys()
+    found = {name if canonical else mxnet_layer(name, mobile): facts for name, facts in symbol.batch_norms.items()}
     moved = fixed = 0
     for layer, eps in described.eps.items():
         if layer not in found:
-            raise ValueError(f"{path}: its symbol has no BatchNorm for {layer}: it is of another network")
+            raise ValueError(f"{path}: its graph has no BatchNorm for {layer}: it is of another network")
         facts = found[layer]
         if facts.fix_gamma:
             arrays[f"{layer}.weight"] = np.ones_like(arrays[f"{layer}.weight"])
@@ -162,6 +176,11 @@ def _apply_symbol(symbol: Symbol, described: Layers, arrays: dict[str, np.ndarra
     if moved:
         notes.append(f"{moved} BatchNorms have another eps than ours: the difference is in their running variances")
     return notes
+
+
+def _is_mobile(described: Layers) -> bool:
+    """Whether it is one of the networks that MXNet's files name alike."""
+    return "pre_fc1.weight" in described.shapes
 
 
 def _scale_stem(described: Layers, arrays: dict[str, np.ndarray], scale: Fraction) -> str:

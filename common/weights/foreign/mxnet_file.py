@@ -12,36 +12,28 @@ Source of the layout: NDArray::Save and NDArray::Load in src/ndarray/ndarray.cc 
 import math
 import mmap
 import struct
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from common.io.files import read_json
-from common.weights.foreign.arrays import ITEM_BYTES, MOST_DIMENSIONS, ForeignArray, ForeignFile, decode, is_shape
+from common.weights.foreign.arrays import (
+    ITEM_BYTES,
+    MOST_DIMENSIONS,
+    BatchNormFacts,
+    ForeignArray,
+    ForeignFile,
+    Symbol,
+    decode,
+    is_shape,
+)
 
 LIST_MAGIC = 0x112
 V1, V2, V3 = 0xF993FAC8, 0xF993FAC9, 0xF993FACA
 DTYPES = {0: "float32", 1: "float64", 2: "float16", 3: "uint8", 4: "int32", 5: "int8", 6: "int64", 12: "bfloat16"}
 DEFAULT_EPS = 1e-3  # of MXNet's symbol BatchNorm, where the file does not say
-
-
-class BatchNormFacts(NamedTuple):
-    """Attributes of a BatchNorm. With fix_gamma, MXNet takes 1 in place of the stored gamma."""
-
-    eps: float
-    fix_gamma: bool
-
-
-@dataclass(frozen=True)
-class Symbol:
-    """The facts of a `-symbol.json` that the `.params` do not hold."""
-
-    batch_norms: dict[str, BatchNormFacts]  # attributes of each BatchNorm, by the layer's name
-    pixel_mean: float | None  # of the network's own (pixel - mean) * scale; None where it has none
-    pixel_scale: float | None  # as pixel_mean
 
 
 def open_params(path: Path, data: mmap.mmap) -> ForeignFile:

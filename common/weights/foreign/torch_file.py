@@ -20,11 +20,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from common.io.pickles import Call, Data, Items, Slice, Stored, Unexpected, follow, text
+from common.io.pickles import NUMPY_FUNCTIONS, NUMPY_SCALARS, Call, Data, Items, Slice, Stored, Unexpected, follow, text
 from common.weights.foreign.arrays import ITEM_BYTES, ForeignArray, ForeignFile, decode, groups, is_shape
 
 REBUILD, PARAMETER = "torch._utils._rebuild_tensor_v2", "torch._utils._rebuild_parameter"
-FUNCTIONS = frozenset({REBUILD, PARAMETER, "collections.OrderedDict"})
+OTHERS = frozenset({"collections.Counter", *NUMPY_FUNCTIONS, *NUMPY_SCALARS})
+"""Functions of what a checkpoint of a training holds besides tensors: schedulers, best figures."""
+FUNCTIONS = OTHERS | {REBUILD, PARAMETER, "collections.OrderedDict"}
 STORAGES = {
     "torch.FloatStorage": "float32",
     "torch.DoubleStorage": "float64",
@@ -158,7 +160,7 @@ def _member(file: zipfile.ZipFile, name: str, size: int, exactly: bool = False) 
 
 def _tensor(call: Any, data: Data, read: ReadStorage) -> ForeignArray | None:
     """Read what the pickle says of a tensor, and check it against its storage. None: the entry is no tensor."""
-    if not isinstance(call, Call):
+    if not isinstance(call, Call) or call.function in OTHERS:
         return None
     if call.function == PARAMETER and len(call.arguments) == 3 and isinstance(call.arguments[0], Call):
         call = call.arguments[0]
