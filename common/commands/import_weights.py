@@ -2,6 +2,7 @@
 
 import shlex
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 
 import tyro
