@@ -5,11 +5,14 @@ then computes the same bits as an unbroken run.
 """
 
 import dataclasses
+import fcntl
+import hashlib
+import os
 import signal
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext, suppress
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -68,14 +71,15 @@ def fit(trainer: Trainer, dataset: Dataset, config: RunConfig, folder: Path) -> 
     """
     refuse_another_run(folder, config)
     run = _Run(trainer, dataset, config, folder)
-    trainer.ranks.total(0)  # no rank looks for checkpoints before all have started
-    run.resume()
-    if run.writes:
-        weights = {"weights": run.started_from} if run.started_from else {}
-        write_json(folder / "config.json", configuration.to_json(config))
-        write_json(folder / "environment.json", {**environment(trainer.describe()), **weights})
-    with _stop_signals() as stop_asked:
-        run.train(stop_asked)
+    with _only_writer(folder) if run.writes else nullcontext():
+        run.compare_data_of_ranks()  # so no rank looks for checkpoints before all have started, either
+        run.resume()
+        if run.writes:
+            weights = {"weights": run.started_from} if run.started_from else {}
+            write_json(folder / "config.json", configuration.to_json(config))
+            write_json(folder / "environment.json", {**environment(trainer.describe()), **weights})
+        with _stop_signals() as stop_asked:
+            run.train(stop_asked)
     return run.progress
 
 
@@ -87,6 +91,7 @@ class _Run:
         self.progress = Progress()
         self.saved_step = 0
         self.num_classes = dataset.num_classes
+        self.data = {"images": len(dataset), "fingerprint": dataset.fingerprint}
         self.started_from: dict[str, Any] | None = None  # weights in place of drawn ones
         self.loader = Loader(
             dataset,
@@ -108,6 +113,15 @@ class _Run:
         self.logged = Progress()  # as it was in the last line of the log
         self.skipped_before, self.skipped_here = 0, 0  # images: before this start; by this rank since then
 
+    def compare_data_of_ranks(self) -> None:
+        """Raise a ValueError if this rank has other data than the ranks have on average."""
+        for number in (self.data["images"], int(hashlib.sha256(str(self.data).encode()).hexdigest()[:7], 16)):
+            if self.ranks.total(number) != number * self.ranks.count:
+                raise ValueError(
+                    f"{self.config.data.root}: rank {self.ranks.rank} found {self.data['images']} images "
+                    f"({self.data['fingerprint']}), which others did not; expected the same set on each host"
+                )
+
     def resume(self) -> None:
         path = checkpoint.latest_checkpoint(self.folder)
         if path is None:
@@ -119,11 +133,24 @@ class _Run:
         except (KeyError, TypeError):
             raise checkpoint.DamagedCheckpoint(f"{path / checkpoint.STATE}: expected progress of a run") from None
         self._check_schedule(configuration.from_json(saved.state.get("config")).optimiser)
+        self._check_data(saved.state.get("data"))
         self.started_from = saved.state.get("weights")
         self.trainer.load_state(saved.arrays, self.progress.step)
         self.saved_step = self.progress.step
         self.logged = dataclasses.replace(self.progress)
         self.skipped_before = self.progress.skipped
+
+    def _check_data(self, before: Any) -> None:
+        """Raise a ValueError if the run began with another set. Keys and labels of two kinds cannot be compared."""
+        if not isinstance(before, dict):
+            return  # a checkpoint of before these were kept
+        (kind, _), (now, _) = (str(data.get("fingerprint")).partition(" ")[::2] for data in (before, self.data))
+        if before.get("images") != self.data["images"] or (kind == now and before != self.data):
+            raise ValueError(
+                f"{self.folder}: the run began with {before.get('images')} images ({before.get('fingerprint')}), but "
+                f"{self.config.data.root} holds {self.data['images']} ({self.data['fingerprint']}); name its own set "
+                "again with --data.root, or another folder with --out"
+            )
 
     def _start(self) -> None:
         """Before the first step: the weights that the configuration names, if it does."""
@@ -326,6 +353,7 @@ class _Run:
                 "progress": dataclasses.asdict(self.progress),
                 "config": configuration.to_json(self.config),
                 "weights": self.started_from,
+                "data": self.data,
             }
             checkpoint.save_checkpoint(folder, step, arrays, state)
             checkpoint.prune(folder, self.config.keep, self.progress.best_step)
@@ -344,6 +372,31 @@ def refuse_another_run(folder: Path, config: RunConfig) -> None:
                 f"{folder} holds a run of another configuration ({'; '.join(changed)}); "
                 "choose another folder with --out, or delete this one"
             )
+
+
+@contextmanager
+def _only_writer(folder: Path) -> Iterator[None]:
+    """Hold the folder's lock, which ends with this process however that ends."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "lock"
+    with path.open("a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            raise ValueError(
+                f"{folder}: {file.read(200).strip() or 'another process'} trains in it; stop that run first, or choose "
+                "another folder with --out"
+            ) from None
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {os.uname().nodename}")
+        file.flush()
+        try:
+            yield
+        finally:
+            path.unlink(missing_ok=True)
+            with suppress(OSError):
+                folder.rmdir()  # if nothing was written
 
 
 @contextmanager

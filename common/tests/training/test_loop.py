@@ -101,7 +101,7 @@ def test_a_worse_evaluation_does_not_become_the_best(faces, tmp_path):
 
 def test_skipped_images_are_counted_over_the_run(faces, tmp_path):
     class Broken:
-        num_classes = 6
+        num_classes, fingerprint = 6, ""
 
         def __len__(self) -> int:
             return 48
@@ -242,7 +242,7 @@ def test_an_array_that_is_not_finite_is_not_saved(faces, tmp_path, name, step, s
 def test_all_ranks_stop_at_what_rank_0_cannot_save(faces, tmp_path):
     config = configured(faces)
     trainer = NumpyTrainer(config, 6)
-    trainer.ranks = SimpleNamespace(rank=1, count=2, total=lambda number: number + 2 * (trainer.steps == 7))
+    trainer.ranks = SimpleNamespace(rank=1, count=2, total=lambda number: 2 * (number + (trainer.steps == 7)))
     with pytest.raises(Diverged, match=r"after step 7 momentum\.head\.class_weight holds NaN"):
         fit(trainer, open_dataset(faces), config, tmp_path)
 
@@ -307,7 +307,7 @@ def test_bad_data_loses_nothing(faces, tmp_path):
     unlucky = int(epoch_order(0, 1, 48)[4 * 8 + 3])
 
     class Breaking:
-        num_classes = 6
+        num_classes, fingerprint = 6, ""
 
         def __init__(self) -> None:
             self.good, self.reads = open_dataset(faces), 0
@@ -414,7 +414,7 @@ def test_a_negative_loss_is_explained_once(faces, tmp_path, capsys, head):
 def test_only_rank_0_explains(faces, tmp_path, capsys):
     config = configured(faces)
     trainer = NumpyTrainer(config, 6)
-    trainer.ranks = SimpleNamespace(rank=1, count=2, total=lambda number: number)
+    trainer.ranks = SimpleNamespace(rank=1, count=2, total=lambda number: 2 * number)
     fit(trainer, open_dataset(faces), config, tmp_path)
     assert capsys.readouterr().out == ""
 
