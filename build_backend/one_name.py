@@ -22,7 +22,7 @@ PACKAGES = ("common", "data", "jittor_impl", "mxnet_impl", "parity_tests", "pyto
 FILES = ("LICENSE", "README.md", "pyproject.toml")
 SDIST_ONLY = (
     *("benchmarks", "build_backend", "docs", "examples", "Makefile"),
-    *("CHANGELOG.md", "CITATION.cff", "CONTRIBUTING.md", "mkdocs.yml"),
+    *("CHANGELOG.md", "CITATION.cff", "CONTRIBUTING.md", "SECURITY.md", "mkdocs.yml"),
 )
 
 _FIRST = f"({'|'.join(PACKAGES)})"

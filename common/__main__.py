@@ -3,7 +3,7 @@
 import importlib
 import sys
 
-from common.io.text import escape_what_cannot_be_printed, usage
+from common.io.text import escape_what_cannot_be_printed, printable, usage
 
 COMMANDS = {
     "report": ("run_report", "Write the report of each run, and a page that compares several runs: report RUN ..."),
@@ -24,7 +24,7 @@ def main(arguments: list[str]) -> int:
     try:
         importlib.import_module(f"{__package__}.reports.{COMMANDS[command][0]}").main(arguments[1:])
     except (OSError, ValueError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(printable(f"error: {error}"), file=sys.stderr)
         return 2
     return 0
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import tyro
 
-from common.io.text import escape_what_cannot_be_printed, print_version
+from common.io.text import escape_what_cannot_be_printed, print_version, printable
 from data.align import make_aligned
 from data.convert import convert
 from data.lfw import make_lfw_small
@@ -41,7 +41,7 @@ def main(arguments: list[str]) -> int:
     try:
         written = tyro.extras.subcommand_cli_from_dict(COMMANDS, prog="python -m data", args=arguments)
     except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(printable(f"error: {error}"), file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("stopped; all files that were written are complete", file=sys.stderr)

@@ -10,6 +10,7 @@ import tqdm
 from common.datasets.images import decode_photo
 from common.datasets.training_sets import LIST, Dataset, Sample, open_dataset, write_records
 from common.io.files import atomic_write
+from common.io.text import printable
 from data.output import new_folder
 
 SIGNATURES = {b"\xff\xd8": ".jpg", b"\x89PNG": ".png", b"BM": ".bmp", b"P5": ".pgm", b"P6": ".ppm", b"RIFF": ".webp"}
@@ -27,7 +28,7 @@ def convert(source: Path, target: Path, kind: Literal["record", "list", "folder"
     """
     dataset = open_dataset(source)
     for note in dataset.notes:
-        print(f"note: {note}")
+        print(printable(f"note: {note}"))
     with new_folder(target, overwrite) as folder:
         if kind == "record":
             _write_records(dataset, folder)

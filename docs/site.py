@@ -8,7 +8,7 @@ import griffe
 from mkdocs.structure.files import File
 
 ROOT = Path(__file__).parents[1]
-PAGES = {"README.md": "index.md", "CONTRIBUTING.md": "CONTRIBUTING.md", "CHANGELOG.md": "CHANGELOG.md"}
+PAGES = {"README.md": "index.md", **{f"{n}.md": f"{n}.md" for n in ("CONTRIBUTING", "CHANGELOG", "SECURITY")}}
 MODULES = ("pytorch_impl", "mxnet_impl", "jittor_impl", "common", "data", "parity_tests")
 LINK = re.compile(r"(\]\()([^()#\s]+)(#[^()\s]*)?\)")
 EXAMPLE = re.compile(r"^>>> .*(?:\n.+)*", re.MULTILINE)

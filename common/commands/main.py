@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 from common.backend import Backend, how_to_install
-from common.io.text import escape_what_cannot_be_printed, usage
+from common.io.text import escape_what_cannot_be_printed, printable, usage
 from common.ranks import BAD_INPUT, INTERRUPTED, Stopped
 
 COMMANDS = {
@@ -60,9 +60,9 @@ def main(backend: Backend, arguments: list[str], own: Mapping[str, tuple[str, st
             module = importlib.import_module(f"{__package__}.{COMMANDS[command][0]}")
         return module.run(backend, arguments[1:])
     except ModuleNotFoundError as error:
-        print(f"error: {error}; {how_to_install(backend.name)}", file=sys.stderr)
+        print(printable(f"error: {error}") + f"; {how_to_install(backend.name)}", file=sys.stderr)
     except (ValueError, ArithmeticError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(printable(f"error: {error}"), file=sys.stderr)
     except Stopped as stopped:
         print(stopped, file=sys.stderr)
         return INTERRUPTED

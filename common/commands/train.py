@@ -15,7 +15,7 @@ from common.evaluation.evaluate import RAW_PIXELS, evaluate, raw_pixels
 from common.evaluation.results import figure_table, load_evaluation, save_evaluation
 from common.evaluation.source import open_source
 from common.io.files import file_stem
-from common.io.text import text_table
+from common.io.text import printable, text_table
 from common.recipes import RECIPES
 from common.reports.published import pair_set_files
 from common.reports.run_report import write_report
@@ -64,7 +64,7 @@ def train_config(backend: Backend, config: RunConfig, command: list[str]) -> Non
     if trainer.ranks.rank == 0:
         print(f"{len(dataset)} images of {dataset.num_classes} identities in {config.data.root}; run folder {folder}")
         for note in dataset.notes:
-            print(f"note: {note}")
+            print(printable(f"note: {note}"))
     progress = fit(trainer, dataset, config, folder)
     if trainer.ranks.rank == 0:
         _require_results(folder)

@@ -10,6 +10,7 @@ import numpy as np
 
 from common.datasets.records import EXACT_KEYS, RecordReader, RecordWriter
 from common.io.files import atomic_write, is_inside, read_lines, read_regular
+from common.io.text import printable
 
 Kind = Literal["auto", "record", "list", "folder"]
 
@@ -237,7 +238,7 @@ def image_files(folder: Path) -> list[Path]:
     if not found:
         raise FileNotFoundError(f"{folder}: expected images ({', '.join(sorted(IMAGE_SUFFIXES))}), found none")
     for note in _note_of(folder, [path.relative_to(folder).as_posix() for path in files if not is_image(path)]):
-        print(f"note: {note}")
+        print(printable(f"note: {note}"))
     return sorted(found, key=lambda path: path.as_posix())
 
 

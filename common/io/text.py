@@ -46,6 +46,15 @@ def fraction(option: str, text: str) -> Fraction:
         raise ValueError(f"{option}: expected a number such as 0.078125 or 1/127.5, got {text!r}") from None
 
 
+def printable(text: object) -> str:
+    """Text with escapes in place of control characters, which could move the cursor or colour a terminal.
+
+    >>> printable("a\\x1b[2Jb.jpg")
+    'a\\\\x1b[2Jb.jpg'
+    """
+    return "".join(c if c.isprintable() or c in "\n\t" else ascii(c)[1:-1] for c in str(text))
+
+
 def print_version(arguments: Sequence[str]) -> bool:
     """Whether --version was asked for; prints it."""
     if asked := list(arguments) == ["--version"]:

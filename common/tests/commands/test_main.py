@@ -36,6 +36,7 @@ def test_a_package_may_have_commands_of_its_own(monkeypatch, capsys):
         (ValueError("7 is odd"), 2, "error: 7 is odd"),
         (DamagedCheckpoint("cut short"), 2, "error: cut short"),
         (OverflowError("too large"), 2, "error: too large"),
+        (ValueError("a\x1b[2J\udce7.jpg"), 2, r"error: a\x1b[2J\udce7.jpg"),
         (FileNotFoundError("no such file"), 2, "error: no such file"),
         (ModuleNotFoundError("No module named 'x'"), 2, "; pip install -r requirements/numpy.txt"),
         (Stopped("stopped after step 3"), 130, "stopped after step 3"),
