@@ -91,7 +91,7 @@ class _Run:
         self.progress = Progress()
         self.saved_step = 0
         self.num_classes = dataset.num_classes
-        self.data = {"images": len(dataset), "fingerprint": dataset.fingerprint}
+        self.data: dict[str, Any] = {"images": len(dataset), "fingerprint": dataset.fingerprint}
         self.started_from: dict[str, Any] | None = None  # weights in place of drawn ones
         self.loader = Loader(
             dataset,
