@@ -80,7 +80,9 @@ _IN_MXNET_AND_JITTOR = (
     Fault("gradient without the tangent projection, streamed form", 3, DENSE,
           "return (grad_unit - radial * unit) / norms", "return grad_unit / norms"),
     Fault("margin not differentiated", 3, MARGINS, "1 - target * target,", "1 - (target * target).detach(),"),
-    Fault("BGR for RGB", 5, TRAINER, "self._forward(part_images)", "self._forward(part_images[:, ::-1].copy())"),
+)
+_BGR_BEFORE_EMBEDDING = Fault(
+    "BGR for RGB", 5, TRAINER, "self._embeddings(part_images)", "self._embeddings(part_images[:, ::-1].copy())"
 )
 FAULTS: dict[str, tuple[Fault, ...]] = {
     "pytorch": (
@@ -119,7 +121,7 @@ FAULTS: dict[str, tuple[Fault, ...]] = {
               '        group["lr"] = learning_rate', _RATE_INSIDE_IN_PYTORCH),
         Fault("labels off by one", 5, TRAINER,
               "self._to_device(part_labels)", "self._to_device((part_labels + 1) % self._num_classes)"),
-        Fault("BGR for RGB", 5, TRAINER, "self._forward(part_images,", "self._forward(part_images[:, ::-1].copy(),"),
+        _BGR_BEFORE_EMBEDDING,
         Fault("momentum not saved", 7, "checkpoint.py",
               "tensor.copy_(torch.from_numpy(", "tensor.copy_(1.001 * torch.from_numpy("),
     ),
@@ -147,10 +149,11 @@ FAULTS: dict[str, tuple[Fault, ...]] = {
               "    optimizer.learning_rate = learning_rate", _RATE_INSIDE_IN_MXNET),
         Fault("labels off by one", 5, TRAINER,
               "nd.array(part_labels, self.device", "nd.array((part_labels + 1) % self._num_classes, self.device"),
+        Fault("BGR for RGB", 5, TRAINER, "self._forward(part_images)", "self._forward(part_images[:, ::-1].copy())"),
         Fault("momentum not saved", 7, "checkpoint.py", "tensor[:] = nd.array(", "tensor[:] = 1.001 * nd.array("),
     ),
     "jittor": (
-        *_IN_ALL, *_IN_MXNET_AND_JITTOR,
+        *_IN_ALL, *_IN_MXNET_AND_JITTOR, _BGR_BEFORE_EMBEDDING,
         Fault("r not detached", 3, LOSS, "jt.arccos(cosines.detach())", "jt.arccos(cosines)"),
         Fault("a and b swapped", 1, LOSS,
               "inter_slope, intra_center, inter_center)\n    check_options(form, reduction",
