@@ -4,6 +4,7 @@ A test file that imports this defines `train_a_step(module, case, **options)`. I
 source also runs in a process without this project: one step of SGD with `module`'s SFaceHead on the arrays of `case`.
 It returns the loss and the prototypes after the step. `half_precision(head, case)` rounds embeddings and prototypes to
 half precision and takes labels of int32. It returns both as rounded, the loss, and the gradient of the prototypes.
+`START` may hold lines that the process without this project begins with.
 """
 
 import doctest
@@ -21,6 +22,7 @@ from parity_tests.cases.inputs import planted
 from parity_tests.truth.margin_heads import margin_loss
 
 PROGRAM = """
+{start}
 import importlib.util
 
 import numpy as np
@@ -79,7 +81,8 @@ def check_copy(backend, request, folder, module, options):
     np.savez(folder / "case.npz", **case)
     train_a_step = request.module.train_a_step
     source = inspect.getsource(train_a_step)
-    program = PROGRAM.format(source=source, package=backend.package, module=module, options=options)
+    start = getattr(request.module, "START", "")
+    program = PROGRAM.format(start=start, source=source, package=backend.package, module=module, options=options)
     (folder / "program.py").write_text(program, "utf-8")
     done = subprocess.run([sys.executable, "program.py"], cwd=folder, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
