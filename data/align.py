@@ -8,7 +8,7 @@ from typing import Literal
 import numpy as np
 import tqdm
 
-from common.datasets.alignment import TEMPLATE_SIZE, align
+from common.datasets.alignment import TEMPLATE_SIZE, align, check_face
 from common.datasets.detection import Choice, Detector, chosen_face
 from common.datasets.images import decode_photo, encode_image
 from common.datasets.training_sets import image_files
@@ -80,7 +80,9 @@ def _align_all(source: Path, todo: Mapping[str, Path], find: Landmarks, size: in
     for name, target in tqdm.tqdm(todo.items(), desc="align", unit="images", disable=None):
         try:
             photo = decode_photo((source / name).read_bytes(), name)
-            image = align(photo, find(photo, name), size)
+            points = find(photo, name)
+            check_face(points, photo.shape[1], photo.shape[0])
+            image = align(photo, points, size)
         except ValueError as problem:
             left_out[name] = " ".join(str(problem).removeprefix(f"{name}: ").split())
             tqdm.tqdm.write(f"left out: {name}: {left_out[name]}")

@@ -78,7 +78,9 @@ def test_size_and_suffix(source, points, tmp_path):
 
 def test_what_cannot_be_aligned_is_listed_and_tried_again(source, tmp_path, capsys):
     points = write_points(tmp_path / "points.txt", NAMES[:3])
-    points.write_text(points.read_text() + "top.png" + " 7.5" * 10 + "\n")
+    swapped = "83.5 51.5 38.3 51.7 56 71.7 70.7 92.2 41.5 92.4"
+    points.write_text(points.read_text() + "top.png" + " 7.5" * 10 + f"\nswapped.png {swapped}\n")
+    (source / "swapped.png").write_bytes(encode_image(photo(8)))
     (source / "Ann" / "2.png").write_bytes(b"not an image")
     (source / "new.jpg").write_bytes(encode_image(photo(9)))
     command = ("align", "--source", source, "--out", tmp_path / "out", "--landmarks", points)
@@ -88,13 +90,15 @@ def test_what_cannot_be_aligned_is_listed_and_tried_again(source, tmp_path, caps
         "Ann/2.png": "12 bytes do not decode as an image",
         "new.jpg": f"no landmarks in {points}",
         "top.png": "expected points that differ, got 5 times [7.5, 7.5]",
+        "swapped.png": listed["swapped.png"],
     }
+    assert "pixels from those of a face at best; expected x and y in turn of left eye" in listed["swapped.png"]
     output = capsys.readouterr()
-    assert "2 images aligned, 0 were there already, 3 left out" in output.out
+    assert "2 images aligned, 0 were there already, 4 left out" in output.out
     assert "left out: Ann/2.png: 12 bytes" in output.out
     (source / "Ann" / "2.png").write_bytes(encode_image(photo(1)))
     assert run(*command) == 0
-    assert "1 images aligned, 2 were there already, 2 left out" in capsys.readouterr().out
+    assert "1 images aligned, 2 were there already, 3 left out" in capsys.readouterr().out
     assert "Ann/2.png" not in (tmp_path / "out" / "left_out.txt").read_text()
 
 

@@ -1,10 +1,12 @@
 """Alignment against known transforms, against a search, and on images whose pixels are known."""
 
+import re
+
 import cv2
 import numpy as np
 import pytest
 
-from common.datasets.alignment import TEMPLATE, align, similarity_transform
+from common.datasets.alignment import TEMPLATE, align, check_face, similarity_transform
 
 
 def moved(points, scale, degrees, shift):
@@ -141,3 +143,20 @@ def test_beyond_the_image_is_black():
 def test_what_cannot_be_aligned(image, landmarks, size, message):
     with pytest.raises(ValueError, match=message):
         align(image, landmarks, size)
+
+
+RIGHT = np.array([[44, 50], [84, 50], [64, 75], [48, 100], [80, 100]], float)
+
+
+@pytest.mark.parametrize(
+    ("landmarks", "message"),
+    [
+        (10 * RIGHT, "lie around (640, 750), outside of the image of 128x128"),
+        (RIGHT.T.reshape(5, 2), "lie 17 pixels from those of a face"),  # x1..x5 y1..y5
+        (RIGHT[[1, 0, 2, 4, 3]], "lie 22 pixels from those of a face"),
+    ],
+)
+def test_landmarks_that_are_no_face_are_named(landmarks, message):
+    check_face(RIGHT, 128, 128)
+    with pytest.raises(ValueError, match=re.escape(message)):
+        check_face(landmarks, 128, 128)
