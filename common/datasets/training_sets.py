@@ -274,8 +274,8 @@ def _note_of(folder: Path, passed_over: Sequence[str]) -> list[str]:
     """What was passed over, the first few by name."""
     if not passed_over:
         return []
-    named = ", ".join(map(ascii, passed_over[:3]))
-    return [f"{folder}: {len(passed_over)} that are no images by their names were passed over ({named} ...)"]
+    named = ", ".join(map(ascii, passed_over[:3])) + (" ..." if len(passed_over) > 3 else "")
+    return [f"{folder}: passed over as no images: {len(passed_over)} ({named})"]
 
 
 def samples(dataset: Dataset) -> Iterator[Sample]:
