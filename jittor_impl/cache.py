@@ -57,8 +57,10 @@ def only_home(folder: Path) -> Iterator[None]:
 def python_in(folder: Path, python: str) -> str:
     """The command with which Jittor starts a Python that imports a part of it, for each operator; with this home too.
 
-    One word, as Jittor takes the words after the first one for files.
+    One word, as Jittor takes the words after the first one for files. The same for a `python` that has it already: the
+    command is in the operators' keys, and processes with other keys would compile them again and again.
     """
+    python = python.rpartition("${IFS}")[2]
     return f"env${{IFS}}HOME='{folder}'${{IFS}}JITTOR_HOME='{folder}'${{IFS}}{python}"
 
 

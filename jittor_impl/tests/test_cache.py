@@ -88,6 +88,7 @@ def test_nor_by_the_python_that_compiles_an_operator(tmp_path):
     output = subprocess.run(command, shell=True, env=environment, capture_output=True, text=True, check=True).stdout
     assert output == f"{CACHE}\n"
     assert not list(tmp_path.iterdir())
+    assert cache.python_in(cache.home(), jt.flags.python_path) == jt.flags.python_path, "it is in the operators' keys"
 
 
 def test_without_jittor_home_it_is_ours(tmp_path, monkeypatch):
