@@ -7,6 +7,7 @@ import contextlib
 import ctypes
 import functools
 import math
+import multiprocessing
 import os
 import shutil
 import signal
@@ -87,7 +88,8 @@ def local_device(device: str) -> str:
 def end_with(command: Callable[[], int]) -> NoReturn:
     """End this process with the exit status that `command` returns.
 
-    MPI's end waits for all ranks: one that failed would wait for those that wait for it.
+    After a failure it ends at once. MPI's end waits for all ranks: one that failed would wait for those that wait for
+    it. And Jittor's own end may wait for ever for a thread that a failed compilation left.
     """
     try:
         status = command()
@@ -104,9 +106,11 @@ def end_with(command: Callable[[], int]) -> NoReturn:
             status = 1
         else:
             raise
-    if is_launched() and status not in (0, INTERRUPTED):
+    if status not in (0, INTERRUPTED):
         sys.stdout.flush()
         sys.stderr.flush()
+        for compiler in multiprocessing.active_children():
+            compiler.kill()
         os._exit(status)
     sys.exit(status)
 
