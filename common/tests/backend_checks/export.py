@@ -89,13 +89,14 @@ def error(found: np.ndarray, expected: np.ndarray) -> float:
 
 @pytest.mark.parametrize("backbone", FAMILIES)
 def test_onnx_equals_the_network(backend, tmp_path, backbone, capsys):
-    """Measured 2e-6 to 1.2e-5 in the three frameworks."""
+    """Measured 2e-6 to 5e-6 in the three frameworks, and 1.2e-5 for mobilenet_v1, whose values vary most in size."""
+    bound = 3e-5 if backbone == "mobilenet_v1" else 1e-5
     config = configured(backbone)
     images = pictures(32)
     expected = embed(backend, config, images)
     all_at_once, one = run_onnx(exported(backend, config, tmp_path), images, images[:1])
-    assert error(all_at_once, expected) < 3e-5
-    assert error(one, expected[:1]) < 6e-5  # of its own largest value
+    assert error(all_at_once, expected) < bound
+    assert error(one, expected[:1]) < 2 * bound  # of its own largest value
     assert np.corrcoef(expected)[0, 1] < 0.9, "the network must tell the pictures apart"
     assert f"step {STEP}" in capsys.readouterr().out
 
