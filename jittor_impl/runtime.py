@@ -106,6 +106,7 @@ def _prepare_environment(home: Path) -> None:
         os.environ.setdefault("use_mpi", "0")  # mpirun sets the other variable; a single process needs no MPI
     # With more threads the compiler rarely crashes, as they share unguarded state. One thread takes 1.3 times as long.
     os.environ.setdefault("use_parallel_op_compiler", "1")
+    os.environ.setdefault("FIX_TORCH_ERROR", "0")  # else Jittor imports PyTorch where it is installed
     _provide_onednn(home)
 
 
