@@ -3,13 +3,12 @@
 import os
 import re
 import signal
-import subprocess
 from pathlib import Path
 
 import pytest
 
 from common.tests.backend_checks.lost_ranks import *  # noqa: F403
-from common.tests.backend_checks.lost_ranks import Limits, wait_for_checkpoint
+from common.tests.backend_checks.lost_ranks import Job, Limits, wait_for_checkpoint
 from jittor_impl import distributed
 from jittor_impl.tests import mpirun
 
@@ -32,7 +31,7 @@ def rank_of():
     return process_id
 
 
-def started_in_five_seconds(job, run: Path) -> subprocess.Popen[str]:
+def started_in_five_seconds(job, run: Path) -> Job:
     """A job past its first checkpoint; while another test compiles, ranks wait for Jittor's lock as if they hung."""
     for _ in range(20):
         process = job(SFACE_RANK_TIMEOUT="5")
@@ -49,9 +48,9 @@ def started_in_five_seconds(job, run: Path) -> subprocess.Popen[str]:
 def test_a_rank_that_hangs_is_named(job, rank_of, tmp_path):
     process = started_in_five_seconds(job, tmp_path / "run")
     os.kill(rank_of(process, 1), signal.SIGSTOP)
-    _, errors = process.communicate(timeout=60)
-    assert process.returncode == 2
-    assert re.search(r"error: rank 1 on \S+, process \d+, has not computed for 5 s; start the same command", errors)
+    assert process.wait(60) == 2, process.errors()
+    named = r"error: rank 1 on \S+, process \d+, has not computed for 5 s; start the same command"
+    assert re.search(named, process.errors())
 
 
 def test_a_rank_that_fails_does_not_wait_for_the_others(job, tmp_path):
@@ -61,6 +60,5 @@ def test_a_rank_that_fails_does_not_wait_for_the_others(job, tmp_path):
     content[middle:] = bytes(len(content) - middle)
     (tmp_path / "set" / "train.rec").write_bytes(content)
     process = job()
-    _, errors = process.communicate(timeout=120)
-    assert process.returncode == 2
-    assert "could not go on; it says why above" in errors
+    assert process.wait(120) == 2, process.errors()
+    assert "could not go on; it says why above" in process.errors()

@@ -36,6 +36,25 @@ class Limits(NamedTuple):
     ended: float  # from the loss of a rank to its end
 
 
+class Job(subprocess.Popen):
+    """A command whose errors go to a file: a compiler that outlives its rank would keep a pipe open."""
+
+    def __init__(self, command: list[str], folder: Path, name: str, **environment: str) -> None:
+        self._errors = folder / name
+        with self._errors.open("w") as stream:
+            super().__init__(
+                command,
+                cwd=folder,
+                env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", **environment},
+                stderr=stream,
+                stdout=subprocess.DEVNULL,
+                start_new_session=True,
+            )
+
+    def errors(self) -> str:
+        return self._errors.read_text()
+
+
 @pytest.fixture
 def job(backend, tmp_path):
     """Starts `train --devices 2` on a small set; ends what is left of it."""
@@ -45,18 +64,8 @@ def job(backend, tmp_path):
     command += ["--data.no-raw-pixels", "--data.evaluate-on"]
     started = []
 
-    def start(**environment: str) -> subprocess.Popen[str]:
-        started.append(
-            subprocess.Popen(
-                command,
-                cwd=tmp_path,
-                env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", **environment},
-                stderr=subprocess.PIPE,
-                stdout=subprocess.DEVNULL,
-                text=True,
-                start_new_session=True,
-            )
-        )
+    def start(**environment: str) -> Job:
+        started.append(Job(command, tmp_path, f"errors-{len(started)}.txt", **environment))
         return started[-1]
 
     yield start
@@ -68,7 +77,7 @@ def job(backend, tmp_path):
             os.killpg(process.pid, signal.SIGKILL)
 
 
-def wait_for_checkpoint(process: subprocess.Popen[str], run: Path, within: float, newer_than: int = -1) -> None:
+def wait_for_checkpoint(process: Job, run: Path, within: float, newer_than: int = -1) -> None:
     end = time.monotonic() + within
     while process.poll() is None:
         latest = latest_checkpoint(run)
@@ -76,7 +85,7 @@ def wait_for_checkpoint(process: subprocess.Popen[str], run: Path, within: float
             return
         assert time.monotonic() < end, f"no checkpoint in {within} s"
         time.sleep(0.05)
-    raise AssertionError(process.stderr.read())
+    raise AssertionError(process.errors())
 
 
 def test_a_killed_rank_ends_the_job_and_the_same_command_goes_on(job, rank_of, limits, tmp_path):
@@ -91,15 +100,13 @@ def test_a_killed_rank_ends_the_job_and_the_same_command_goes_on(job, rank_of, l
             kill_while_saving(pid, run)
         else:
             os.kill(pid, signal.SIGKILL)
-        _, errors = process.communicate(timeout=limits.ended)
-        assert process.returncode == 2
-        assert f"error: rank {rank} was ended by SIGKILL; start the same command again to go on" in errors
+        assert process.wait(limits.ended) == 2, process.errors()
+        assert f"error: rank {rank} was ended by SIGKILL; start the same command again to go on" in process.errors()
     assert is_saving(run)
 
     again = job()
     wait_for_checkpoint(again, run, limits.started, last_step(run))
     again.send_signal(signal.SIGINT)
-    _, errors = again.communicate(timeout=60)
-    assert again.returncode == 130, errors
+    assert again.wait(60) == 130, again.errors()
     steps = [json.loads(line)["step"] for line in (run / "log.jsonl").read_text().splitlines()]
     assert steps == list(range(1, last_step(run) + 1))
