@@ -30,7 +30,7 @@ def configured(precision: str, accumulate: int = 1, **options: bool) -> RunConfi
     return RunConfig(
         name="test",
         data=DataConfig(root=Path("unused"), image_size=32),
-        model=ModelConfig(backbone="mobilefacenet", embedding_size=16),
+        model=WITHOUT_DROPOUT,
         optimiser=OptimiserConfig(batch_size=BATCH, accumulate=accumulate, clip_norm=clip_norm),
         device="cpu",
         precision=precision,

@@ -127,7 +127,7 @@ def test_a_run_that_was_stopped_and_killed_ends_as_one_rank_does(tmp_path):
     root = make_synthetic(tmp_path / "faces", classes=5, images=4, size=32, pairs=2)
     arguments = [
         "train", "lfw-small", "--data.root", str(root), "--data.evaluate-on", "none", "--data.workers", "1",
-        "--data.image-size", "32", "--model.backbone", "mobilefacenet", "--model.embedding-size", "16",
+        "--data.image-size", "32", "--model.backbone", "iresnet_small", "--model.embedding-size", "16",
         "--model.dropout", "0", "--optimiser.batch-size", "8", "--optimiser.max-steps", str(LENGTH), "--device", "cpu",
         "--precision", "fp64", "--log-every", "1", "--save-every", "2", "--optimiser.learning-rate", "0.002",
     ]  # fmt: skip

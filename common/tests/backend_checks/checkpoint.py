@@ -9,6 +9,8 @@ import pytest
 from common.weights.initialisation import ParameterSpec
 
 FAMILIES = ("iresnet_small", "ir_se50", "mobilefacenet", "mobilenet_v1")
+NETWORKS = [(name, dtype) for name in FAMILIES for dtype in ("float32", "float64")]
+NETWORKS.remove(("ir_se50", "float64"))  # 350 MB, and nothing that the others do not have
 
 
 @pytest.fixture
@@ -37,8 +39,7 @@ def same(first, second):
     return first.keys() == second.keys() and all(np.array_equal(first[name], second[name]) for name in first)
 
 
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize(("name", "dtype"), NETWORKS)
 def test_round_trip_is_exact(checkpoint, request, name, dtype):
     source, target = (request.module.network(name, dtype) for _ in range(2))
     arrays = random_arrays(checkpoint.to_canonical(source))
