@@ -11,23 +11,27 @@ RUN := $(VENV)/bin/python
 BACKEND ?= pytorch
 # MXNet and Jittor need NumPy 1.26, which ends at Python 3.12. So that is tried first, and PyTorch alone takes newer ones.
 NEWEST := $(if $(filter test,$(MAKECMDGOALS))$(filter-out pytorch,$(BACKEND)),12,14)
-# Suites run side by side, as some compile or wait for a rank, a process each: one framework, one process.
+# What `make test` runs side by side, as some compile or wait for a rank. A suite is a process: one framework, one process.
 SUITES := jittor parity mxnet pytorch common
 JOBS := 3
 
-.PHONY: demo check test docs numpy2 lint clean $(SUITES:%=test-%)
+.PHONY: demo check test docs numpy2 lint clean jittor-core $(SUITES:%=test-%)
 
 demo: $(VENV)/installed-$(BACKEND) $(VENV)/installed-demo
 	test -e datasets/orl/property || $(RUN) -m data orl --out datasets/orl
 	-test -e runs/opencv-sface || $(RUN) -m data opencv-sface --out runs/opencv-sface # a row to compare with
 	$(RUN) -m $(BACKEND)_impl train orl-demo
 
-test: $(VENV)/installed-dev $(VENV)/installed-all lint docs
-	-$(RUN) -c 'import jittor_impl' # compiles Jittor the first time, so that no suite waits for another; a failure shows there
-	$(MAKE) --no-print-directory --keep-going --jobs $(JOBS) $(SUITES:%=test-%)
+test: $(VENV)/installed-dev $(VENV)/installed-all $(VENV)/installed-docs
+	$(MAKE) --no-print-directory --keep-going --jobs $(JOBS) lint $(SUITES:%=test-%) docs
 
 check: $(VENV)/installed-dev lint
 	$(RUN) -m pytest -n 2 -m "not framework and not browser" common data
+
+# Compiles Jittor the first time, while other suites run. A failure shows in these two.
+test-jittor test-parity: jittor-core
+jittor-core:
+	-$(RUN) -c 'import jittor_impl'
 
 test-common: FOLDERS = common data benchmarks
 test-parity: FOLDERS = parity_tests

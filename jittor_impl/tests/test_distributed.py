@@ -64,9 +64,9 @@ def alone(tmp_path_factory):
     """One rank: in parts and whole, in float64 and in float32."""
     double = {"precision": "fp64"}
     jobs = {
-        "parts": {"config": config(**double, accumulate=2), "steps": [0, 20], "middle": 16},
+        "parts": {"config": config(**double, accumulate=2), "steps": [0, 6], "middle": 4},
         "clipped": {"config": config(**double, accumulate=4, clip_norm=0.5), "steps": [0, 3]},
-        "whole": {"config": config(**double), "steps": [0, 20]},
+        "whole": {"config": config(**double), "steps": [0, 10]},
         "plain": {"config": config(**double, head=PLAIN), "steps": [0, 3]},
         "float32": {"config": config(accumulate=2), "steps": [0, 3]},
     }
@@ -80,17 +80,17 @@ def two(tmp_path_factory, alone):
     np.savez(folder / "start.npz", **alone["parts-middle"])
     double = {"precision": "fp64"}
     jobs = {
-        "parts": {"config": config(**double), "steps": [0, 20], "middle": 16},
+        "parts": {"config": config(**double), "steps": [0, 6], "middle": 4},
         "clipped": {"config": config(**double, accumulate=2, clip_norm=0.5), "steps": [0, 3]},
-        "whole": {"config": config(**double, sync_batch_norm=True), "steps": [0, 20]},
+        "whole": {"config": config(**double, sync_batch_norm=True), "steps": [0, 10]},
         "plain": {"config": config(**double, sync_batch_norm=True, head=PLAIN), "steps": [0, 3]},
         "float32": {"config": config(), "steps": [0, 3]},
-        "resumed": {"config": config(**double), "steps": [16, 20], "load": str(folder / "start.npz")},
+        "resumed": {"config": config(**double), "steps": [4, 6], "load": str(folder / "start.npz")},
     }
     return trained(folder, 2, jobs)
 
 
-def test_twenty_steps_of_two_ranks_are_those_of_one_that_accumulates_two_parts(alone, two):
+def test_six_steps_of_two_ranks_are_those_of_one_that_accumulates_two_parts(alone, two):
     """Weights, momentum and metrics."""
     assert_close(two["parts"], alone["parts"], 1e-9, RUNNING)
     assert np.abs(alone["parts"]["metrics.loss"]).max() > 1
@@ -100,7 +100,7 @@ def test_the_mean_gradient_is_clipped(alone, two):
     assert_close(two["clipped"], alone["clipped"], 1e-9, RUNNING)
 
 
-def test_twenty_steps_with_batch_norm_over_both_ranks_are_those_of_one(alone, two):
+def test_ten_steps_with_batch_norm_over_both_ranks_are_those_of_one(alone, two):
     assert_close(two["whole"], alone["whole"], 1e-9)
     assert_close(two["plain"], alone["plain"], 1e-9)
 
@@ -111,11 +111,11 @@ def test_in_float32_a_few_steps_agree(alone, two):
 
 
 def test_a_run_goes_on_with_another_number_of_ranks(tmp_path, alone, two):
-    rest = {name: array[16:] for name, array in alone["parts"].items() if name.startswith("metrics.")}
+    rest = {name: array[4:] for name, array in alone["parts"].items() if name.startswith("metrics.")}
     expected = alone["parts"] | rest
     assert_close(two["resumed"], expected, 1e-9, RUNNING)
     np.savez(tmp_path / "start.npz", **two["parts-middle"])
-    job = {"config": config(precision="fp64", accumulate=2), "steps": [16, 20], "load": str(tmp_path / "start.npz")}
+    job = {"config": config(precision="fp64", accumulate=2), "steps": [4, 6], "load": str(tmp_path / "start.npz")}
     assert_close(trained(tmp_path, 0, {"one": job})["one"], expected, 1e-9, RUNNING)
 
 
