@@ -262,7 +262,8 @@ def svg(figure: Figure) -> bytes:
 def _bytes(figure: Figure, form: str) -> bytes:
     file = io.BytesIO()
     changing = ("Date", "Creator") if form == "svg" else ("Software",)  # the same run gives the same bytes
-    figure.draw_without_rendering()  # lays the figure out, once
+    if layout := figure.get_layout_engine():
+        layout.execute(figure)  # once; a drawing would do it again
     figure.set_layout_engine("none")
     whole = Bbox.union([figure.bbox_inches, figure.get_tightbbox()])
     wider = None if np.allclose(whole.size, figure.bbox_inches.size) else whole  # no text that is too wide is cut
