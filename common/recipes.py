@@ -132,7 +132,7 @@ def lfw_finetune() -> RunConfig:
         data=DataConfig(root=Path("datasets/lfw-small"), evaluate_on=("lfw_view2_folds01",), baseline=RELEASED),
         model=ModelConfig("mobilenet_v1", embedding_size=128, weights=RELEASED, freeze_backbone_steps=232),
         head=HeadConfig(intra_center=0.80, inter_center=1.10),
-        optimiser=OptimiserConfig(batch_size=64, epochs=4, learning_rate=0.01, milestones=(3,)),
+        optimiser=OptimiserConfig(batch_size=64, epochs=7, learning_rate=0.1, milestones=(2, 3, 4)),
         evaluate_every=100,
         save_every=100,
     )

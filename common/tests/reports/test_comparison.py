@@ -16,7 +16,7 @@ from common.evaluation.verification import verify_distances
 from common.recipes import lfw_small
 from common.reports import plots
 from common.reports.comparison import write_comparison
-from common.tests.reports.test_run_report import (
+from common.tests.reports.made_runs import (
     Page,
     command,
     leave_out_figures,

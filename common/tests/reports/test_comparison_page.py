@@ -7,7 +7,7 @@ import pytest
 from common.__main__ import main
 from common.evaluation.results import figures, save_evaluation
 from common.reports.comparison import write_comparison
-from common.tests.reports.test_run_report import (
+from common.tests.reports.made_runs import (
     Page,
     add_evaluations,
     evaluation,

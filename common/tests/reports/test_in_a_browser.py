@@ -16,8 +16,8 @@ from common.recipes import lfw_small
 from common.reports.comparison import write_comparison
 from common.reports.run_report import write_report
 from common.tests.reports.browser import CHROMIUM, MISSING, SCHEMES, WIDTHS, browser
+from common.tests.reports.made_runs import add_evaluations, evaluation, make_run, train_line, write_log
 from common.tests.reports.test_angle_plot import record
-from common.tests.reports.test_run_report import add_evaluations, evaluation, make_run, train_line, write_log
 
 pytestmark = [pytest.mark.browser, pytest.mark.skipif(CHROMIUM is None, reason=MISSING)]
 

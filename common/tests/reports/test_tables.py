@@ -10,8 +10,8 @@ from common.config import to_json
 from common.evaluation.results import save_evaluation
 from common.recipes import RECIPES
 from common.reports.published import WITHOUT_ROW
+from common.tests.reports.made_runs import Page, command, printed_by, refused, train_line, write_log
 from common.tests.reports.test_comparison import evaluation
-from common.tests.reports.test_run_report import Page, command, printed_by, refused, train_line, write_log
 
 STEPS = 40
 EVERY_SET = ("lfw", "cfp_fp", "agedb_30", "calfw", "cplfw", "sllfw", "talfw")

@@ -3,6 +3,7 @@
 import pytest
 
 from common.config import OptimiserConfig
+from common.recipes import RECIPES
 from common.training.schedule import learning_rate, milestone_steps, total_steps
 
 
@@ -28,6 +29,18 @@ def test_bad_milestones():
 def test_milestones_in_epochs_and_in_steps():
     assert milestone_steps(OptimiserConfig(milestones=(1.5, 4)), 10) == [15, 40]
     assert milestone_steps(OptimiserConfig(milestones=(100, 200), milestone_unit="steps"), 10) == [100, 200]
+
+
+@pytest.mark.parametrize(("recipe", "images"), [("orl-finetune", 300), ("lfw-finetune", 3758)])
+def test_a_recipe_that_starts_with_the_head_alone_then_trains_the_backbone(recipe, images):
+    """At a thousandth of the first rate; the head alone learns for four epochs."""
+    config = RECIPES[recipe]()
+    steps = images // config.optimiser.batch_size
+    frozen = config.model.freeze_backbone_steps
+    assert (frozen, total_steps(config.optimiser, steps)) == (4 * steps, 7 * steps)
+    milestones = milestone_steps(config.optimiser, steps)
+    rates = [learning_rate(step, config.optimiser.learning_rate, milestones) for step in (0, frozen)]
+    assert rates == pytest.approx([0.1, 0.0001])
 
 
 def test_total_steps():
