@@ -40,7 +40,6 @@ LEFT_OUT = {
         pre-commit install
         source .venv/bin/activate
         cd my_code
-        pytest pytorch_impl -k "not resume"
         pytest common -m browser
     """,
     "does not end": "tensorboard --logdir runs",
