@@ -12,7 +12,7 @@ from common.datasets.alignment import TEMPLATE_SIZE, align, check_face
 from common.datasets.detection import Choice, Detector, chosen_face
 from common.datasets.images import decode_photo, encode_image
 from common.datasets.training_sets import image_files
-from common.io.files import atomic_write, read_json, require_file, sha256_of, write_json
+from common.io.files import atomic_write, is_inside, read_json, read_regular, require_file, sha256_of, write_json
 
 SETTINGS, LEFT_OUT = "align.json", "left_out.txt"
 SUFFIXES = (".png", ".jpg")
@@ -79,7 +79,7 @@ def _align_all(source: Path, todo: Mapping[str, Path], find: Landmarks, size: in
     left_out: dict[str, str] = {}
     for name, target in tqdm.tqdm(todo.items(), desc="align", unit="images", disable=None):
         try:
-            photo = decode_photo((source / name).read_bytes(), name)
+            photo = decode_photo(read_regular(source / name), name)
             points = find(photo, name)
             check_face(points, photo.shape[1], photo.shape[0])
             image = align(photo, points, size)
@@ -108,6 +108,8 @@ def read_landmarks(path: Path) -> dict[str, np.ndarray]:
             name, points = _landmarks(line)
             if points is None:
                 raise ValueError(f"{path} line {number}: expected a path and ten finite numbers, got {line[:100]!r}")
+            if not is_inside(name):
+                raise ValueError(f"{path} line {number}: expected a path below the images' folder, got {name[:100]!r}")
             if name in found:
                 raise ValueError(f"{path} line {number}: {name} is there twice")
             found[name] = points

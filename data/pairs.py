@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from common.datasets.training_sets import IMAGE_SUFFIXES, is_image
+from common.io.files import read_regular
 from data.faces import read_pairs, write_pairs
 
 
@@ -21,7 +22,7 @@ def make_pairs(images: Path, pairs: Path, out: Path, overwrite: bool = False) ->
     if not images.is_dir():
         raise FileNotFoundError(f"{images}: expected a folder of images, found none")
     listed = [pair for fold in read_pairs(pairs) for pair in fold]
-    write_pairs(out, listed, lambda name: _find(images, name).read_bytes())
+    write_pairs(out, listed, lambda name: read_regular(_find(images, name)))
     print(f"{len(listed)} pairs, {sum(pair.is_same for pair in listed)} of them same")
     return out
 
@@ -36,6 +37,6 @@ def _find(folder: Path, name: str) -> Path:
             return path
     if stem.parent.is_dir():
         for path in sorted(stem.parent.iterdir()):  # .JPG
-            if path.stem == stem.name and is_image(path):
+            if path.stem == stem.name and is_image(path) and path.is_file():
                 return path
     raise FileNotFoundError(f"{stem}: expected an image ({', '.join(sorted(IMAGE_SUFFIXES))}), found none")

@@ -58,7 +58,7 @@ def read_labels(root: Path, labels: np.ndarray) -> Labels | None:
     (array([False,  True, False]), array([0, 2, 1]))
     """
     path = root / CHANGES
-    if not path.is_file():
+    if not path.exists():
         return None
     is_wrong, original = np.zeros(len(labels), bool), labels.astype(np.int64)
     with path.open(encoding="utf-8", newline="") as file:

@@ -3,6 +3,7 @@
 import codecs
 import contextlib
 import hashlib
+import io
 import json
 import os
 import stat
@@ -13,6 +14,8 @@ from typing import IO, Any
 
 MOST_JSON_BYTES = 2**24  # the objects of a hostile file take thirty times as much memory
 MOST_TEXT_BYTES = 2**30  # a list of ten million images
+MOST_FILE_BYTES = 2**30  # of a file that is read at once
+_NO_FILE = "a folder, device or pipe"
 
 
 @contextlib.contextmanager
@@ -93,11 +96,9 @@ def read_json(path: Path, what: str, limit: int = MOST_JSON_BYTES) -> dict[str, 
     if not path.is_file():
         raise FileNotFoundError(f"{path}: is missing; it should hold {what}, a JSON object")
     expected = f"{path}: expected {what}, a JSON object"
-    size = path.stat().st_size
-    if size > limit:
-        raise ValueError(f"{expected} of at most {limit} bytes, got {size}")
+    content = read_regular(path, limit, f"{what}, a JSON object")
     try:
-        value = json.loads(path.read_bytes())
+        value = json.loads(content)
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{expected} ({error})") from None
     if not isinstance(value, dict):
@@ -122,10 +123,7 @@ def read_lines(path: Path, what: str, limit: int = MOST_TEXT_BYTES) -> list[str]
     >>> read_lines(path, "a list of names")
     ['ann', 'bob']
     """
-    size = require_file(path, what).stat().st_size
-    if size > limit:
-        raise ValueError(f"{path}: expected {what} of at most {limit} bytes, got {size}")
-    content = path.read_bytes()
+    content = read_regular(require_file(path, what), limit, what)
     encoding = "utf-16" if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "utf-8-sig"
     try:
         text = content.decode(encoding)
@@ -139,31 +137,44 @@ def read_lines(path: Path, what: str, limit: int = MOST_TEXT_BYTES) -> list[str]
     return lines[:-1] if lines[-1] == "" else lines
 
 
-def read_regular(path: Path) -> bytes:
-    """The content of a regular file; a device or a pipe, which may never end, is a ValueError that names it."""
+def open_regular(path: Path) -> io.BufferedReader:
+    """Open a regular file; a device or a pipe, which may never end, is a ValueError that names it."""
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
-    with os.fdopen(descriptor, "rb") as file:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise ValueError(f"{path}: expected a regular file, found a folder, device or pipe")
-        return file.read()
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise ValueError(f"{path}: expected a regular file, found {_NO_FILE}")
+    return os.fdopen(descriptor, "rb")
+
+
+def read_regular(path: Path, limit: int = MOST_FILE_BYTES, what: str = "a file") -> bytes:
+    """The content of a regular file; a ValueError says that it is none, or has more than `limit` bytes."""
+    with open_regular(path) as file:
+        size = os.fstat(file.fileno()).st_size
+        if size > limit:
+            raise ValueError(f"{path}: expected {what} of at most {limit} bytes, got {size}")
+        return file.read(size)
 
 
 def is_inside(name: str) -> bool:
-    """Whether a relative path stays below the folder that it starts from."""
+    """Whether a path of a list names something below the folder that it starts from.
+
+    >>> [is_inside(name) for name in ("ann/1.jpg", "..jpg", "../1.jpg", "/etc/passwd", ".", "")]
+    [True, True, False, False, False, False]
+    """
     path = PurePath(name)
-    return not path.is_absolute() and ".." not in path.parts
+    return bool(path.parts) and not path.is_absolute() and ".." not in path.parts and "\0" not in name
 
 
 def require_file(path: Path, what: str) -> Path:
     """Return `path`; raise a FileNotFoundError unless it is a file, with `what` it should be: "a record file"."""
     if not path.is_file():
-        raise FileNotFoundError(f"{path}: expected {what}, found none")
+        raise FileNotFoundError(f"{path}: expected {what}, found {_NO_FILE if path.exists() else 'none'}")
     return path
 
 
 def sha256_of(path: Path) -> str:
     """SHA-256 of a file, in hexadecimal."""
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from common.io.files import read_json, read_lines
+from common.io.files import is_inside, read_json, read_lines, read_regular
 
 PROBE_LIST = "facescrub_features_list.json"
 FEATURES_AT_ONCE = 8192
@@ -124,7 +124,7 @@ def read_feature(path: Path) -> np.ndarray:
     size = path.stat().st_size
     if not _HEADER.size < size <= _HEADER.size + 4 * _LARGEST:
         raise ValueError(f"{path}: expected a header of 16 bytes and 1 to {_LARGEST} float32, got {size} bytes")
-    content = path.read_bytes()
+    content = read_regular(path)
     rows, columns, stride, kind = _HEADER.unpack_from(content)
     if (columns, stride, kind) != (1, 4, _FLOAT) or _HEADER.size + 4 * rows != len(content):
         raise ValueError(
@@ -168,7 +168,6 @@ def _paths(path: Path, record: dict[str, Any]) -> tuple[str, ...]:
     if not isinstance(paths, list) or not paths or not all(isinstance(p, str) and p for p in paths):
         raise ValueError(f'{path}: expected "path", a list of paths, not empty')
     for relative in paths:
-        parsed = PurePosixPath(relative)
-        if parsed.is_absolute() or ".." in parsed.parts or "\0" in relative:
+        if not is_inside(relative):
             raise ValueError(f"{path}: expected paths inside the folder of images, got {relative!r}")
     return tuple(paths)

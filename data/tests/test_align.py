@@ -1,6 +1,7 @@
 """python -m data align on drawn faces, with landmarks from files and from a stand-in for the detector."""
 
 import json
+import os
 
 import cv2
 import numpy as np
@@ -83,6 +84,7 @@ def test_what_cannot_be_aligned_is_listed_and_tried_again(source, tmp_path, caps
     (source / "swapped.png").write_bytes(encode_image(photo(8)))
     (source / "Ann" / "2.png").write_bytes(b"not an image")
     (source / "new.jpg").write_bytes(encode_image(photo(9)))
+    os.mkfifo(source / "pipe.png")
     command = ("align", "--source", source, "--out", tmp_path / "out", "--landmarks", points)
     assert run(*command) == 0
     listed = dict(line.split("\t") for line in (tmp_path / "out" / "left_out.txt").read_text().splitlines())
@@ -91,14 +93,15 @@ def test_what_cannot_be_aligned_is_listed_and_tried_again(source, tmp_path, caps
         "new.jpg": f"no landmarks in {points}",
         "top.png": "expected points that differ, got 5 times [7.5, 7.5]",
         "swapped.png": listed["swapped.png"],
+        "pipe.png": f"{source / 'pipe.png'}: expected a regular file, found a folder, device or pipe",
     }
     assert "pixels from those of a face at best; expected x and y in turn of left eye" in listed["swapped.png"]
     output = capsys.readouterr()
-    assert "2 images aligned, 0 were there already, 4 left out" in output.out
+    assert "2 images aligned, 0 were there already, 5 left out" in output.out
     assert "left out: Ann/2.png: 12 bytes" in output.out
     (source / "Ann" / "2.png").write_bytes(encode_image(photo(1)))
     assert run(*command) == 0
-    assert "1 images aligned, 2 were there already, 3 left out" in capsys.readouterr().out
+    assert "1 images aligned, 2 were there already, 4 left out" in capsys.readouterr().out
     assert "Ann/2.png" not in (tmp_path / "out" / "left_out.txt").read_text()
 
 
@@ -215,6 +218,7 @@ def test_a_head_line_and_blank_lines(tmp_path):
         ("a 1 2 3 4 5 6 7 8 9 10\nb.jpg 1 2 3 4 5 6 7 8 9 nan\n", "line 2: expected a path"),
         ("a 1 2 3 4 5 6 7 8 9 10\npath 1 2\n", "line 2: expected a path"),
         ("a 1 2 3 4 5 6 7 8 9 10\na 1 2 3 4 5 6 7 8 9 10\n", "line 2: a is there twice"),
+        ("a 1 2 3 4 5 6 7 8 9 10\n../a 1 2 3 4 5 6 7 8 9 10\n", "line 2: expected a path below the images' folder"),
     ],
 )
 def test_damaged_files(tmp_path, text, message):

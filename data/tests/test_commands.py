@@ -4,6 +4,7 @@ import io
 import os
 import pickle
 import tarfile
+import tracemalloc
 from pathlib import Path
 
 import cv2
@@ -109,6 +110,7 @@ def test_pairs(tmp_path, capsys):
     assert run(*arguments[:4], tmp_path / "paths.csv", *arguments[5:], "--overwrite") == 0
     assert open_pair_set(tmp_path / "set.bin").issame.tolist() == [False, True]
     (tmp_path / "Bob" / "Bob_0001.jpg").unlink()
+    os.mkfifo(tmp_path / "Bob" / "Bob_0001.JPG")
     assert run(*arguments, "--overwrite") == 2
     assert "Bob_0001: expected an image" in capsys.readouterr().err
     assert len(open_pair_set(tmp_path / "set.bin")) == 2, "a failure must not lose the old set"
@@ -132,18 +134,19 @@ def small_lfw(tmp_path) -> Path:
     return root
 
 
-def archive(root: Path) -> Path:
+def archive(root: Path, *members: tarfile.TarInfo, form: int = tarfile.USTAR_FORMAT) -> Path:
     path = root.with_suffix(".tgz")
-    with tarfile.open(path, "w:gz") as tar:
+    with tarfile.open(path, "w:gz", format=form) as tar:
         tar.add(root, "lfw")
-        for name, content in {"../../escaped/escaped_0001.jpg": lfw_image(1), "lfw/notes.txt": b"hello"}.items():
-            member = tarfile.TarInfo(name)
-            member.size = len(content)
-            tar.addfile(member, io.BytesIO(content))
-        link = tarfile.TarInfo("lfw/Fay/Fay_0001.jpg")
-        link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
-        tar.addfile(link)
+        for member in members:
+            tar.addfile(member, io.BytesIO(bytes(member.size)))
     return path
+
+
+def member(name: str, size: int = 0, kind: bytes = tarfile.REGTYPE, **headers: str) -> tarfile.TarInfo:
+    info = tarfile.TarInfo(name)
+    info.size, info.type, info.linkname, info.pax_headers = size, kind, "/etc/passwd", headers
+    return info
 
 
 @pytest.mark.parametrize("packed", [False, True], ids=["folder", "tgz"])
@@ -178,6 +181,36 @@ def test_lfw_without_what_it_needs(small_lfw, tmp_path, capsys):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize(
+    ("bad", "message"),
+    [
+        (member("lfw/Fay/Fay_0001.jpg", kind=tarfile.SYMTYPE), "'lfw/Fay/Fay_0001.jpg': expected files below"),
+        (member("lfw/Fay/Fay_0001.jpg", kind=tarfile.LNKTYPE), "'lfw/Fay/Fay_0001.jpg': expected files below"),
+        (member("../../Fay/Fay_0001.jpg"), "'../../Fay/Fay_0001.jpg': expected files below"),
+        (member("/Fay/Fay_0001.jpg"), "'/Fay/Fay_0001.jpg': expected files below"),
+        (member("lfw/zeros", 2**26), "'lfw/zeros': claims 67108864 bytes in an archive of"),
+        (member("lfw/a", comment="x" * 2**26), "claims 671088"),
+    ],
+)
+def test_a_hostile_archive(small_lfw, tmp_path, capsys, bad, message):
+    source = archive(small_lfw, bad, form=tarfile.PAX_FORMAT)
+    tracemalloc.start()
+    try:
+        assert run("lfw", "--source", source, "--out", tmp_path / "out") == 2
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    error = capsys.readouterr().err
+    assert f"{source}: " in error
+    assert message in error
+    assert peak < 2**25
+
+
+def test_an_archive_with_other_files_and_headers(small_lfw, tmp_path):
+    source = archive(small_lfw, member("lfw/notes.txt", 2**21, comment="x" * 1000), form=tarfile.PAX_FORMAT)
+    assert run("lfw", "--source", source, "--out", tmp_path / "out") == 0
+
+
 @pytest.mark.lfw
 @pytest.mark.skipif("SFACE_LFW" not in os.environ, reason="set SFACE_LFW to LFW's folder or .tgz, pairs.txt beside it")
 def test_the_real_lfw(tmp_path):
@@ -199,7 +232,19 @@ def test_orl(tmp_path):
 
 def test_orl_with_an_image_missing(tmp_path, capsys):
     assert run("orl", "--out", tmp_path / "orl", "--source", tmp_path) == 2
-    assert "s1/1.pgm: expected a grey image of 92x112, got none" in capsys.readouterr().err
+    assert "s1/1.pgm: expected a grey image of 92x112, found none" in capsys.readouterr().err
+    for person in range(1, 41):
+        (tmp_path / f"s{person}").mkdir()
+        for number in range(1, 11):
+            image = np.random.default_rng(person).integers(0, 256, (3, 112, 92), np.uint8)
+            (tmp_path / f"s{person}" / f"{number}.pgm").write_bytes(encode_image(image))
+    assert run("orl", "--out", tmp_path / "orl", "--source", tmp_path) == 2
+    assert "s1/1.pgm: expected a grey image of 92x112, got 92x112, or colours" in capsys.readouterr().err
+    (tmp_path / "s1" / "1.pgm").write_bytes(
+        b"\x89PNG\r\n\x1a\n" + (2**32 - 20).to_bytes(4, "big") + b"IHDR" + bytes(30)
+    )
+    assert run("orl", "--out", tmp_path / "orl", "--source", tmp_path) == 2
+    assert "s1/1.pgm: b'IHDR' claims 4294967276 bytes" in capsys.readouterr().err
 
 
 def test_an_unknown_command_is_refused():

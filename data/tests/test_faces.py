@@ -57,6 +57,7 @@ def test_a_list_of_paths(tmp_path, text):
     [
         ("9999999999\t0\n", 'line 1: expected "folds pairs"'),
         ("1\n../../etc\t1\t2\nAnn\t1\tBob\t1\n", "line 2: expected names of people"),
+        ("a b 1\na . 0\n", "line 2: expected path, path below the folder, 0 or 1"),
         ("a b 1\na ../b 0\n", "line 2: expected path, path below the folder, 0 or 1"),
         ("a b 1\na b 2\n", "line 2: expected path, path below the folder, 0 or 1"),
         ("", 'line 1: expected "folds pairs"'),
