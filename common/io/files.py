@@ -16,6 +16,7 @@ MOST_JSON_BYTES = 2**24  # the objects of a hostile file take thirty times as mu
 MOST_TEXT_BYTES = 2**30  # a list of ten million images
 MOST_FILE_BYTES = 2**30  # of a file that is read at once
 _NO_FILE = "a folder, device or pipe"
+_MOST_AT_ONCE = 2**30  # Linux reads at most 2 GB at once
 
 
 @contextlib.contextmanager
@@ -153,6 +154,45 @@ def read_regular(path: Path, limit: int = MOST_FILE_BYTES, what: str = "a file")
         if size > limit:
             raise ValueError(f"{path}: expected {what} of at most {limit} bytes, got {size}")
         return file.read(size)
+
+
+class FileBytes:
+    """The bytes of a regular file, read as they are asked for: `data[start:stop]`.
+
+    It is not memory-mapped: a process dies if a file shrinks under a map. Here that is a ValueError that names the
+    file. Any number of threads may read slices; `seek`, `tell`, `read` and `readline` are for one.
+
+    >>> path = Path(tempfile.mkdtemp()) / "names.txt"
+    >>> _ = path.write_bytes(b"ann, bob")
+    >>> data = FileBytes(path)
+    >>> len(data), data[:3], data[-3:]
+    (8, b'ann', b'bob')
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path, self._file = path, open_regular(path)
+        self._size = os.fstat(self._file.fileno()).st_size
+        self.seek, self.tell, self.readline = self._file.seek, self._file.tell, self._file.readline
+
+    def __len__(self) -> int:
+        return self._size
+
+    def __getitem__(self, where: slice) -> bytes:
+        start, stop, _ = where.indices(self._size)
+        parts = []
+        while start < stop:
+            part = os.pread(self._file.fileno(), min(stop - start, _MOST_AT_ONCE), start)
+            if not part:
+                raise ValueError(
+                    f"{self._path}: expected {stop - start} bytes more at byte {start}; the file has shrunk"
+                )
+            parts.append(part)
+            start += len(part)
+        return b"".join(parts)
+
+    def read(self, count: int) -> bytes:
+        """Up to `count` bytes from the position on; however many are asked for, memory is taken for those there are."""
+        return self._file.read(min(count, max(0, self._size - self.tell())))
 
 
 def is_inside(name: str) -> bool:
