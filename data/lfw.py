@@ -163,7 +163,10 @@ def _download() -> tuple[Path, Path]:
     """Download LFW (funneled) and its pairs by scikit-learn, which checks their hashes."""
     from sklearn.datasets import fetch_lfw_pairs, fetch_lfw_people, get_data_home
 
-    fetch_lfw_people(min_faces_per_person=500)  # downloads all images and loads few
-    fetch_lfw_pairs(subset="10_folds")
+    try:
+        fetch_lfw_people(min_faces_per_person=500)  # downloads all images and loads few
+        fetch_lfw_pairs(subset="10_folds")
+    except OSError as error:
+        raise OSError(f"LFW cannot be downloaded ({error}); pass --source, its folder or .tgz") from None
     home = Path(get_data_home()) / "lfw_home"
     return home / "lfw_funneled", home / "pairs.txt"

@@ -6,10 +6,12 @@ import pickle
 import tarfile
 import tracemalloc
 from pathlib import Path
+from urllib.request import urlopen
 
 import cv2
 import numpy as np
 import pytest
+import sklearn.datasets
 
 from common.datasets.images import decode_image, encode_image
 from common.datasets.pair_sets import open_pair_set
@@ -247,7 +249,17 @@ def test_orl_with_an_image_missing(tmp_path, capsys):
     assert "s1/1.pgm: b'IHDR' claims 4294967276 bytes" in capsys.readouterr().err
 
 
-def test_an_unknown_command_is_refused():
-    with pytest.raises(SystemExit) as stop:
-        run("mnist")
-    assert stop.value.code == 2
+def test_an_unknown_command_is_refused(capsys):
+    assert run("opencv_sfaces") == 2
+    assert "synthetic, ijb-synthetic, megaface-synthetic, got 'opencv_sfaces'; did you mean opencv-sface?" in (
+        capsys.readouterr().err
+    )
+    assert run("mnist") == 2
+    assert "got 'mnist'\n" in capsys.readouterr().err
+
+
+def test_lfw_without_a_network(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(sklearn.datasets, "fetch_lfw_people", lambda **_: urlopen("file:///absent"))
+    assert run("lfw", "--out", tmp_path / "out") == 2
+    assert "LFW cannot be downloaded (" in (error := capsys.readouterr().err)
+    assert "; pass --source, its folder or .tgz" in error
