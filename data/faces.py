@@ -1,5 +1,6 @@
 """Pairs of images: how they are drawn, ordered, read from LFW's list and written as an evaluation set."""
 
+import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -9,6 +10,8 @@ import tqdm
 
 from common.datasets.pair_sets import write_pair_set
 from common.io.files import is_inside, read_lines
+
+CPLFW = re.compile(r"\s*(?P<path>.*\S)\s+(?P<is_same>[01])\s*")  # a line of its list
 
 
 class Pair(NamedTuple):
@@ -57,6 +60,9 @@ def read_pairs(path: Path) -> list[list[Pair]]:
     A file whose first line has three fields is a list of paths: "path path 1" (same) or "path path 0" (different) a
     line, separated by commas, tabs or spaces, perhaps with a line of names first. It is one fold, in its order.
 
+    A file whose first line is "path 0" or "path 1" is CPLFW's: two such lines a pair, with the same number. It is one
+    fold, in its order, which is that of its ten folds.
+
     Raises:
         FileNotFoundError: there is no such file.
         ValueError: a line has another form; the message gives its number.
@@ -64,6 +70,8 @@ def read_pairs(path: Path) -> list[list[Pair]]:
     lines = read_lines(path, "a pairs file")
     if lines and len(_fields(lines[0])) == 3:
         return [_pairs_of_paths(path, lines)]
+    if lines and CPLFW.fullmatch(lines[0]) and not lines[0].split()[0].isdecimal():
+        return [_pairs_in_two_lines(path, lines)]
     header = lines[0].split() if lines else []
     if len(header) not in (1, 2) or not all(_is_number(field) and int(field) > 0 for field in header):
         raise ValueError(f'{path} line 1: expected "folds pairs", got {lines[0][:100] if lines else ""!r}')
@@ -120,6 +128,25 @@ def _pairs_of_paths(path: Path, lines: list[str]) -> list[Pair]:
     if not pairs:
         raise ValueError(f"{path}: expected lines of path, path, 0 or 1, found none")
     return pairs
+
+
+def _pairs_in_two_lines(path: Path, lines: list[str]) -> list[Pair]:
+    if len(lines) % 2:
+        raise ValueError(f"{path}: expected two lines a pair, got {len(lines)} lines")
+    pairs = []
+    for number in range(0, len(lines), 2):
+        (first, is_same), (second, again) = (_of_cplfw(path, number + i + 1, lines[number + i]) for i in (0, 1))
+        if is_same != again:
+            raise ValueError(f"{path} line {number + 2}: expected {is_same} as in the line before, got {again}")
+        pairs.append(Pair(first, second, is_same == "1"))
+    return pairs
+
+
+def _of_cplfw(path: Path, number: int, line: str) -> tuple[str, str]:
+    found = CPLFW.fullmatch(line)
+    if not found or not is_inside(found["path"]):
+        raise ValueError(f"{path} line {number}: expected a path below the folder and 0 or 1, got {line[:100]!r}")
+    return found["path"], found["is_same"]
 
 
 def _fields(line: str) -> list[str]:

@@ -118,6 +118,40 @@ def test_pairs(tmp_path, capsys):
     assert len(open_pair_set(tmp_path / "set.bin")) == 2, "a failure must not lose the old set"
 
 
+@pytest.mark.parametrize("folders", [False, True])
+def test_pairs_of_cplfw_and_folds(tmp_path, capsys, folders):
+    names = [f"{person}_{number}" for person in ("Ann_B", "Cyd") for number in (1, 2)]
+    for seed, name in enumerate(names):
+        path = tmp_path / "images" / (name.rpartition("_")[0] if folders else "") / f"{name}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(encode_image(np.random.default_rng(seed).integers(0, 255, (3, 16, 16), np.uint8)))
+    pairs = {True: ("Ann_B_1.jpg", "Ann_B_2.jpg"), False: ("Ann_B_1.jpg", "Cyd_2.jpg")}
+    for order, kinds in {"mixed": [True, False] * 10, "sorted": [True] * 10 + [False] * 10}.items():
+        lines = [f"{name} {int(is_same)}\n" for is_same in kinds for name in pairs[is_same]]
+        (tmp_path / f"{order}.txt").write_text("".join(lines))
+        command = ("--images", tmp_path / "images", "--pairs", tmp_path / f"{order}.txt", "--out", tmp_path / order)
+        assert run("pairs", *command) == 0
+        assert open_pair_set(tmp_path / order).issame.tolist() == kinds
+        assert ("10 of the 10 contiguous folds" in capsys.readouterr().out) == (order == "sorted")
+    (seed,) = (number for number, name in enumerate(names) if name == "Cyd_2")
+    expected = encode_image(np.random.default_rng(seed).integers(0, 255, (3, 16, 16), np.uint8))
+    assert open_pair_set(tmp_path / "mixed").encoded(3) == expected
+
+
+@pytest.mark.parametrize("folds", [1, 5, 10])
+def test_folds_of_another_number_are_said(tmp_path, capsys, folds):
+    for name in ("Ann/Ann_0001.png", "Ann/Ann_0002.png", "Bob/Bob_0001.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(encode_image(np.zeros((3, 16, 16), np.uint8)))
+    count = 10 // folds
+    fold = "Ann\t1\t2\n" * count + "Ann\t1\tBob\t1\n" * count
+    (tmp_path / "pairs.txt").write_text(f"{folds}\t{count}\n" + fold * folds)
+    assert run("pairs", "--images", tmp_path, "--pairs", tmp_path / "pairs.txt", "--out", tmp_path / "set.bin") == 0
+    output = capsys.readouterr().out
+    assert ("pairs.txt: has 5 folds; they are not kept" in output) == (folds == 5)
+    assert ("pairs of one kind only" in output) == (folds != 10)
+
+
 def lfw_image(number: int) -> bytes:
     image = np.random.default_rng(number).integers(0, 255, (25, 25, 3), np.uint8)
     return cv2.imencode(".jpg", cv2.resize(image, (250, 250)))[1].tobytes()
