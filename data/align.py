@@ -1,7 +1,7 @@
 """Align the faces in a folder to the template of `common.datasets.alignment`; a file or a detector gives landmarks."""
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Literal
 
@@ -13,6 +13,8 @@ from common.datasets.detection import Choice, Detector, chosen_face
 from common.datasets.images import decode_photo, encode_image
 from common.datasets.training_sets import image_files
 from common.io.files import atomic_write, is_inside, read_json, read_regular, require_file, sha256_of, write_json
+from common.io.text import printable
+from common.weights.checkpoint import first_few
 
 SETTINGS, LEFT_OUT = "align.json", "left_out.txt"
 SUFFIXES = (".png", ".jpg")
@@ -56,6 +58,8 @@ def make_aligned(
         raise ValueError(f"--out: expected a folder outside of {source}, whose images are aligned; got {out}")
     find, settings = _finder(landmarks, detector, face, detect_at, min_score)
     targets = _targets(source, suffix)
+    if isinstance(find, _Listed):
+        find.compare(targets)
     if overwrite:
         for target in targets.values():
             for old in SUFFIXES:
@@ -134,22 +138,38 @@ def _finder(
 ) -> tuple[Landmarks, dict[str, object]]:
     """Make the function that finds landmarks; returns it with the settings that decide about its results."""
     if landmarks is not None and detector is None:
-        return _from_file(landmarks), {"landmarks": sha256_of(landmarks)}
+        return _Listed(landmarks), {"landmarks": sha256_of(landmarks)}
     if detector is not None and landmarks is None:
         settings = {"face": face, "detect_at": detect_at, "min_score": min_score}
         return _from_detector(detector, face, detect_at, min_score), {"detector": sha256_of(detector), **settings}
     raise ValueError("expected one of --landmarks and --detector")
 
 
-def _from_file(path: Path) -> Landmarks:
-    known = read_landmarks(path)
+class _Listed:
+    """Landmarks of a file, by name of the image."""
 
-    def find(photo: np.ndarray, name: str) -> np.ndarray:
-        if name not in known:
-            raise ValueError(f"no landmarks in {path}")
-        return known[name]
+    def __init__(self, path: Path) -> None:
+        self._path, self._known = path, read_landmarks(path)
 
-    return find
+    def __call__(self, photo: np.ndarray, name: str) -> np.ndarray:
+        if name not in self._known:
+            raise ValueError(f"no landmarks in {self._path}")
+        return self._known[name]
+
+    def compare(self, images: Collection[str]) -> None:
+        """Say which images and landmarks do not belong together; raises a ValueError if none do."""
+        without = [name for name in images if name not in self._known]
+        unused = [name for name in self._known if name not in images]
+        if len(without) == len(images):
+            raise ValueError(
+                f"{self._path}: names none of the {len(images)} images, such as {without[0]!r}, but {unused[0]!r}; "
+                "expected paths relative to --source"
+            )
+        notes = {"images have no landmarks there": without, "lines name images that are not there": unused}
+        for what, names in notes.items():
+            if names:
+                first = first_few([ascii(name) for name in names], 3, ", ")
+                print(printable(f"note: {self._path}: {len(names)} {what}: {first}"))
 
 
 def _from_detector(path: Path, choice: Choice, detect_at: int, min_score: float) -> Landmarks:

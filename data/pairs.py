@@ -35,7 +35,8 @@ def make_pairs(images: Path, pairs: Path, out: Path, overwrite: bool = False) ->
     listed = [pair for fold in folds for pair in fold]
     for note in _notes(pairs, len(folds), listed):
         print(f"note: {note}")
-    write_pairs(out, listed, lambda name: read_regular(_find(images, name)))
+    files = _files_of(images, pairs, listed)
+    write_pairs(out, listed, lambda name: read_regular(files[name]))
     print(f"{len(listed)} pairs, {sum(pair.is_same for pair in listed)} of them same")
     return out
 
@@ -53,18 +54,37 @@ def _notes(path: Path, folds: int, pairs: list[Pair]) -> Iterator[str]:
             )
 
 
-def _find(folder: Path, name: str) -> Path:
-    """The image of a name, which may have another suffix, or lie in a folder of its person: Ann_B/Ann_B_1.jpg."""
-    stem = folder / name
-    if is_image(stem) and stem.is_file():
-        return stem
-    bare = stem.with_suffix("") if is_image(stem) else stem
-    for path in (bare, bare.parent / bare.name.rpartition("_")[0] / bare.name):
-        for suffix in sorted(IMAGE_SUFFIXES):
-            if path.with_name(path.name + suffix).is_file():
-                return path.with_name(path.name + suffix)
-        if path.parent.is_dir():
-            for other in sorted(path.parent.iterdir()):  # .JPG
-                if other.stem == path.name and is_image(other) and other.is_file():
-                    return other
-    raise FileNotFoundError(f"{stem}: expected an image ({', '.join(sorted(IMAGE_SUFFIXES))}), found none")
+def _files_of(images: Path, path: Path, pairs: list[Pair]) -> dict[str, Path]:
+    """The file of each name; raises a FileNotFoundError that names the first pair without one, and counts them."""
+    find = _Finder(images)
+    found = {name: find(name) for pair in pairs for name in (pair.first, pair.second)}
+    if missing := [place for place, pair in enumerate(pairs) if not (found[pair.first] and found[pair.second])]:
+        first = pairs[missing[0]]
+        name = first.second if found[first.first] else first.first
+        raise FileNotFoundError(
+            f"{images / name}: expected an image ({', '.join(sorted(IMAGE_SUFFIXES))}), found none; pair "
+            f"{missing[0] + 1} of {path}, and {len(missing)} of its {len(pairs)} pairs lack one"
+        )
+    return {name: file for name, file in found.items() if file}
+
+
+class _Finder:
+    """Finds the image of a name, which may have another suffix, or lie in a folder of its person: Ann/Ann_1.jpg."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._listed: dict[Path, dict[str, Path]] = {}  # of each folder its images by their names without suffix
+
+    def __call__(self, name: str) -> Path | None:
+        path = self._folder / name
+        if is_image(path) and path.is_file():
+            return path
+        bare = path.with_suffix("") if is_image(path) else path
+        folders = (bare.parent, bare.parent / bare.name.rpartition("_")[0])
+        return next((found for folder in folders if (found := self._images(folder).get(bare.name))), None)
+
+    def _images(self, folder: Path) -> dict[str, Path]:
+        if folder not in self._listed:
+            files = sorted(folder.iterdir(), reverse=True) if folder.is_dir() else []
+            self._listed[folder] = {path.stem: path for path in files if is_image(path) and path.is_file()}
+        return self._listed[folder]

@@ -81,6 +81,8 @@ def test_what_cannot_be_aligned_is_listed_and_tried_again(source, tmp_path, caps
     points = write_points(tmp_path / "points.txt", NAMES[:3])
     swapped = "83.5 51.5 38.3 51.7 56 71.7 70.7 92.2 41.5 92.4"
     points.write_text(points.read_text() + "top.png" + " 7.5" * 10 + f"\nswapped.png {swapped}\n")
+    gone = [f"{name}.gif {swapped}\n" for name in "ab"]
+    points.write_text(points.read_text() + "".join(gone))
     (source / "swapped.png").write_bytes(encode_image(photo(8)))
     (source / "Ann" / "2.png").write_bytes(b"not an image")
     (source / "new.jpg").write_bytes(encode_image(photo(9)))
@@ -97,6 +99,9 @@ def test_what_cannot_be_aligned_is_listed_and_tried_again(source, tmp_path, caps
     }
     assert "pixels from those of a face at best; expected x and y in turn of left eye" in listed["swapped.png"]
     output = capsys.readouterr()
+    notes = output.out[: output.out.index("left out: ")]
+    assert "points.txt: 2 images have no landmarks there: 'new.jpg', 'pipe.png'" in notes
+    assert "points.txt: 2 lines name images that are not there: 'a.gif', 'b.gif'" in notes
     assert "2 images aligned, 0 were there already, 5 left out" in output.out
     assert "left out: Ann/2.png: 12 bytes" in output.out
     (source / "Ann" / "2.png").write_bytes(encode_image(photo(1)))
@@ -183,6 +188,10 @@ def test_bad_options(source, points, tmp_path, monkeypatch, capsys, options, mes
 def test_nothing_to_align(source, tmp_path, capsys):
     points = write_points(tmp_path / "points.txt", ["top.png"])
     points.write_text(points.read_text().replace("top", "other"))
+    assert run("align", "--source", source, "--out", tmp_path / "out", "--landmarks", points) == 2
+    assert "points.txt: names none of the 4 images, such as 'Ann/1.png', but 'other.png'" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists(), "known before anything is written"
+    points.write_text("top.png" + " 7.5" * 10)
     assert run("align", "--source", source, "--out", tmp_path / "out", "--landmarks", points) == 2
     assert "none of the 4 images could be aligned" in capsys.readouterr().err
     (tmp_path / "empty").mkdir()

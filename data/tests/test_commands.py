@@ -114,7 +114,9 @@ def test_pairs(tmp_path, capsys):
     (tmp_path / "Bob" / "Bob_0001.jpg").unlink()
     os.mkfifo(tmp_path / "Bob" / "Bob_0001.JPG")
     assert run(*arguments, "--overwrite") == 2
-    assert "Bob_0001: expected an image" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert "Bob_0001: expected an image" in error
+    assert f"found none; pair 2 of {tmp_path / 'pairs.txt'}, and 1 of its 2 pairs lack one" in error
     assert len(open_pair_set(tmp_path / "set.bin")) == 2, "a failure must not lose the old set"
 
 
