@@ -1,6 +1,5 @@
 """Align the faces in a folder to the template of `common.datasets.alignment`; a file or a detector gives landmarks."""
 
-import re
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Literal
@@ -12,7 +11,8 @@ from common.datasets.alignment import TEMPLATE_SIZE, align, check_face
 from common.datasets.detection import Choice, Detector, chosen_face
 from common.datasets.images import decode_photo, encode_image
 from common.datasets.training_sets import image_files
-from common.io.files import atomic_write, is_inside, read_json, read_regular, require_file, sha256_of, write_json
+from common.io.files import atomic_write, is_inside, read_json, read_regular, sha256_of, write_json
+from common.io.rows import HEADER, each_row, path_and_numbers
 from common.io.text import printable
 from common.weights.checkpoint import first_few
 
@@ -104,33 +104,21 @@ def read_landmarks(path: Path) -> dict[str, np.ndarray]:
         ValueError: a line is no path with ten finite numbers, or names an image again; the message gives its number.
     """
     found: dict[str, np.ndarray] = {}
-    with require_file(path, "a file of landmarks").open(encoding="utf-8", errors="surrogateescape") as file:
-        for number, line in enumerate(file, 1):
-            line = line.strip()
-            if not line or (number == 1 and re.match(r"path\s*[\s,]", line)):
-                continue
-            name, points = _landmarks(line)
-            if points is None:
-                raise ValueError(f"{path} line {number}: expected a path and ten finite numbers, got {line[:100]!r}")
-            if not is_inside(name):
-                raise ValueError(f"{path} line {number}: expected a path below the images' folder, got {name[:100]!r}")
-            if name in found:
-                raise ValueError(f"{path} line {number}: {name} is there twice")
-            found[name] = points
+    for number, line in each_row(path, "a file of landmarks", "surrogateescape"):
+        if number == 1 and HEADER.match(line):
+            continue
+        name, numbers = path_and_numbers(line, 10) or ("", ["nan"])
+        points = np.array(numbers, np.float32)
+        if not np.isfinite(points).all():
+            raise ValueError(f"{path} line {number}: expected a path and ten finite numbers, got {line[:100]!r}")
+        if not is_inside(name):
+            raise ValueError(f"{path} line {number}: expected a path below the images' folder, got {name[:100]!r}")
+        if name in found:
+            raise ValueError(f"{path} line {number}: {name} is there twice")
+        found[name] = points.reshape(5, 2)
     if not found:
         raise ValueError(f"{path}: holds no landmarks")
     return found
-
-
-def _landmarks(line: str) -> tuple[str, np.ndarray | None]:
-    ends = [separator.span() for separator in re.finditer(r"[\s,]+", line)][-10:]  # the path may hold separators too
-    if not ends:
-        return line, None
-    try:
-        points = np.array(re.split(r"[\s,]+", line[ends[0][1] :]), np.float32)
-    except ValueError:
-        return line, None
-    return line[: ends[0][0]], points.reshape(5, 2) if len(points) == 10 and np.isfinite(points).all() else None
 
 
 def _finder(

@@ -9,6 +9,7 @@
 All numbers are little-endian. Each length and offset is compared with the size of the file before it is used.
 """
 
+import codecs
 import contextlib
 import io
 import os
@@ -262,7 +263,7 @@ def _split(payload: bytes) -> list[bytes]:
 
 def _read_index(path: Path, size: int) -> tuple[np.ndarray, np.ndarray]:
     """Read the keys and the offsets, in the order of the file, each (n,) int64."""
-    text = read_regular(path)
+    text = read_regular(path).removeprefix(codecs.BOM_UTF8)
     lines = text.count(b"\n") + (not text.endswith(b"\n") and bool(text.strip()))
     if text.count(b"\t") > lines or lines * PREFIX.size > size:  # before a parser takes memory for its fields
         raise ValueError(f"{path}: expected {lines} lines of key, tab, offset, one for each record of {size} bytes")

@@ -10,6 +10,7 @@ import numpy as np
 
 from common.datasets.records import EXACT_KEYS, RecordReader, RecordWriter
 from common.io.files import atomic_write, is_inside, read_lines, read_regular
+from common.io.rows import HEADER, cells, each_row, path_and_numbers
 from common.io.text import printable
 
 Kind = Literal["auto", "record", "list", "folder"]
@@ -185,7 +186,7 @@ class FileDataset:
 
 
 def read_list(root: Path) -> FileDataset:
-    """Read imgs.txt: "path label" a line, with paths relative to the folder. A path may hold spaces, a label may not.
+    """Read imgs.txt: "path label" a line, with paths relative to the folder, which may hold spaces; also as CSV.
 
     Raises:
         FileNotFoundError: there is no imgs.txt, or an image of it is missing: the first by its line, and how many.
@@ -194,11 +195,10 @@ def read_list(root: Path) -> FileDataset:
     """
     path = root / LIST
     paths, labels, lines = [], [], []
-    for number, line in enumerate(read_lines(path, "lines of a path and a label"), 1):
-        if not line.strip():
+    for number, line in each_row(path, "lines of a path and a label"):
+        if number == 1 and HEADER.match(line) and path_and_numbers(line, 1) is None:
             continue
-        name, *labels_of_line = line.strip().rsplit(maxsplit=1)  # at a space or a tab
-        label = "".join(labels_of_line)
+        name, (label,) = path_and_numbers(line, 1) or ("", [""])
         if not (label.isascii() and label.isdecimal() and len(label) < 19):
             raise ValueError(f"{path} line {number}: expected a path and a label, got {line[:100]!r}")
         if not is_inside(name):
@@ -421,7 +421,7 @@ def _read_property(path: Path) -> int:
     if not path.is_file():
         raise FileNotFoundError(f"{path}: is missing; it should hold {expected}")
     text = "\n".join(read_lines(path, expected, limit=1000)).strip()
-    fields = [field.strip() for field in text.split(",")]
+    fields = cells(text)
     if len(fields) != 3 or not all(f.isascii() and f.isdecimal() and len(f) < 10 for f in fields) or int(fields[0]) < 1:
         raise ValueError(f"{path}: expected {expected}, got {text[:100]!r}")
     return int(fields[0])

@@ -9,7 +9,7 @@ import os
 import stat
 import tempfile
 from collections.abc import Iterator, Sequence
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import IO, Any
 
 MOST_JSON_BYTES = 2**24  # the objects of a hostile file take thirty times as much memory
@@ -107,13 +107,14 @@ def read_json(path: Path, what: str, limit: int = MOST_JSON_BYTES) -> dict[str, 
     return value
 
 
-def read_lines(path: Path, what: str, limit: int = MOST_TEXT_BYTES) -> list[str]:
+def read_lines(path: Path, what: str, limit: int = MOST_TEXT_BYTES, errors: str = "strict") -> list[str]:
     """Read the lines of a text file: UTF-8, or UTF-16 with its mark, as Windows and spreadsheets write them.
 
     Args:
         path: the file; it may have come from anywhere.
         what: what the file should be, for error messages: "a pairs file".
         limit: bytes; a longer file is not read.
+        errors: "surrogateescape" where names may be in another encoding.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -125,9 +126,8 @@ def read_lines(path: Path, what: str, limit: int = MOST_TEXT_BYTES) -> list[str]
     ['ann', 'bob']
     """
     content = read_regular(require_file(path, what), limit, what)
-    encoding = "utf-16" if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "utf-8-sig"
     try:
-        text = content.decode(encoding)
+        text = content.decode(encoding_of(content), errors)
     except UnicodeDecodeError as error:
         number = content.count(b"\n", 0, error.start) + 1
         raise ValueError(f"{path} line {number}: expected text in UTF-8 ({error}); save the file as UTF-8") from None
@@ -136,6 +136,11 @@ def read_lines(path: Path, what: str, limit: int = MOST_TEXT_BYTES) -> list[str]
         raise ValueError(f"{path} line {number}: expected {what}, got a NUL byte")
     lines = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
     return lines[:-1] if lines[-1] == "" else lines
+
+
+def encoding_of(start: bytes) -> str:
+    """The encoding of a text, by its first bytes."""
+    return "utf-16" if start.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "utf-8-sig"
 
 
 def open_regular(path: Path) -> io.BufferedReader:
@@ -201,8 +206,8 @@ def is_inside(name: str) -> bool:
     >>> [is_inside(name) for name in ("ann/1.jpg", "..jpg", "../1.jpg", "/etc/passwd", ".", "")]
     [True, True, False, False, False, False]
     """
-    path = PurePath(name)
-    return bool(path.parts) and not path.is_absolute() and ".." not in path.parts and "\0" not in name
+    parts = name.split("/")  # a list may have millions of them, for which pathlib takes ten times as long
+    return parts[0] != "" and ".." not in parts and "\0" not in name and not {*parts} <= {"", "."}
 
 
 def require_file(path: Path, what: str) -> Path:

@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from common.io.files import is_inside, read_json, read_lines, read_regular
+from common.io.files import is_inside, read_json, read_regular
+from common.io.rows import cells, each_row
 
 PROBE_LIST = "facescrub_features_list.json"
 FEATURES_AT_ONCE = 8192
@@ -56,15 +57,16 @@ def read_distractor_list(path: Path) -> tuple[str, ...]:
 def read_noisy(path: Path) -> frozenset[str]:
     """Read a list of noisy faces, facescrub_noises.txt or megaface_noises.txt of insightface.
 
-    A line a face; lines that start with # are comments; where a line has several columns, separated by tabs, the second
-    one names the face. FaceScrub's are file names without folder, MegaFace's paths of three parts.
+    A line a face; lines that start with # are comments; where a line has several columns, separated by tabs,
+    semicolons or commas, the second one names the face. FaceScrub's are file names without folder, MegaFace's paths of
+    three parts.
 
     Raises:
         FileNotFoundError: no such file.
         ValueError: it is not text.
     """
-    lines = read_lines(path, "a list that names a noisy face a line")
-    columns = [line.strip().split("\t") for line in lines if line.strip() and not line.startswith("#")]
+    rows = each_row(path, "a list that names a noisy face a line")
+    columns = [cells(line, "\t;,") for _, line in rows if not line.lstrip('"').startswith("#")]
     return frozenset(line[1] if len(line) > 1 else line[0] for line in columns)
 
 

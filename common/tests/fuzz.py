@@ -17,11 +17,12 @@ from typing import NamedTuple
 import numpy as np
 
 from common.datasets.images import decode_photo, encode_image
+from common.datasets.label_noise import Change, read_labels
 from common.datasets.pair_sets import open_pair_set, write_pair_set
 from common.datasets.training_sets import open_dataset, samples, write_records
 from common.io.files import read_json, read_regular
 from common.io.npz import read_arrays
-from common.protocols import megaface
+from common.protocols import ijb, megaface
 from common.reports.runs import read_run
 from common.tests import foreign_files
 from common.weights.checkpoint import load_checkpoint, save_checkpoint
@@ -66,6 +67,22 @@ def _beside(name: str) -> Callable[[Path], Path]:
 def _pair_set(folder: Path) -> Path:
     write_pair_set(folder / "set.bin", [encode_image(_image())] * 4, [True, False])
     return folder / "set.bin"
+
+
+def _ijb(damaged: str) -> Callable[[Path], Path]:
+    def write(folder: Path) -> Path:
+        for name, text in IJB.items():
+            (folder / "meta").mkdir(exist_ok=True)
+            (folder / "meta" / f"ijbc_{name}").write_text(text)
+        return folder / "meta" / f"ijbc_{damaged}"
+
+    return write
+
+
+def _people(folder: Path) -> Path:
+    _list(folder)
+    (folder / "labels.txt").write_text("Ann\nBob\n")
+    return folder / "labels.txt"
 
 
 def _checkpoint(name: str) -> Callable[[Path], Path]:
@@ -118,6 +135,13 @@ def _bytes_of_image(extension: str) -> Callable[[Path], Path]:
 
 
 LOG = "".join(json.dumps({"kind": "train", "step": step, "loss": 1.5, "lr": 0.1}) + "\n" for step in range(4))
+NOISE = ",".join(Change._fields) + "\n0,0,1,3,\n4,0,2,1,17\n"
+IJB = {
+    "face_tid_mid.txt": "1.jpg 7 1\n2.jpg 8 2\n",
+    "name_5pts_score.txt": "1.jpg 1 2 3 4 5 6 7 8 9 10 0.5\n2.jpg 1 2 3 4 5 6 7 8 9 10 0.25\n",
+    "template_pair_label.txt": "7 8 0\n7 7 1\n",
+    "1N_gallery_G1.csv": "TEMPLATE_ID,SUBJECT_ID,FILENAME\n7,1,img/1.jpg\n8,2,img/2.jpg\n",
+}
 NEVER_ENDING: dict[str, Callable[[Path], None]] = {
     "pipe": os.mkfifo,
     "device": lambda path: path.symlink_to("/dev/zero"),
@@ -146,6 +170,14 @@ READERS = {
     "jittor": Reader(_foreign(foreign_files.write_jittor), _all_weights),
     "mxnet": Reader(_foreign(foreign_files.write_mxnet), _all_weights),
     "feature": Reader(lambda folder: _feature(folder / "a.bin"), lambda path: megaface.read_feature(path)),
+    "noise": Reader(_text("noise.csv", NOISE), lambda path: read_labels(path.parent, np.zeros(6, int))),
+    "template pairs": Reader(_ijb("template_pair_label.txt"), lambda path: ijb.read_pairs(path.parents[1], "ijbc")),
+    "template media": Reader(_ijb("face_tid_mid.txt"), lambda path: ijb.read_faces(path.parents[1], "ijbc")),
+    "template faces": Reader(_ijb("name_5pts_score.txt"), lambda path: ijb.read_faces(path.parents[1], "ijbc")),
+    "gallery": Reader(
+        _ijb("1N_gallery_G1.csv"), lambda path: ijb.read_template_subjects(path.parents[1], "ijbc", "G1")
+    ),
+    "people": Reader(_people, lambda path: open_dataset(path.parent).people),
     "noisy": Reader(_text("noisy.txt", "# faces\na_1.png\n17\t363/3/5_0.jpg\n"), megaface.read_noisy),
 }
 
