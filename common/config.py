@@ -15,6 +15,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+from common.io.text import did_you_mean
+
 OnWrongSize = Literal["fail", "resize"]
 HeadName = Literal["sface", "softmax", "normalised-softmax", "cosface", "arcface", "sphereface"]
 HEADS: tuple[str, ...] = typing.get_args(HeadName)
@@ -317,7 +319,7 @@ def _build_section(kind: Any, value: Any, prefix: str) -> Any:
     for name in sorted(needed - value.keys()):
         raise ValueError(f"{prefix}{name}: missing")
     for name in sorted(value.keys() - hints.keys()):
-        raise ValueError(f"{prefix}{name}: unknown field")
+        raise ValueError(f"{prefix}{name}: unknown field{did_you_mean(name, hints)}")
     return kind(**{key: _build(hints[key], item, prefix + key) for key, item in value.items()})
 
 

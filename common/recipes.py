@@ -8,6 +8,7 @@ weight decay 5e-4, learning rate 0.1 and 512-d embeddings.
 from collections.abc import Callable
 from pathlib import Path
 
+from common.backend import PREFIX
 from common.config import DataConfig, HeadConfig, ModelConfig, OptimiserConfig, RunConfig
 
 RELEASED = Path("runs/opencv-sface")  # python -m data opencv-sface
@@ -149,6 +150,18 @@ RECIPES: dict[str, Callable[[], RunConfig]] = {
     "orl-finetune": orl_finetune,
     "lfw-finetune": lfw_finetune,
 }
+
+
+_MADE_BY = {"orl-demo": "orl", "orl-finetune": "orl", "lfw-small": "lfw", "lfw-finetune": "lfw"}
+
+
+def how_to_get_data(config: RunConfig) -> str:
+    """How to make the training set of a recipe, or to find out who distributes it; empty for a recipe of one's own."""
+    if config.name in _MADE_BY:
+        return f"python -m {PREFIX}data {_MADE_BY[config.name]} --out {config.data.root} makes it"
+    if config.name in RECIPES:
+        return f"`reproduce {config.name} --check` says who distributes it, and docs/reproduce.md how to make it"
+    return ""
 
 
 def _published_data(folder: str) -> DataConfig:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import tyro
 
-from common.io.text import escape_what_cannot_be_printed, print_version, printable
+from common.io.text import did_you_mean, escape_what_cannot_be_printed, print_version, printable
 from data.align import make_aligned
 from data.convert import convert
 from data.lfw import make_lfw_small
@@ -38,6 +38,10 @@ def main(arguments: list[str]) -> int:
     escape_what_cannot_be_printed()
     if print_version(arguments):
         return 0
+    if arguments and not arguments[0].startswith("-") and arguments[0] not in COMMANDS:
+        meant = did_you_mean(arguments[0], COMMANDS)
+        print(f"error: expected one of {', '.join(COMMANDS)}, got {arguments[0]!a}{meant}", file=sys.stderr)
+        return 2
     try:
         written = tyro.extras.subcommand_cli_from_dict(COMMANDS, prog="python -m data", args=arguments)
     except (ValueError, OSError) as error:

@@ -1,7 +1,6 @@
 """Align the faces in a folder to the template of `common.datasets.alignment`; a file or a detector gives landmarks."""
 
-import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Literal
 
@@ -12,7 +11,10 @@ from common.datasets.alignment import TEMPLATE_SIZE, align, check_face
 from common.datasets.detection import Choice, Detector, chosen_face
 from common.datasets.images import decode_photo, encode_image
 from common.datasets.training_sets import image_files
-from common.io.files import atomic_write, read_json, require_file, sha256_of, write_json
+from common.io.files import atomic_write, is_inside, read_json, read_regular, sha256_of, write_json
+from common.io.rows import HEADER, each_row, path_and_numbers
+from common.io.text import printable
+from common.weights.checkpoint import first_few
 
 SETTINGS, LEFT_OUT = "align.json", "left_out.txt"
 SUFFIXES = (".png", ".jpg")
@@ -56,6 +58,8 @@ def make_aligned(
         raise ValueError(f"--out: expected a folder outside of {source}, whose images are aligned; got {out}")
     find, settings = _finder(landmarks, detector, face, detect_at, min_score)
     targets = _targets(source, suffix)
+    if isinstance(find, _Listed):
+        find.compare(targets)
     if overwrite:
         for target in targets.values():
             for old in SUFFIXES:
@@ -79,7 +83,7 @@ def _align_all(source: Path, todo: Mapping[str, Path], find: Landmarks, size: in
     left_out: dict[str, str] = {}
     for name, target in tqdm.tqdm(todo.items(), desc="align", unit="images", disable=None):
         try:
-            photo = decode_photo((source / name).read_bytes(), name)
+            photo = decode_photo(read_regular(source / name), name)
             points = find(photo, name)
             check_face(points, photo.shape[1], photo.shape[0])
             image = align(photo, points, size)
@@ -100,31 +104,21 @@ def read_landmarks(path: Path) -> dict[str, np.ndarray]:
         ValueError: a line is no path with ten finite numbers, or names an image again; the message gives its number.
     """
     found: dict[str, np.ndarray] = {}
-    with require_file(path, "a file of landmarks").open(encoding="utf-8", errors="surrogateescape") as file:
-        for number, line in enumerate(file, 1):
-            line = line.strip()
-            if not line or (number == 1 and re.match(r"path\s*[\s,]", line)):
-                continue
-            name, points = _landmarks(line)
-            if points is None:
-                raise ValueError(f"{path} line {number}: expected a path and ten finite numbers, got {line[:100]!r}")
-            if name in found:
-                raise ValueError(f"{path} line {number}: {name} is there twice")
-            found[name] = points
+    for number, line in each_row(path, "a file of landmarks", "surrogateescape"):
+        if number == 1 and HEADER.match(line):
+            continue
+        name, numbers = path_and_numbers(line, 10) or ("", ["nan"])
+        points = np.array(numbers, np.float32)
+        if not np.isfinite(points).all():
+            raise ValueError(f"{path} line {number}: expected a path and ten finite numbers, got {line[:100]!r}")
+        if not is_inside(name):
+            raise ValueError(f"{path} line {number}: expected a path below the images' folder, got {name[:100]!r}")
+        if name in found:
+            raise ValueError(f"{path} line {number}: {name} is there twice")
+        found[name] = points.reshape(5, 2)
     if not found:
         raise ValueError(f"{path}: holds no landmarks")
     return found
-
-
-def _landmarks(line: str) -> tuple[str, np.ndarray | None]:
-    ends = [separator.span() for separator in re.finditer(r"[\s,]+", line)][-10:]  # the path may hold separators too
-    if not ends:
-        return line, None
-    try:
-        points = np.array(re.split(r"[\s,]+", line[ends[0][1] :]), np.float32)
-    except ValueError:
-        return line, None
-    return line[: ends[0][0]], points.reshape(5, 2) if len(points) == 10 and np.isfinite(points).all() else None
 
 
 def _finder(
@@ -132,22 +126,38 @@ def _finder(
 ) -> tuple[Landmarks, dict[str, object]]:
     """Make the function that finds landmarks; returns it with the settings that decide about its results."""
     if landmarks is not None and detector is None:
-        return _from_file(landmarks), {"landmarks": sha256_of(landmarks)}
+        return _Listed(landmarks), {"landmarks": sha256_of(landmarks)}
     if detector is not None and landmarks is None:
         settings = {"face": face, "detect_at": detect_at, "min_score": min_score}
         return _from_detector(detector, face, detect_at, min_score), {"detector": sha256_of(detector), **settings}
     raise ValueError("expected one of --landmarks and --detector")
 
 
-def _from_file(path: Path) -> Landmarks:
-    known = read_landmarks(path)
+class _Listed:
+    """Landmarks of a file, by name of the image."""
 
-    def find(photo: np.ndarray, name: str) -> np.ndarray:
-        if name not in known:
-            raise ValueError(f"no landmarks in {path}")
-        return known[name]
+    def __init__(self, path: Path) -> None:
+        self._path, self._known = path, read_landmarks(path)
 
-    return find
+    def __call__(self, photo: np.ndarray, name: str) -> np.ndarray:
+        if name not in self._known:
+            raise ValueError(f"no landmarks in {self._path}")
+        return self._known[name]
+
+    def compare(self, images: Collection[str]) -> None:
+        """Say which images and landmarks do not belong together; raises a ValueError if none do."""
+        without = [name for name in images if name not in self._known]
+        unused = [name for name in self._known if name not in images]
+        if len(without) == len(images):
+            raise ValueError(
+                f"{self._path}: names none of the {len(images)} images, such as {without[0]!r}, but {unused[0]!r}; "
+                "expected paths relative to --source"
+            )
+        notes = {"images have no landmarks there": without, "lines name images that are not there": unused}
+        for what, names in notes.items():
+            if names:
+                first = first_few([ascii(name) for name in names], 3, ", ")
+                print(printable(f"note: {self._path}: {len(names)} {what}: {first}"))
 
 
 def _from_detector(path: Path, choice: Choice, detect_at: int, min_score: float) -> Landmarks:

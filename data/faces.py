@@ -8,7 +8,8 @@ import numpy as np
 import tqdm
 
 from common.datasets.pair_sets import write_pair_set
-from common.io.files import is_inside, read_lines
+from common.io.files import is_inside
+from common.io.rows import cells, each_row, path_and_numbers
 
 
 class Pair(NamedTuple):
@@ -57,20 +58,26 @@ def read_pairs(path: Path) -> list[list[Pair]]:
     A file whose first line has three fields is a list of paths: "path path 1" (same) or "path path 0" (different) a
     line, separated by commas, tabs or spaces, perhaps with a line of names first. It is one fold, in its order.
 
+    A file whose first line is "path 0" or "path 1" is CPLFW's: two such lines a pair, with the same number. It is one
+    fold, in its order, which is that of its ten folds.
+
     Raises:
         FileNotFoundError: there is no such file.
         ValueError: a line has another form; the message gives its number.
     """
-    lines = read_lines(path, "a pairs file")
-    if lines and len(_fields(lines[0])) == 3:
-        return [_pairs_of_paths(path, lines)]
-    header = lines[0].split() if lines else []
+    rows = list(each_row(path, "a pairs file"))
+    first = rows[0][1] if rows else ""
+    header = cells(first)
+    if len(header) == 3:
+        return [_pairs_of_paths(path, rows)]
+    if len(header) == 2 and header[1] in ("0", "1") and not header[0].isdecimal():
+        return [_pairs_in_two_lines(path, rows)]
     if len(header) not in (1, 2) or not all(_is_number(field) and int(field) > 0 for field in header):
-        raise ValueError(f'{path} line 1: expected "folds pairs", got {lines[0][:100] if lines else ""!r}')
+        raise ValueError(f'{path} line 1: expected "folds pairs", got {first[:100]!r}')
     folds, count = (1, int(header[0])) if len(header) == 1 else (int(header[0]), int(header[1]))
-    if len(lines) - 1 != 2 * folds * count:
-        raise ValueError(f"{path}: expected {folds} x 2 x {count} pairs after line 1, got {len(lines) - 1} lines")
-    numbered = enumerate(lines[1:], 2)
+    if len(rows) - 1 != 2 * folds * count:
+        raise ValueError(f"{path}: expected {folds} x 2 x {count} pairs after line 1, got {len(rows) - 1} lines")
+    numbered = iter(rows[1:])
     return [
         [_pair(path, *next(numbered), is_same) for is_same in (True, False) for _ in range(count)] for _ in range(folds)
     ]
@@ -97,9 +104,9 @@ def write_pairs(path: Path, pairs: Sequence[Pair], read: Callable[[str], bytes])
 
 
 def _pair(path: Path, number: int, line: str, is_same: bool) -> Pair:
-    fields = line.split("\t")
+    fields = cells(line)
     numbers = fields[1:] if is_same else fields[1::2]
-    if len(fields) != (3 if is_same else 4) or not all(_is_number(field.strip()) for field in numbers):
+    if len(fields) != (3 if is_same else 4) or not all(map(_is_number, numbers)):
         expected = "person, i, j" if is_same else "person, i, person, j"
         raise ValueError(f"{path} line {number}: expected {expected}, separated by tabs, got {line[:100]!r}")
     people = (fields[0], fields[0] if is_same else fields[2])
@@ -109,11 +116,11 @@ def _pair(path: Path, number: int, line: str, is_same: bool) -> Pair:
     return Pair(first, second, is_same)
 
 
-def _pairs_of_paths(path: Path, lines: list[str]) -> list[Pair]:
-    has_head = _fields(lines[0])[2] not in ("0", "1")
+def _pairs_of_paths(path: Path, rows: list[tuple[int, str]]) -> list[Pair]:
+    has_head = cells(rows[0][1])[2] not in ("0", "1")
     pairs = []
-    for number, line in enumerate(lines[has_head:], 1 + has_head):
-        fields = _fields(line)
+    for number, line in rows[has_head:]:
+        fields = cells(line)
         if len(fields) != 3 or fields[2] not in ("0", "1") or not (is_inside(fields[0]) and is_inside(fields[1])):
             raise ValueError(f"{path} line {number}: expected path, path below the folder, 0 or 1, got {line[:100]!r}")
         pairs.append(Pair(fields[0], fields[1], fields[2] == "1"))
@@ -122,9 +129,23 @@ def _pairs_of_paths(path: Path, lines: list[str]) -> list[Pair]:
     return pairs
 
 
-def _fields(line: str) -> list[str]:
-    separator = next((mark for mark in ",;\t" if mark in line), None)
-    return [field.strip().strip('"') for field in line.split(separator)]
+def _pairs_in_two_lines(path: Path, rows: list[tuple[int, str]]) -> list[Pair]:
+    if len(rows) % 2:
+        raise ValueError(f"{path}: expected two lines a pair, got {len(rows)} lines")
+    pairs = []
+    for place in range(0, len(rows), 2):
+        (first, is_same), (second, again) = (_of_cplfw(path, *row) for row in rows[place : place + 2])
+        if is_same != again:
+            raise ValueError(f"{path} line {rows[place + 1][0]}: expected {is_same} as in the line before, got {again}")
+        pairs.append(Pair(first, second, is_same == "1"))
+    return pairs
+
+
+def _of_cplfw(path: Path, number: int, line: str) -> tuple[str, str]:
+    name, (is_same,) = path_and_numbers(line, 1) or ("", [""])
+    if is_same not in ("0", "1") or not is_inside(name):
+        raise ValueError(f"{path} line {number}: expected a path below the folder and 0 or 1, got {line[:100]!r}")
+    return name, is_same
 
 
 def _is_number(field: str) -> bool:

@@ -3,8 +3,10 @@
 Huang, Ramesh, Berg, Learned-Miller, "Labeled Faces in the Wild", University of Massachusetts, 2007.
 """
 
+import gzip
 import re
 import tarfile
+import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -12,15 +14,18 @@ import cv2
 import numpy as np
 import tqdm
 
-from common.datasets.images import BadImage, encode_image
+from common.datasets.images import BadImage, decode_photo, encode_image
 from common.datasets.training_sets import write_records
-from common.io.files import require_file
+from common.io.files import is_inside, open_regular, read_regular, require_file
 from data.faces import Pair, all_and_sampled_pairs, in_turn, people_of, read_pairs, write_pairs
 from data.output import new_folder
 
 SIZE = 250  # pixels, width and height of LFW's images
 IMAGE_NAME = re.compile(r"(?:[^/]+/)*(?P<person>[^/]+)/(?P=person)_(?P<number>\d{4})\.jpg")
 MOST_BYTES = 2**20  # of an image file; LFW's have 4 to 40 kB
+
+GZIP = b"\x1f\x8b"
+MOST_EXPANSION = 20  # photos hardly shrink when packed; headers and padding do
 
 # Eyes and centre of the mouth: means over the LFW-a copy, and in the 112x112 template.
 LANDMARKS = np.array([[103.2, 113.8], [148.5, 112.6], [127.6, 158.7]], np.float32)
@@ -99,32 +104,55 @@ def _aligned(source: Path, pairs: Path, test_pairs: list[Pair], tested: set[str]
 
 
 def _align(encoded: bytes, name: str, size: int) -> bytes:
-    image = cv2.imdecode(np.frombuffer(encoded, np.uint8), cv2.IMREAD_COLOR) if encoded else None
-    if image is None or image.shape[:2] != (SIZE, SIZE):
-        raise BadImage(f"{name}: expected an image of {SIZE}x{SIZE}, got {'none' if image is None else image.shape}")
+    image = decode_photo(encoded, name)
+    if image.shape[:2] != (SIZE, SIZE):
+        raise BadImage(f"{name}: expected an image of {SIZE}x{SIZE}, got {image.shape[1]}x{image.shape[0]}")
     transform = cv2.getAffineTransform(LANDMARKS, TEMPLATE * np.float32(size / 112))
     aligned = cv2.warpAffine(image, transform, (size, size), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
-    return encode_image(aligned[:, :, ::-1].transpose(2, 0, 1))
+    return encode_image(aligned.transpose(2, 0, 1))
 
 
 def _images_of_folder(source: Path) -> Iterator[tuple[str, int, bytes]]:
     """Read person, number and JPEG of each image, in any order."""
     for path in source.rglob("*.jpg"):
         if match := _match(path.relative_to(source.parent).as_posix(), path.stat().st_size):
-            yield match["person"], int(match["number"]), path.read_bytes()
+            yield match["person"], int(match["number"]), read_regular(path)
 
 
 def _images_of_archive(source: Path) -> Iterator[tuple[str, int, bytes]]:
     require_file(source, "LFW's folder or .tgz")
     try:
-        with tarfile.open(source) as archive:
-            for member in archive:  # read one by one: nothing is extracted to the names that the archive holds
-                match = _match(member.name, member.size) if member.isfile() else None
-                content = archive.extractfile(member) if match else None
-                if match and content:
-                    yield match["person"], int(match["number"]), content.read()
-    except (tarfile.TarError, EOFError, OSError) as error:
+        for name, content in _members(source):
+            if match := _match(name, len(content)):
+                yield match["person"], int(match["number"]), content
+    except (tarfile.TarError, EOFError, OSError, zlib.error) as error:
         raise ValueError(f"{source}: cannot be read as a .tgz ({error})") from None
+
+
+def _members(source: Path) -> Iterator[tuple[str, bytes]]:
+    """Names and contents of the files of a .tgz or .tar. Python's own reader takes memory for all that headers claim.
+
+    Headers that would give a file a longer name or other facts are passed over: LFW needs none.
+    """
+    with open_regular(source) as opened:
+        size, packed = source.stat().st_size, opened.peek(2)[:2] == GZIP
+        file = gzip.GzipFile(fileobj=opened) if packed else opened
+        while any(block := file.read(tarfile.BLOCKSIZE)):
+            header = tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape")
+            place = f"{source}: {header.name[:100]!r}"
+            if header.islnk() or header.issym() or not (header.isdir() or is_inside(header.name)):
+                raise ValueError(f"{place}: expected files below the archive's folder, got a link or another path")
+            left = -(-header.size // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
+            if left < 0 or file.tell() + left > MOST_EXPANSION * (2**20 + size):
+                raise ValueError(f"{place}: claims {header.size} bytes in an archive of {size}")
+            content = b""
+            while left:  # what is too long for an image is passed over in pieces
+                content = file.read(min(left, MOST_BYTES))
+                if not content:
+                    raise EOFError(f"ends within {header.name[:100]!r}")
+                left -= len(content)
+            if header.isreg() and header.size <= MOST_BYTES:
+                yield header.name, content[: header.size]
 
 
 def _match(name: str, size: int) -> re.Match[str] | None:
@@ -135,7 +163,10 @@ def _download() -> tuple[Path, Path]:
     """Download LFW (funneled) and its pairs by scikit-learn, which checks their hashes."""
     from sklearn.datasets import fetch_lfw_pairs, fetch_lfw_people, get_data_home
 
-    fetch_lfw_people(min_faces_per_person=500)  # downloads all images and loads few
-    fetch_lfw_pairs(subset="10_folds")
+    try:
+        fetch_lfw_people(min_faces_per_person=500)  # downloads all images and loads few
+        fetch_lfw_pairs(subset="10_folds")
+    except OSError as error:
+        raise OSError(f"LFW cannot be downloaded ({error}); pass --source, its folder or .tgz") from None
     home = Path(get_data_home()) / "lfw_home"
     return home / "lfw_funneled", home / "pairs.txt"

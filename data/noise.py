@@ -9,8 +9,8 @@ import numpy as np
 
 from common.datasets.images import decode_image, decode_photo
 from common.datasets.label_noise import CHANGES, SUMMARY, Change, write_changes
-from common.datasets.training_sets import Dataset, open_dataset, samples, write_records
-from common.io.files import write_json
+from common.datasets.training_sets import Dataset, open_dataset, samples, write_people, write_records
+from common.io.files import require_file, write_json
 from common.weights.checkpoint import load_checkpoint
 from data.output import new_folder
 
@@ -71,9 +71,11 @@ def make_noise(
             if planned.sample in changed
         )
         write_changes(folder / CHANGES, changes)
+        write_people(folder, dataset.people)
         asked = {"source": str(source), "share": share, "kind": kind, "seed": seed}
         write_json(folder / SUMMARY, {**asked, "images": len(labels), "changed": len(changed)})
         for pairs in sorted(source.glob("*.bin")):
+            require_file(pairs, "an evaluation set")
             shutil.copyfile(pairs, folder / pairs.name)
     print(f"{len(changed)} of {len(labels)} samples changed ({kind})")
     return out

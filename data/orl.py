@@ -7,7 +7,8 @@ import cv2
 import numpy as np
 
 from common.backend import how_to_install
-from common.datasets.images import encode_image
+from common.datasets.images import decode_photo, encode_image
+from common.io.files import read_regular, require_file
 from data.output import new_folder
 from data.split import write_split
 
@@ -37,9 +38,10 @@ def make_orl(out: Path = Path("datasets/orl"), source: Path | None = None, overw
 
 
 def _read(path: Path) -> bytes:
-    grey = cv2.imread(str(path), cv2.IMREAD_GRAYSCALE) if path.is_file() else None
-    if grey is None or grey.shape != (112, 92):
-        raise ValueError(f"{path}: expected a grey image of 92x112, got {'none' if grey is None else grey.shape[::-1]}")
+    photo = decode_photo(read_regular(require_file(path, "a grey image of 92x112")), str(path))
+    grey = photo[:, :, 0]
+    if grey.shape != (112, 92) or (photo != grey[:, :, None]).any():
+        raise ValueError(f"{path}: expected a grey image of 92x112, got {photo.shape[1]}x{photo.shape[0]}, or colours")
     square = cv2.resize(grey, (112, 112), interpolation=cv2.INTER_LINEAR)
     return encode_image(np.repeat(square[None], 3, axis=0))
 

@@ -7,7 +7,7 @@ import numpy as np
 import tqdm
 
 from common.datasets.images import decode_photo
-from common.datasets.training_sets import open_dataset, write_records
+from common.datasets.training_sets import open_dataset, write_people, write_records
 from common.io.files import file_stem, write_json
 from data.faces import all_and_sampled_pairs, write_pairs
 from data.output import check_at_least, new_folder
@@ -65,6 +65,9 @@ def make_split(
     with new_folder(out, overwrite) as folder:
         write_split(folder, name, images, unseen, read, size=size, seed=seed, most=pairs)
         record = {"source": str(source), "seed": seed, "set": name, "unseen": [int(label) for label in unseen]}
+        if dataset.people:
+            write_people(folder, [dataset.people[int(label)] for label in images if label not in unseen])
+            record["unseen_people"] = [dataset.people[int(label)] for label in unseen]
         write_json(folder / "split.json", record)
     return out
 

@@ -5,6 +5,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import NamedTuple
 
+from common.io.rows import each_row
 from parity_tests.comparison import Row
 
 
@@ -23,14 +24,11 @@ def read_known(path: Path) -> list[Known]:
         OSError: the file cannot be read.
         ValueError: it is not text in UTF-8, or a line has no pattern or no reason.
     """
-    try:
-        text = path.read_text("utf-8")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path}: expected text in UTF-8, PATTERN # REASON a line ({error})") from None
     found = []
-    for number, line in enumerate(text.splitlines(), 1):
+    for number, line in each_row(path, "PATTERN # REASON a line"):
+        line = line.strip(' \t,;"')
         pattern, _, reason = (part.strip() for part in line.partition("#"))
-        if not line.strip() or line.lstrip().startswith("#"):
+        if line.startswith("#"):
             continue
         if not pattern or not reason:
             raise ValueError(f"{path} line {number}: expected PATTERN # REASON, got {line[:80]!r}")

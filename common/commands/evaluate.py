@@ -15,7 +15,7 @@ from common.evaluation.evaluate import PROTOCOL, PROTOCOL_AS_GIVEN, Evaluation, 
 from common.evaluation.onnx_model import AS_IT_IS, OnnxInput
 from common.evaluation.results import figure_table, save_evaluation, threshold_table
 from common.evaluation.source import Source, open_source
-from common.io.text import text_table
+from common.io.text import did_you_mean, text_table
 from common.recipes import PUBLISHED_SETS
 
 
@@ -65,7 +65,8 @@ def evaluate_source(backend: Backend, options: Options) -> bool:
     print("threshold: one person below the squared distance, or above the cosine; OpenCV's match adds no mirror image")
     for name, evaluation in evaluations.items():
         if evaluation is None:
-            print(f"{name}: missing, expected {root}/{name}.bin")
+            there = [] if root is None or name in PUBLISHED_SETS else [path.stem for path in root.glob("*.bin")]
+            print(f"{name}: missing, expected {root}/{name}.bin{did_you_mean(name, there)}")
         elif options.out is not None:
             save_evaluation(options.out, evaluation, source.step, protocol=protocol)
     return None not in evaluations.values()

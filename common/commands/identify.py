@@ -10,7 +10,7 @@ import tyro
 
 from common.backend import Backend
 from common.commands.photos import FaceOptions, ModelOptions, check_aligned, open_verdicts, photo_reader, read_face
-from common.datasets.training_sets import image_files
+from common.datasets.training_sets import image_files, people_of_folders
 from common.evaluation.embedding import embed_all
 from common.evaluation.model import cosines
 from common.io.text import text_table
@@ -25,7 +25,8 @@ class Options:
     photo: tyro.conf.Positional[Path]
     """The photo of the person who is searched for."""
     gallery: Path
-    """Folder of photos: one folder a person, or a photo a person, whose name is that of the file."""
+    """Folder of photos: one folder a person, or a photo a person. The folder or the file has the person's name; where
+    `convert` numbered the folders, its labels.txt has the names."""
     top: int = 5
     """Number of people to print."""
     aligned: bool = False
@@ -67,10 +68,12 @@ def run(backend: Backend, arguments: list[str]) -> int:
         raise ValueError(f"--gallery: expected faces of other people in {options.gallery}, found none")
     found = cosines(sum(views[1:], views[0]), probe)
 
+    people = people_of_folders(options.gallery)
     nearest: dict[str, tuple[float, Path]] = {}  # of each person the photo that is most alike
     for place in np.argsort(-found, kind="stable"):
         path = paths[places[place]]
-        nearest.setdefault(path.parts[0] if len(path.parts) > 1 else path.stem, (float(found[place]), path))
+        person = people.get(path.parts[0], path.parts[0]) if len(path.parts) > 1 else path.stem
+        nearest.setdefault(person, (float(found[place]), path))
     rows = [
         [name, f"{cosine:.4f}", f"{2 - 2 * cosine:.4f}", verdicts.of(cosine), str(path)]
         for name, (cosine, path) in list(nearest.items())[: options.top]

@@ -14,7 +14,7 @@ from common.datasets.images import decode_photo
 from common.evaluation.embedding import embed_images
 from common.evaluation.onnx_model import AS_IT_IS, OnnxInput
 from common.evaluation.source import Source, open_source
-from common.io.files import check_files, write_json
+from common.io.files import check_files, read_regular, write_json
 from common.protocols import ijb
 from common.protocols.identification import compare, pair_scores
 from common.protocols.results import IjbEvaluation, ijb_record, ijb_text
@@ -102,7 +102,7 @@ def _face_embeddings(source: Source, options: Options, faces: ijb.Faces) -> tupl
     check_files([crops / name for name in faces.names], "the loose crops")
 
     def load(name: str, landmarks: np.ndarray) -> np.ndarray:
-        return align(decode_photo((crops / name).read_bytes(), name), landmarks, source.image_size)
+        return align(decode_photo(read_regular(crops / name), name), landmarks, source.image_size)
 
     images = (partial(load, *face) for face in zip(faces.names, faces.landmarks, strict=True))
     batches = embed_images(

@@ -15,7 +15,7 @@ from common.evaluation.embedding import embed_images
 from common.evaluation.onnx_model import AS_IT_IS, OnnxInput
 from common.evaluation.source import open_source
 from common.evaluation.verification import flip_sum_normalise
-from common.io.files import check_files, write_json
+from common.io.files import check_files, read_regular, write_json
 from common.protocols import megaface as files
 from common.protocols.distractors import search_among_distractors
 from common.protocols.results import MegafaceEvaluation, megaface_record, megaface_text
@@ -133,7 +133,7 @@ def _megaface_source(backend: Backend, options: Options) -> tuple[str, Blocks]:
         check_files([images / path for path in listed], "the images")
 
         def load(path: str) -> np.ndarray:
-            return decode_image((images / path).read_bytes(), path, source.image_size)
+            return decode_image(read_regular(images / path), path, source.image_size)
 
         loads = (partial(load, path) for path in listed)
         for _, views in embed_images(embed, listed, loads, batch_size=options.batch_size, mirror=options.flip):

@@ -15,7 +15,7 @@ from common.datasets.images import decode_image, decode_photo
 from common.evaluation.model import Model
 from common.evaluation.onnx_model import AS_IT_IS, OnnxInput
 from common.evaluation.source import Source, open_source
-from common.io.files import require_file
+from common.io.files import read_regular, require_file
 
 
 @dataclass(frozen=True)
@@ -135,4 +135,4 @@ def open_verdicts(path: Path, backend: Backend, options: ModelOptions) -> Verdic
 
 
 def _content(path: Path) -> bytes:
-    return require_file(path, "a photo").read_bytes()
+    return read_regular(require_file(path, "a photo"))

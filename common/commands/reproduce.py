@@ -61,7 +61,7 @@ def run(backend: Backend, arguments: list[str]) -> int:
     recipes = {name: row.recipe for name, row in ROWS.items()}
     rest = [argument for argument in arguments if argument != CHECK]
     config = train.parse_recipe(backend, f"reproduce [{CHECK}]", recipes, rest)
-    name = rest[0]  # parse_recipe takes nothing but a row there
+    name = rest[0].replace("_", "-")  # parse_recipe takes nothing but a row there
     row = ROWS[name]
     data = look_at_data(config, row)
     statement = compare_with_published(config, row, backend.name, data.images)

@@ -1,5 +1,6 @@
 """`train`: a recipe from its first step, or from the last checkpoint, to the report."""
 
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -9,14 +10,14 @@ from common import config as configuration
 from common.backend import Backend
 from common.config import RunConfig
 from common.datasets.pair_sets import find_pair_sets
-from common.datasets.training_sets import open_dataset
+from common.datasets.training_sets import Dataset, open_dataset
 from common.evaluation.embedding import Embed
 from common.evaluation.evaluate import RAW_PIXELS, evaluate, raw_pixels
 from common.evaluation.results import figure_table, load_evaluation, save_evaluation
 from common.evaluation.source import open_source
 from common.io.files import file_stem
-from common.io.text import printable, text_table
-from common.recipes import RECIPES
+from common.io.text import did_you_mean, printable, text_table
+from common.recipes import RECIPES, how_to_get_data
 from common.reports.published import pair_set_files
 from common.reports.run_report import write_report
 from common.training.loop import Progress, fit
@@ -34,12 +35,31 @@ def parse_recipe(
     backend: Backend, command: str, recipes: Mapping[str, Callable[[], RunConfig]], arguments: list[str]
 ) -> RunConfig:
     """The checked configuration of `COMMAND RECIPE [--field value ...]`."""
+    arguments = [_british(argument) for argument in arguments]
+    if arguments and not arguments[0].startswith("-") and arguments[0].replace("_", "-") not in recipes:
+        meant = did_you_mean(arguments[0], recipes)
+        raise ValueError(f"expected one of {', '.join(recipes)}, got {arguments[0]!r}{meant}")
     described = {name: ((recipe.__doc__ or "").strip(), recipe()) for name, recipe in recipes.items()}
     config = tyro.extras.overridable_config_cli(
         described, prog=f"python -m {backend.package} {command}", args=arguments
     )
     configuration.check(config)
     return config
+
+
+def _british(argument: str) -> str:
+    """An argument in the spelling of the fields: --optimizer.batch-size is taken for --optimiser.batch-size."""
+    argument = re.sub(r"^--(no-)?optimizer\.", r"--\1optimiser.", argument)
+    return re.sub(r"^(--head.name=)?normalized-softmax$", r"\1normalised-softmax", argument)
+
+
+def open_training_set(config: RunConfig) -> Dataset:
+    """Open the training set; if there is no folder, the error says what makes it."""
+    try:
+        return open_dataset(config.data.root, config.data.kind)
+    except FileNotFoundError as error:
+        advice = "" if config.data.root.is_dir() else how_to_get_data(config)
+        raise FileNotFoundError(f"{error}; {advice}" if advice else str(error)) from None
 
 
 def run_folder(backend: Backend, config: RunConfig) -> Path:
@@ -59,7 +79,7 @@ def train_config(backend: Backend, config: RunConfig, command: list[str]) -> Non
             distributed.launch(config.devices, command)
             _require_results(folder)
             return
-    dataset = open_dataset(config.data.root, config.data.kind)
+    dataset = open_training_set(config)
     trainer = backend.create_trainer(config, dataset.num_classes)
     if trainer.ranks.rank == 0:
         print(f"{len(dataset)} images of {dataset.num_classes} identities in {config.data.root}; run folder {folder}")

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from common.io.files import atomic_write
+from common.io.rows import cells, each_row
 
 SUMMARY, CHANGES = "noise.json", "noise.csv"
 
@@ -58,21 +59,21 @@ def read_labels(root: Path, labels: np.ndarray) -> Labels | None:
     (array([False,  True, False]), array([0, 2, 1]))
     """
     path = root / CHANGES
-    if not path.is_file():
+    if not path.exists():
         return None
     is_wrong, original = np.zeros(len(labels), bool), labels.astype(np.int64)
-    with path.open(encoding="utf-8", newline="") as file:
-        rows = csv.reader(file)
-        if tuple(next(rows, ())) != Change._fields:
-            raise ValueError(f"{path} line 1: expected {','.join(Change._fields)}")
-        for number, row in enumerate(rows, 2):
-            if len(row) != len(Change._fields) or not all(field.isdecimal() for field in row[:4]):
-                raise ValueError(f"{path} line {number}: expected five numbers, the last may be empty, got {row[:6]}")
-            sample, label, true_label = int(row[0]), int(row[1]), int(row[2])
-            if sample >= len(labels) or labels[sample] != label:
-                raise ValueError(
-                    f"{path} line {number}: sample {sample} with label {label} is not in the set beside it"
-                )
-            is_wrong[sample] = True
-            original[sample] = -1 if row[4] else true_label
+    rows = each_row(path, "changed samples")
+    if tuple(cells(next(rows, (1, ""))[1])) != Change._fields:
+        raise ValueError(f"{path} line 1: expected {','.join(Change._fields)}")
+    for number, line in rows:
+        row = cells(line)
+        if len(row) not in (4, 5) or not all(
+            field.isascii() and field.isdecimal() and len(field) < 19 for field in row
+        ):
+            raise ValueError(f"{path} line {number}: expected five numbers, the last may be empty, got {row[:6]}")
+        sample, label, true_label = int(row[0]), int(row[1]), int(row[2])
+        if sample >= len(labels) or labels[sample] != label:
+            raise ValueError(f"{path} line {number}: sample {sample} with label {label} is not in the set beside it")
+        is_wrong[sample] = True
+        original[sample] = -1 if len(row) == 5 else true_label
     return Labels(is_wrong, original)

@@ -1,10 +1,9 @@
 """Evaluation sets (NAME.bin): a pickle of (encoded images, issame), with two images and one bool a pair.
 
 The pickle is followed and never run (`common.io.pickles`). An image is not copied: the set keeps its place in the
-memory-mapped file, so a set of any size takes next to no memory.
+file, so a set of any size takes next to no memory.
 """
 
-import mmap
 import pickle
 import struct
 from collections.abc import Iterable, Sequence
@@ -14,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from common.io import pickles
-from common.io.files import atomic_write, file_stem, require_file
+from common.io.files import FileBytes, atomic_write, file_stem, require_file
 from common.io.pickles import Call, Slice, Unexpected
 
 LEAST_PAIRS = 10  # one a fold of the evaluation
@@ -28,7 +27,7 @@ class PairSet:
         issame: (P,) bool; true if pair i, the images 2i and 2i + 1, shows one person.
     """
 
-    def __init__(self, name: str, data: mmap.mmap, images: list[Slice], issame: np.ndarray) -> None:
+    def __init__(self, name: str, data: FileBytes, images: list[Slice], issame: np.ndarray) -> None:
         self.name = name
         self.issame = issame
         self._data = data
@@ -41,7 +40,7 @@ class PairSet:
         """Read the bytes of image 0 .. 2P - 1 as they are stored: JPEG or PNG as a rule.
 
         Raises:
-            ValueError: the pickle holds the image as text that does not stand for bytes.
+            ValueError: the pickle holds the image as text that does not stand for bytes, or the file has shrunk.
         """
         return pickles.content(self._data, self._images[index])
 
@@ -63,8 +62,7 @@ def open_pair_set(path: Path) -> PairSet:
     """
     if require_file(path, "an evaluation set").stat().st_size == 0:
         raise ValueError(f"{path}: is empty; expected an evaluation set")
-    with path.open("rb") as file:
-        data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    data = FileBytes(path)
     try:
         images, issame = _contents(pickles.follow(data, _FUNCTIONS)[0], data)
     except Unexpected as error:
@@ -127,7 +125,7 @@ def write_pair_set(path: Path, images: Iterable[bytes], issame: Iterable[bool]) 
 _FUNCTIONS = pickles.NUMPY_FUNCTIONS | pickles.NUMPY_SCALARS | {"numpy.ndarray"}
 
 
-def _contents(value: Any, data: mmap.mmap) -> tuple[list[Slice], list[bool]]:
+def _contents(value: Any, data: FileBytes) -> tuple[list[Slice], list[bool]]:
     if type(value) not in (tuple, list) or len(value) != 2:
         raise Unexpected("something else than two lists")
     images, flags = value
@@ -136,7 +134,7 @@ def _contents(value: Any, data: mmap.mmap) -> tuple[list[Slice], list[bool]]:
     return [_image(item, data) for item in images], _flags(flags, data)
 
 
-def _image(value: Any, data: mmap.mmap) -> Slice:
+def _image(value: Any, data: FileBytes) -> Slice:
     """Find the bytes of an image, which is stored as bytes or as a uint8 array: (n,), (n, 1) or (1, n)."""
     array = pickles.numpy_array(data, value)
     if array is not None and type(array.shape) is tuple and sum(size != 1 for size in array.shape) <= 1:
@@ -146,7 +144,7 @@ def _image(value: Any, data: mmap.mmap) -> Slice:
     return value
 
 
-def _flags(value: Any, data: mmap.mmap) -> list[bool]:
+def _flags(value: Any, data: FileBytes) -> list[bool]:
     """A list or tuple of flags, or an array of booleans or integers."""
     if type(value) in (tuple, list):
         return [_flag(item, data) for item in value]
@@ -156,7 +154,7 @@ def _flags(value: Any, data: mmap.mmap) -> list[bool]:
     return _numbers(data, array.dtype, array.raw)
 
 
-def _flag(value: Any, data: mmap.mmap) -> bool:
+def _flag(value: Any, data: FileBytes) -> bool:
     if isinstance(value, Call) and value.function in pickles.NUMPY_SCALARS and len(value.arguments) == 2:
         dtype, value = value.arguments
         if isinstance(value, Slice):
@@ -167,7 +165,7 @@ def _flag(value: Any, data: mmap.mmap) -> bool:
     raise Unexpected("something else than true or false in place of same or not")
 
 
-def _numbers(data: mmap.mmap, dtype: Any, raw: Slice) -> list[bool]:
+def _numbers(data: FileBytes, dtype: Any, raw: Slice) -> list[bool]:
     """Booleans or integers of NumPy, each 0 or 1, little-endian."""
     name = pickles.numpy_dtype(data, dtype) or ""
     size = int(name[1]) if len(name) == 2 and name[0] in "biu" and name[1] in "1248" else 0

@@ -9,7 +9,9 @@
 All numbers are little-endian. Each length and offset is compared with the size of the file before it is used.
 """
 
+import codecs
 import contextlib
+import io
 import os
 import struct
 import weakref
@@ -18,7 +20,7 @@ from typing import NamedTuple, Self
 
 import numpy as np
 
-from common.io.files import atomic_pair, require_file
+from common.io.files import atomic_pair, read_regular, require_file
 
 MAGIC = 0xCED7230A
 MAGIC_BYTES = struct.pack("<I", MAGIC)
@@ -76,7 +78,7 @@ class RecordReader:
         weakref.finalize(self, os.close, self._descriptor)
         self._size = os.fstat(self._descriptor).st_size
         index = self.path.with_suffix(".idx")
-        keys, offsets = _read_index(index, self._size) if index.is_file() else self._scan()
+        keys, offsets = _read_index(index, self._size) if index.exists() else self._scan()
         order = np.argsort(keys)
         self.keys, self._offsets = keys[order], offsets[order]
         in_file = np.append(np.unique(offsets), self._size)
@@ -261,11 +263,13 @@ def _split(payload: bytes) -> list[bytes]:
 
 def _read_index(path: Path, size: int) -> tuple[np.ndarray, np.ndarray]:
     """Read the keys and the offsets, in the order of the file, each (n,) int64."""
-    text = path.read_bytes()
+    text = read_regular(path).removeprefix(codecs.BOM_UTF8)
     lines = text.count(b"\n") + (not text.endswith(b"\n") and bool(text.strip()))
+    if text.count(b"\t") > lines or lines * PREFIX.size > size:  # before a parser takes memory for its fields
+        raise ValueError(f"{path}: expected {lines} lines of key, tab, offset, one for each record of {size} bytes")
     try:
         # reads millions of lines in a second and refuses anything but numbers
-        table = np.loadtxt(path, np.int64, delimiter="\t", ndmin=2, comments=None)
+        table = np.loadtxt(io.BytesIO(text), np.int64, delimiter="\t", ndmin=2, comments=None)
     except ValueError as error:
         raise ValueError(f"{path}: expected lines of key, tab, offset ({error})") from None
     if table.shape != (lines, 2) or lines == 0:

@@ -10,11 +10,12 @@ import numpy as np
 
 from common.datasets.records import EXACT_KEYS, RecordReader, RecordWriter
 from common.io.files import atomic_write, is_inside, read_lines, read_regular
+from common.io.rows import HEADER, cells, each_row, path_and_numbers
 from common.io.text import printable
 
 Kind = Literal["auto", "record", "list", "folder"]
 
-RECORD, PROPERTY, LIST = "train.rec", "property", "imgs.txt"
+RECORD, PROPERTY, LIST, PEOPLE = "train.rec", "property", "imgs.txt", "labels.txt"
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".jfif", ".png", ".bmp", ".pgm", ".ppm", ".webp", ".tif", ".tiff", ".jp2"})
 NO_IMAGES = frozenset({"@eaDir", "__MACOSX"})  # thumbnails and leftovers of file systems; so are names with a dot first
 MOST_CLASSES = 100  # an image: with more, labels are numbers of something else
@@ -34,11 +35,13 @@ class Dataset(Protocol):
     Attributes:
         num_classes: C.
         notes: what a user should know, a sentence each: what was passed over, classes without an image.
+        people: C names, or none where they are not known.
         fingerprint: "keys SHA" or "labels SHA", which another set of as many images hardly has.
     """
 
     num_classes: int
     notes: list[str]
+    people: list[str]
     fingerprint: str
 
     def __len__(self) -> int: ...
@@ -90,6 +93,8 @@ class RecordDataset:
             raise ValueError(f"{self._reader.path}: holds no images")
         check_classes(root / PROPERTY, self.num_classes, len(self._rows))
         self.notes = [self._reader.note] if self._reader.note else []
+        self.people, notes = _read_people(root, self.num_classes)
+        self.notes += notes
         self.fingerprint = f"keys {_digest(self._reader.keys[self._rows.start : self._rows.stop])}"
 
     def __len__(self) -> int:
@@ -147,14 +152,23 @@ class FileDataset:
         labels: their classes, 0 .. num_classes - 1.
         num_classes: identities.
         notes: as in `Dataset`.
+        people: as in `Dataset`, where labels.txt does not say it.
     """
 
     def __init__(
-        self, root: Path, paths: list[str], labels: list[int], num_classes: int, notes: Sequence[str] = ()
+        self,
+        root: Path,
+        paths: list[str],
+        labels: list[int],
+        num_classes: int,
+        notes: Sequence[str] = (),
+        people: Sequence[str] = (),
     ) -> None:
         self._root, self._paths, self._labels = root, paths, np.array(labels)
         self.num_classes = num_classes
-        self.notes = list(notes)
+        named, others = _read_people(root, num_classes)
+        self.people = named or list(people)
+        self.notes = [*notes, *others]
         self.fingerprint = f"labels {_digest(self._labels)}"
         self._listed_in = root / LIST if (root / LIST).exists() else root
 
@@ -172,30 +186,35 @@ class FileDataset:
 
 
 def read_list(root: Path) -> FileDataset:
-    """Read imgs.txt: "path label" a line, with paths relative to the folder. A path may hold spaces, a label may not.
+    """Read imgs.txt: "path label" a line, with paths relative to the folder, which may hold spaces; also as CSV.
 
     Raises:
-        FileNotFoundError: there is no imgs.txt.
+        FileNotFoundError: there is no imgs.txt, or an image of it is missing: the first by its line, and how many.
         ValueError: a line is no path below the folder and label (named by its number), there is none, or the labels are
             numbers of something else than classes.
     """
     path = root / LIST
-    paths, labels = [], []
-    for number, line in enumerate(read_lines(path, "lines of a path and a label"), 1):
-        if not line.strip():
+    paths, labels, lines = [], [], []
+    for number, line in each_row(path, "lines of a path and a label"):
+        if number == 1 and HEADER.match(line) and path_and_numbers(line, 1) is None:
             continue
-        name, *labels_of_line = line.strip().rsplit(maxsplit=1)  # at a space or a tab
-        label = "".join(labels_of_line)
+        name, (label,) = path_and_numbers(line, 1) or ("", [""])
         if not (label.isascii() and label.isdecimal() and len(label) < 19):
             raise ValueError(f"{path} line {number}: expected a path and a label, got {line[:100]!r}")
         if not is_inside(name):
             raise ValueError(f"{path} line {number}: expected a path below {root}, got {name[:100]!r}")
         paths.append(name)
         labels.append(int(label))
+        lines.append(number)
     if not labels:
         raise ValueError(f"{path}: expected a path and a label a line, found no lines")
     num_classes = max(labels) + 1
     check_classes(path, num_classes, len(labels))
+    if missing := _missing(root, paths):
+        raise FileNotFoundError(
+            f"{path} line {lines[missing[0]]}: {root / paths[missing[0]]} is missing or no file; of the {len(paths)} "
+            f"images, {len(missing)} are"
+        )
     empty = num_classes - len(set(labels))
     notes = [f"{path}: {empty} of the classes 0 to {num_classes - 1} have no image"] if empty else []
     return FileDataset(root, paths, labels, num_classes, notes)
@@ -208,7 +227,7 @@ def read_folder(root: Path) -> FileDataset:
         ValueError: there is no folder, or one without images.
     """
     folders = sorted(path for path in root.iterdir() if path.is_dir())
-    identities = [folder for folder in folders if not _is_leftover(folder.name)]
+    identities = _identities(root)
     passed_over = [folder.name for folder in folders if _is_leftover(folder.name)]
     paths: list[str] = []
     labels: list[int] = []
@@ -222,7 +241,21 @@ def read_folder(root: Path) -> FileDataset:
         passed_over += [f"{identity.name}/{path.name}" for path in files if not is_image(path)]
     if not paths:
         raise ValueError(f"{root}: expected one folder an identity, found none")
-    return FileDataset(root, paths, labels, len(identities), _note_of(root, passed_over))
+    return FileDataset(root, paths, labels, len(identities), _note_of(root, passed_over), [i.name for i in identities])
+
+
+def people_of_folders(root: Path) -> dict[str, str]:
+    """The name of the person of each folder: that of the folder, or where there is a labels.txt the one in it."""
+    folders = [path.name for path in _identities(root)]
+    return dict(zip(folders, _read_people(root, len(folders))[0] or folders, strict=True))
+
+
+def write_people(root: Path, people: Sequence[str]) -> None:
+    """Write labels.txt; nothing where no names are known. What cannot stand in a line of UTF-8 is escaped."""
+    if people:
+        with atomic_write(root / PEOPLE) as file:
+            lines = (printable(name.replace("\n", " ")) for name in people)
+            file.writelines(f"{line}\n".encode(errors="backslashreplace") for line in lines)
 
 
 def image_files(folder: Path) -> list[Path]:
@@ -233,7 +266,7 @@ def image_files(folder: Path) -> list[Path]:
     """
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder}: expected a folder of images, found none")
-    files = [path for path in _files_below(folder) if path.name not in ("left_out.txt", "align.json")]
+    files = [path for path in _files_below(folder) if path.name not in ("left_out.txt", "align.json", PEOPLE)]
     found = [path.relative_to(folder) for path in files if is_image(path)]
     if not found:
         raise FileNotFoundError(f"{folder}: expected images ({', '.join(sorted(IMAGE_SUFFIXES))}), found none")
@@ -264,6 +297,41 @@ def _files_below(folder: Path) -> Iterator[Path]:
         if real not in seen:
             yield from (Path(root, name) for name in files)
         seen.add(real)
+
+
+def _identities(root: Path) -> list[Path]:
+    return sorted(path for path in root.iterdir() if path.is_dir() and not _is_leftover(path.name))
+
+
+def _missing(root: Path, paths: Sequence[str]) -> list[int]:
+    """Places of the paths that are no files below the folder. Each folder is listed once, which takes a network's file
+    system less time than a question for each of a million images."""
+    files: dict[str, set[str]] = {}
+    missing = []
+    for place, path in enumerate(paths):
+        folder, name = os.path.split(path)
+        if folder not in files:
+            try:
+                with os.scandir(root / folder) as entries:
+                    files[folder] = {entry.name for entry in entries if entry.is_file()}
+            except OSError:
+                files[folder] = set()
+        if name not in files[folder]:
+            missing.append(place)
+    return missing
+
+
+def _read_people(root: Path, num_classes: int) -> tuple[list[str], list[str]]:
+    """The names in labels.txt, a line a label, and notes; neither where there is no such file."""
+    path = root / PEOPLE
+    if not path.exists():
+        return [], []
+    people = read_lines(path, "a line a label, the name of a person")
+    if len(people) != num_classes:
+        return [], [
+            f"{path}: is not used; names of people would be {num_classes} lines, one a label, not {len(people)}"
+        ]
+    return people, []
 
 
 def _is_leftover(name: str) -> bool:
@@ -343,7 +411,7 @@ def _kind_of(root: Path) -> str:
     for kind, name in (("record", RECORD), ("list", LIST)):
         if (root / name).exists():
             return kind
-    if any(path.is_dir() and not _is_leftover(path.name) for path in root.iterdir()):
+    if _identities(root):
         return "folder"
     raise FileNotFoundError(f"{root}: expected {RECORD}, or {LIST}, or one folder an identity; found none of them")
 
@@ -353,7 +421,7 @@ def _read_property(path: Path) -> int:
     if not path.is_file():
         raise FileNotFoundError(f"{path}: is missing; it should hold {expected}")
     text = "\n".join(read_lines(path, expected, limit=1000)).strip()
-    fields = [field.strip() for field in text.split(",")]
+    fields = cells(text)
     if len(fields) != 3 or not all(f.isascii() and f.isdecimal() and len(f) < 10 for f in fields) or int(fields[0]) < 1:
         raise ValueError(f"{path}: expected {expected}, got {text[:100]!r}")
     return int(fields[0])

@@ -21,7 +21,7 @@ from common.evaluation.onnx_model import AS_IT_IS, OnnxInput
 from common.evaluation.results import load_evaluation
 from common.evaluation.source import Source, open_source
 from common.evaluation.verification import cosine_of
-from common.io.files import file_stem, require_file
+from common.io.files import file_stem, read_regular, require_file
 
 
 class Threshold(NamedTuple):
@@ -121,7 +121,7 @@ class Model:
         """
         name = "photo" if isinstance(photo, np.ndarray) else str(photo)
         if not isinstance(photo, np.ndarray):
-            photo = decode_photo(require_file(Path(photo), "a photo").read_bytes(), name)
+            photo = decode_photo(read_regular(require_file(Path(photo), "a photo")), name)
         elif photo.ndim != 3 or photo.shape[2] != 3 or photo.dtype != np.uint8 or not photo.size:
             raise ValueError(f"expected a photo (H, W, 3) uint8, RGB, got {photo.shape} {photo.dtype}")
         if not isinstance(detector, Detector):
@@ -179,7 +179,7 @@ class Model:
             raise ValueError(f"expected images (N, {size}, {size}, 3) uint8, RGB, got {images.shape} {images.dtype}")
 
     def _read(self, path: Path, on_wrong_size: OnWrongSize) -> np.ndarray:
-        return decode_image(require_file(path, "an image").read_bytes(), str(path), self.image_size, on_wrong_size)
+        return decode_image(read_regular(require_file(path, "an image")), str(path), self.image_size, on_wrong_size)
 
 
 def load_model(

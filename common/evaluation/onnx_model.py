@@ -21,7 +21,7 @@ class OnnxInput:
 
     pixel_scale: Annotated[str | None, tyro.conf.arg(aliases=["--scale"])] = None
     """Give the model (pixel - 127.5) times this number, as 1/127.5 or 0.0078125. Default: the pixels, 0..255."""
-    colours: Colours | None = None
+    colours: Annotated[Colours | None, tyro.conf.arg(aliases=["--colors"])] = None
     """Order of the channels that the model takes. Default: as its metadata say, or else rgb."""
     output: str | None = None
     """Name of the output that holds the embeddings. Default: the only one."""

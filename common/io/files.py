@@ -3,16 +3,20 @@
 import codecs
 import contextlib
 import hashlib
+import io
 import json
 import os
 import stat
 import tempfile
 from collections.abc import Iterator, Sequence
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import IO, Any
 
 MOST_JSON_BYTES = 2**24  # the objects of a hostile file take thirty times as much memory
 MOST_TEXT_BYTES = 2**30  # a list of ten million images
+MOST_FILE_BYTES = 2**30  # of a file that is read at once
+_NO_FILE = "a folder, device or pipe"
+_MOST_AT_ONCE = 2**30  # Linux reads at most 2 GB at once
 
 
 @contextlib.contextmanager
@@ -93,11 +97,9 @@ def read_json(path: Path, what: str, limit: int = MOST_JSON_BYTES) -> dict[str, 
     if not path.is_file():
         raise FileNotFoundError(f"{path}: is missing; it should hold {what}, a JSON object")
     expected = f"{path}: expected {what}, a JSON object"
-    size = path.stat().st_size
-    if size > limit:
-        raise ValueError(f"{expected} of at most {limit} bytes, got {size}")
+    content = read_regular(path, limit, f"{what}, a JSON object")
     try:
-        value = json.loads(path.read_bytes())
+        value = json.loads(content)
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{expected} ({error})") from None
     if not isinstance(value, dict):
@@ -105,13 +107,14 @@ def read_json(path: Path, what: str, limit: int = MOST_JSON_BYTES) -> dict[str, 
     return value
 
 
-def read_lines(path: Path, what: str, limit: int = MOST_TEXT_BYTES) -> list[str]:
+def read_lines(path: Path, what: str, limit: int = MOST_TEXT_BYTES, errors: str = "strict") -> list[str]:
     """Read the lines of a text file: UTF-8, or UTF-16 with its mark, as Windows and spreadsheets write them.
 
     Args:
         path: the file; it may have come from anywhere.
         what: what the file should be, for error messages: "a pairs file".
         limit: bytes; a longer file is not read.
+        errors: "surrogateescape" where names may be in another encoding.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -122,13 +125,9 @@ def read_lines(path: Path, what: str, limit: int = MOST_TEXT_BYTES) -> list[str]
     >>> read_lines(path, "a list of names")
     ['ann', 'bob']
     """
-    size = require_file(path, what).stat().st_size
-    if size > limit:
-        raise ValueError(f"{path}: expected {what} of at most {limit} bytes, got {size}")
-    content = path.read_bytes()
-    encoding = "utf-16" if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "utf-8-sig"
+    content = read_regular(require_file(path, what), limit, what)
     try:
-        text = content.decode(encoding)
+        text = content.decode(encoding_of(content), errors)
     except UnicodeDecodeError as error:
         number = content.count(b"\n", 0, error.start) + 1
         raise ValueError(f"{path} line {number}: expected text in UTF-8 ({error}); save the file as UTF-8") from None
@@ -139,31 +138,88 @@ def read_lines(path: Path, what: str, limit: int = MOST_TEXT_BYTES) -> list[str]
     return lines[:-1] if lines[-1] == "" else lines
 
 
-def read_regular(path: Path) -> bytes:
-    """The content of a regular file; a device or a pipe, which may never end, is a ValueError that names it."""
+def encoding_of(start: bytes) -> str:
+    """The encoding of a text, by its first bytes."""
+    return "utf-16" if start.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "utf-8-sig"
+
+
+def open_regular(path: Path) -> io.BufferedReader:
+    """Open a regular file; a device or a pipe, which may never end, is a ValueError that names it."""
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
-    with os.fdopen(descriptor, "rb") as file:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise ValueError(f"{path}: expected a regular file, found a folder, device or pipe")
-        return file.read()
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise ValueError(f"{path}: expected a regular file, found {_NO_FILE}")
+    return os.fdopen(descriptor, "rb")
+
+
+def read_regular(path: Path, limit: int = MOST_FILE_BYTES, what: str = "a file") -> bytes:
+    """The content of a regular file; a ValueError says that it is none, or has more than `limit` bytes."""
+    with open_regular(path) as file:
+        size = os.fstat(file.fileno()).st_size
+        if size > limit:
+            raise ValueError(f"{path}: expected {what} of at most {limit} bytes, got {size}")
+        return file.read(size)
+
+
+class FileBytes:
+    """The bytes of a regular file, read as they are asked for: `data[start:stop]`.
+
+    It is not memory-mapped: a process dies if a file shrinks under a map. Here that is a ValueError that names the
+    file. Any number of threads may read slices; `seek`, `tell`, `read` and `readline` are for one.
+
+    >>> path = Path(tempfile.mkdtemp()) / "names.txt"
+    >>> _ = path.write_bytes(b"ann, bob")
+    >>> data = FileBytes(path)
+    >>> len(data), data[:3], data[-3:]
+    (8, b'ann', b'bob')
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path, self._file = path, open_regular(path)
+        self._size = os.fstat(self._file.fileno()).st_size
+        self.seek, self.tell, self.readline = self._file.seek, self._file.tell, self._file.readline
+
+    def __len__(self) -> int:
+        return self._size
+
+    def __getitem__(self, where: slice) -> bytes:
+        start, stop, _ = where.indices(self._size)
+        parts = []
+        while start < stop:
+            part = os.pread(self._file.fileno(), min(stop - start, _MOST_AT_ONCE), start)
+            if not part:
+                raise ValueError(
+                    f"{self._path}: expected {stop - start} bytes more at byte {start}; the file has shrunk"
+                )
+            parts.append(part)
+            start += len(part)
+        return b"".join(parts)
+
+    def read(self, count: int) -> bytes:
+        """Up to `count` bytes from the position on; however many are asked for, memory is taken for those there are."""
+        return self._file.read(min(count, max(0, self._size - self.tell())))
 
 
 def is_inside(name: str) -> bool:
-    """Whether a relative path stays below the folder that it starts from."""
-    path = PurePath(name)
-    return not path.is_absolute() and ".." not in path.parts
+    """Whether a path of a list names something below the folder that it starts from.
+
+    >>> [is_inside(name) for name in ("ann/1.jpg", "..jpg", "../1.jpg", "/etc/passwd", ".", "")]
+    [True, True, False, False, False, False]
+    """
+    parts = name.split("/")  # a list may have millions of them, for which pathlib takes ten times as long
+    return parts[0] != "" and ".." not in parts and "\0" not in name and not {*parts} <= {"", "."}
 
 
 def require_file(path: Path, what: str) -> Path:
     """Return `path`; raise a FileNotFoundError unless it is a file, with `what` it should be: "a record file"."""
     if not path.is_file():
-        raise FileNotFoundError(f"{path}: expected {what}, found none")
+        raise FileNotFoundError(f"{path}: expected {what}, found {_NO_FILE if path.exists() else 'none'}")
     return path
 
 
 def sha256_of(path: Path) -> str:
     """SHA-256 of a file, in hexadecimal."""
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 

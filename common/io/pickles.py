@@ -7,13 +7,14 @@ size takes next to no memory.
 """
 
 import io
-import mmap
 import pickletools
 import struct
 from collections.abc import Callable, Collection
 from typing import IO, Any, NamedTuple, cast
 
-Data = mmap.mmap | bytes
+from common.io.files import FileBytes
+
+Data = FileBytes | bytes
 
 
 class Unexpected(Exception):
@@ -59,7 +60,7 @@ def follow(data: Data, functions: Collection[str], start: int = 0) -> tuple[Any,
     """Follow the pickle that starts at byte `start`.
 
     Args:
-        data: bytes, or a memory-mapped file.
+        data: bytes, or those of a file.
         functions: names of the functions that the pickle may call, such as "numpy.ndarray".
         start: byte offset.
 
@@ -80,7 +81,7 @@ def follow(data: Data, functions: Collection[str], start: int = 0) -> tuple[Any,
     'builtins.print'
     """
     machine = _Machine(data, functions)
-    file = data if isinstance(data, mmap.mmap) else io.BytesIO(data)
+    file = io.BytesIO(data) if isinstance(data, bytes) else data
     file.seek(start)
     try:
         for count, (opcode, argument, place) in enumerate(pickletools.genops(cast(IO[bytes], file))):

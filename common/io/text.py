@@ -1,9 +1,10 @@
-"""Figures and tables as text, for the terminal and for reports."""
+"""Figures and tables as text, for the terminal and for reports; what a user may have meant."""
 
+import difflib
 import io
 import math
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from fractions import Fraction
 
 from common import __version__
@@ -55,6 +56,18 @@ def printable(text: object) -> str:
     return "".join(c if c.isprintable() or c in "\n\t" else ascii(c)[1:-1] for c in str(text))
 
 
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """The end of an error message: the name that is most like a word, or nothing.
+
+    >>> did_you_mean("lfw_smal", ["orl-demo", "lfw-small"])
+    '; did you mean lfw-small?'
+    >>> did_you_mean("mnist", ["orl-demo", "lfw-small"])
+    ''
+    """
+    found = difflib.get_close_matches(word.lower().replace("_", "-"), list(known), 1, 0.65)
+    return f"; did you mean {found[0]}?" if found else ""
+
+
 def print_version(arguments: Sequence[str]) -> bool:
     """Whether --version was asked for; prints it."""
     if asked := list(arguments) == ["--version"]:
@@ -67,7 +80,7 @@ def usage(program: str, commands: Mapping[str, tuple[str, str]], asked: str) -> 
     if print_version([asked]):
         return 0
     wants_help = asked in ("-h", "--help")
-    lines = [] if wants_help else [f"error: expected a command, got {asked!r}"]
+    lines = [] if wants_help else [f"error: expected a command, got {asked!r}{did_you_mean(asked, commands)}"]
     lines += [f"usage: {program} COMMAND [--help]", ""]
     lines += [f"  {name:<10}{summary}" for name, (_, summary) in commands.items()]
     print("\n".join(lines), file=sys.stdout if wants_help else sys.stderr)

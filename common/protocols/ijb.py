@@ -3,7 +3,6 @@
 NAME is ijbb or ijbc. Images are loose crops with five landmarks each, to be aligned; templates are lists of images.
 """
 
-import csv
 import math
 import re
 from collections.abc import Mapping
@@ -14,12 +13,15 @@ from typing import NamedTuple
 
 import numpy as np
 
+from common.io.rows import cells, each_row
 from common.protocols.identification import FPIRS, RANKS, Search, search
 from common.protocols.templates import Templates, template_rows
 
 GALLERIES = {"ijbb": ("S1", "S2"), "ijbc": ("G1", "G2")}
 LANDMARKS = 5
 _PAIRS_AT_ONCE = 200_000
+SEPARATORS = ',;"'  # of spreadsheets, in place of spaces
+_TO_SPACES = str.maketrans(SEPARATORS, "   ")
 _PAIR = re.compile(r"\s*\d+\s+\d+\s+[01]\s*")
 
 
@@ -98,7 +100,7 @@ def read_faces(root: Path, name: str) -> Faces:
     faces = _lines(faces_path, 2 + 2 * LANDMARKS)
     if len(media) != len(faces) or not media:
         raise ValueError(f"{faces_path}: expected the {len(media)} images of {media_path.name}, got {len(faces)}")
-    for number, (one, other) in enumerate(zip(media, faces, strict=True), 1):
+    for (_, one), (number, other) in zip(media, faces, strict=True):
         if one[0] != other[0] or Path(one[0]).name != one[0]:
             raise ValueError(
                 f"{faces_path}, line {number}: expected the file name of {media_path.name}, {one[0]!r}, "
@@ -107,7 +109,7 @@ def read_faces(root: Path, name: str) -> Faces:
     numbers = _numbers(faces_path, faces, np.float32)
     ids = _numbers(media_path, media, np.int64)
     return Faces(
-        names=tuple(line[0] for line in media),
+        names=tuple(row[0] for _, row in media),
         landmarks=numbers[:, :-1].reshape(-1, LANDMARKS, 2),
         detector_scores=numbers[:, -1].copy(),
         template_ids=ids[:, 0].copy(),
@@ -123,25 +125,25 @@ def read_pairs(root: Path, name: str) -> TemplatePairs:
         ValueError: a damaged line, a label other than 0 and 1, or no pair of one kind.
     """
     path = _find(root, name, "pairs")
-    blocks, done = [], 0
-    with path.open(encoding="utf-8") as file:
-        while lines := list(islice(file, _PAIRS_AT_ONCE)):
-            try:
-                block = np.loadtxt(lines, np.int64, comments=None, ndmin=2)
-            except ValueError:
-                block = np.empty((0, 0), np.int64)
-            if block.shape != (len(lines), 3):
-                wrong_line = next((i for i, line in enumerate(lines) if not _PAIR.fullmatch(line)), 0)
-                raise ValueError(
-                    f"{path}, line {done + wrong_line + 1}: expected 3 whole numbers, got {lines[wrong_line].strip()!r}"
-                )
-            wrong = np.flatnonzero((block[:, 2] < 0) | (block[:, 2] > 1) | (np.abs(block[:, :2]) >= 2**31).any(axis=1))
-            if wrong.size:
-                raise ValueError(
-                    f"{path}, line {done + wrong[0] + 1}: expected two template ids and 1 or 0, got {block[wrong[0]]}"
-                )
-            blocks.append(block.astype(np.int32))
-            done += len(lines)
+    blocks = []
+    rows = each_row(path, "pairs of templates")
+    while numbered := list(islice(rows, _PAIRS_AT_ONCE)):
+        lines = [line for _, line in numbered]
+        if any(mark in lines[0] for mark in SEPARATORS):
+            lines = [line.translate(_TO_SPACES) for line in lines]
+        try:
+            block = np.loadtxt(lines, np.int64, comments=None, ndmin=2)
+        except ValueError:
+            block = np.empty((0, 0), np.int64)
+        if block.shape != (len(lines), 3):
+            wrong_line = next((i for i, line in enumerate(lines) if not _PAIR.fullmatch(line)), 0)
+            number, line = numbered[wrong_line]
+            raise ValueError(f"{path}, line {number}: expected 3 whole numbers, got {line.strip()!r}")
+        wrong = np.flatnonzero((block[:, 2] < 0) | (block[:, 2] > 1) | (np.abs(block[:, :2]) >= 2**31).any(axis=1))
+        if wrong.size:
+            number, pair = numbered[wrong[0]][0], block[wrong[0]]
+            raise ValueError(f"{path}, line {number}: expected two template ids and 1 or 0, got {pair}")
+        blocks.append(block.astype(np.int32))
     if not blocks:
         raise ValueError(f"{path}: is empty; expected pairs of templates")
     pairs = np.concatenate(blocks)
@@ -167,21 +169,22 @@ def read_template_subjects(root: Path, name: str, part: str) -> TemplateSubjects
     """
     path = _find(root, name, part)
     subject_of: dict[int, int] = {}
-    with path.open(encoding="utf-8", newline="") as file:
-        for number, row in enumerate(csv.reader(file), 1):
-            if number == 1:
-                if row and row[0].strip().lstrip("-").isdigit():
-                    raise ValueError(f"{path}: expected a header in the first line, got {','.join(row[:2])}")
-                continue
-            try:
-                template, subject = int(row[0]), int(row[1])
-            except (ValueError, IndexError):
-                raise ValueError(f"{path}, line {number}: expected TEMPLATE_ID,SUBJECT_ID,..., got {row[:2]}") from None
-            if subject_of.setdefault(template, subject) != subject:
-                raise ValueError(
-                    f"{path}, line {number}: template {template} is of subject {subject_of[template]} before, "
-                    f"and of {subject} here"
-                )
+    rows = each_row(path, "a list of templates and subjects")
+    for number, line in rows:
+        row = cells(line)
+        if number == 1:
+            if row and row[0].lstrip("-").isdigit():
+                raise ValueError(f"{path}: expected a header in the first line, got {','.join(row[:2])}")
+            continue
+        try:
+            template, subject = int(row[0]), int(row[1])
+        except (ValueError, IndexError):
+            raise ValueError(f"{path}, line {number}: expected TEMPLATE_ID,SUBJECT_ID,..., got {row[:2]}") from None
+        if subject_of.setdefault(template, subject) != subject:
+            raise ValueError(
+                f"{path}, line {number}: template {template} is of subject {subject_of[template]} before, "
+                f"and of {subject} here"
+            )
     if not subject_of:
         raise ValueError(f"{path}: holds no template")
     templates, subjects = zip(*sorted(subject_of.items()), strict=True)
@@ -248,22 +251,22 @@ def _find(root: Path, name: str, part: str) -> Path:
     return path
 
 
-def _lines(path: Path, fields: int) -> list[list[str]]:
-    with path.open(encoding="utf-8") as file:
-        lines = [line.split() for line in file]
-    for number, line in enumerate(lines, 1):
-        if len(line) != fields:
-            raise ValueError(f"{path}, line {number}: expected {fields} fields, got {len(line)}")
-    return lines
+def _lines(path: Path, fields: int) -> list[tuple[int, list[str]]]:
+    """The cells of each line, with its number."""
+    rows = [(number, cells(line)) for number, line in each_row(path, "a line an image")]
+    for number, row in rows:
+        if len(row) != fields:
+            raise ValueError(f"{path}, line {number}: expected {fields} fields, got {len(row)}")
+    return rows
 
 
-def _numbers(path: Path, lines: list[list[str]], dtype: type) -> np.ndarray:
-    rows = [line[1:] for line in lines]
+def _numbers(path: Path, lines: list[tuple[int, list[str]]], dtype: type) -> np.ndarray:
+    rows = [row[1:] for _, row in lines]
     try:
         numbers: np.ndarray = np.array(rows).astype(dtype)
     except (ValueError, OverflowError) as error:
         raise ValueError(f"{path}: expected numbers after the file names ({error})") from None
     wrong = np.flatnonzero(~np.isfinite(numbers).all(axis=1))
     if wrong.size:
-        raise ValueError(f"{path}, line {wrong[0] + 1}: expected finite numbers, got {' '.join(rows[wrong[0]])}")
+        raise ValueError(f"{path}, line {lines[wrong[0]][0]}: expected finite numbers, got {' '.join(rows[wrong[0]])}")
     return numbers

@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from common.io.files import read_json, read_lines
+from common.io.files import is_inside, read_json, read_regular
+from common.io.rows import cells, each_row
 
 PROBE_LIST = "facescrub_features_list.json"
 FEATURES_AT_ONCE = 8192
@@ -56,15 +57,16 @@ def read_distractor_list(path: Path) -> tuple[str, ...]:
 def read_noisy(path: Path) -> frozenset[str]:
     """Read a list of noisy faces, facescrub_noises.txt or megaface_noises.txt of insightface.
 
-    A line a face; lines that start with # are comments; where a line has several columns, separated by tabs, the second
-    one names the face. FaceScrub's are file names without folder, MegaFace's paths of three parts.
+    A line a face; lines that start with # are comments; where a line has several columns, separated by tabs,
+    semicolons or commas, the second one names the face. FaceScrub's are file names without folder, MegaFace's paths of
+    three parts.
 
     Raises:
         FileNotFoundError: no such file.
         ValueError: it is not text.
     """
-    lines = read_lines(path, "a list that names a noisy face a line")
-    columns = [line.strip().split("\t") for line in lines if line.strip() and not line.startswith("#")]
+    rows = each_row(path, "a list that names a noisy face a line")
+    columns = [cells(line, "\t;,") for _, line in rows if not line.lstrip('"').startswith("#")]
     return frozenset(line[1] if len(line) > 1 else line[0] for line in columns)
 
 
@@ -124,7 +126,7 @@ def read_feature(path: Path) -> np.ndarray:
     size = path.stat().st_size
     if not _HEADER.size < size <= _HEADER.size + 4 * _LARGEST:
         raise ValueError(f"{path}: expected a header of 16 bytes and 1 to {_LARGEST} float32, got {size} bytes")
-    content = path.read_bytes()
+    content = read_regular(path)
     rows, columns, stride, kind = _HEADER.unpack_from(content)
     if (columns, stride, kind) != (1, 4, _FLOAT) or _HEADER.size + 4 * rows != len(content):
         raise ValueError(
@@ -168,7 +170,6 @@ def _paths(path: Path, record: dict[str, Any]) -> tuple[str, ...]:
     if not isinstance(paths, list) or not paths or not all(isinstance(p, str) and p for p in paths):
         raise ValueError(f'{path}: expected "path", a list of paths, not empty')
     for relative in paths:
-        parsed = PurePosixPath(relative)
-        if parsed.is_absolute() or ".." in parsed.parts or "\0" in relative:
+        if not is_inside(relative):
             raise ValueError(f"{path}: expected paths inside the folder of images, got {relative!r}")
     return tuple(paths)

@@ -12,7 +12,7 @@ import numpy as np
 from common import config as configuration
 from common.config import RunConfig
 from common.evaluation.results import SavedEvaluation, load_evaluation
-from common.io.files import read_json
+from common.io.files import read_json, require_file
 from common.reports.plots import Series
 from common.reports.published import pair_set_files
 from common.training.run_log import LOG, read_log
@@ -91,7 +91,7 @@ def read_run(path: Path) -> Run:
         raise FileNotFoundError(f"{path}: expected a run folder, found none")
     settings = _read_if_there(path / CONFIG, "the settings of a run")
     environment = _read_if_there(path / ENVIRONMENT, "the environment of a run")
-    records = read_log(path / LOG) if (path / LOG).exists() else []
+    records = read_log(require_file(path / LOG, "the log of a run")) if (path / LOG).exists() else []
     for step in (record["step"] for record in records):
         if not 0 <= step < 2**53:  # float64 holds these exactly
             raise ValueError(f"{path / LOG}: expected steps from 0 to 2^53, got {step}")

@@ -1,10 +1,12 @@
 """python -m common.tests.fuzz FOLDER COUNT [READER ...]: give each reader COUNT damaged copies of a good file.
 
 A reader may read a damaged file, or raise an error that names it. Anything else fails: another exception, a message
-without the file, more than MEMORY or SECONDS. SFACE_FUZZ=20000 pytest common/tests/test_fuzz.py runs more of them.
+without the file, more than MEMORY or SECONDS. A pipe, a device or a folder in place of the file is refused.
+SFACE_FUZZ=20000 pytest common/tests/test_fuzz.py runs more of them.
 """
 
 import json
+import os
 import resource
 import signal
 import sys
@@ -15,13 +17,14 @@ from typing import NamedTuple
 import numpy as np
 
 from common.datasets.images import decode_photo, encode_image
+from common.datasets.label_noise import Change, read_labels
 from common.datasets.pair_sets import open_pair_set, write_pair_set
 from common.datasets.training_sets import open_dataset, samples, write_records
-from common.io.files import read_json
+from common.io.files import read_json, read_regular
 from common.io.npz import read_arrays
-from common.protocols import megaface
+from common.protocols import ijb, megaface
+from common.reports.runs import read_run
 from common.tests import foreign_files
-from common.training.run_log import read_log
 from common.weights.checkpoint import load_checkpoint, save_checkpoint
 from common.weights.foreign.convert import open_file
 from data.align import read_landmarks
@@ -64,6 +67,22 @@ def _beside(name: str) -> Callable[[Path], Path]:
 def _pair_set(folder: Path) -> Path:
     write_pair_set(folder / "set.bin", [encode_image(_image())] * 4, [True, False])
     return folder / "set.bin"
+
+
+def _ijb(damaged: str) -> Callable[[Path], Path]:
+    def write(folder: Path) -> Path:
+        for name, text in IJB.items():
+            (folder / "meta").mkdir(exist_ok=True)
+            (folder / "meta" / f"ijbc_{name}").write_text(text)
+        return folder / "meta" / f"ijbc_{damaged}"
+
+    return write
+
+
+def _people(folder: Path) -> Path:
+    _list(folder)
+    (folder / "labels.txt").write_text("Ann\nBob\n")
+    return folder / "labels.txt"
 
 
 def _checkpoint(name: str) -> Callable[[Path], Path]:
@@ -116,6 +135,18 @@ def _bytes_of_image(extension: str) -> Callable[[Path], Path]:
 
 
 LOG = "".join(json.dumps({"kind": "train", "step": step, "loss": 1.5, "lr": 0.1}) + "\n" for step in range(4))
+NOISE = ",".join(Change._fields) + "\n0,0,1,3,\n4,0,2,1,17\n"
+IJB = {
+    "face_tid_mid.txt": "1.jpg 7 1\n2.jpg 8 2\n",
+    "name_5pts_score.txt": "1.jpg 1 2 3 4 5 6 7 8 9 10 0.5\n2.jpg 1 2 3 4 5 6 7 8 9 10 0.25\n",
+    "template_pair_label.txt": "7 8 0\n7 7 1\n",
+    "1N_gallery_G1.csv": "TEMPLATE_ID,SUBJECT_ID,FILENAME\n7,1,img/1.jpg\n8,2,img/2.jpg\n",
+}
+NEVER_ENDING: dict[str, Callable[[Path], None]] = {
+    "pipe": os.mkfifo,
+    "device": lambda path: path.symlink_to("/dev/zero"),
+    "folder": Path.mkdir,
+}
 READERS = {
     "records": Reader(_records, _all_samples),
     "index": Reader(_beside("train.idx"), _all_samples),
@@ -127,10 +158,10 @@ READERS = {
     "landmarks": Reader(
         _text("lm.txt", "path x1\na.png 1 2 3 4 5 6 7 8 9 10\nb c.png 1,2,3,4,5,6,7,8,9,10\n"), read_landmarks
     ),
-    "png": Reader(_bytes_of_image(".png"), lambda path: decode_photo(path.read_bytes(), str(path))),
-    "jpeg": Reader(_bytes_of_image(".jpg"), lambda path: decode_photo(path.read_bytes(), str(path))),
+    "png": Reader(_bytes_of_image(".png"), lambda path: decode_photo(read_regular(path), str(path))),
+    "jpeg": Reader(_bytes_of_image(".jpg"), lambda path: decode_photo(read_regular(path), str(path))),
     "json": Reader(_text("a.json", '{"a": [1, 2.5, "x", null], "b": {}}'), lambda path: read_json(path, "settings")),
-    "log": Reader(_text("log.jsonl", LOG), read_log),
+    "log": Reader(_text("log.jsonl", LOG), lambda path: read_run(path.parent)),
     "state": Reader(_checkpoint("state.json"), lambda path: load_checkpoint(path.parent)),
     "weights": Reader(_checkpoint("weights.safetensors"), lambda path: load_checkpoint(path.parent)),
     "npz": Reader(_arrays, read_arrays),
@@ -139,6 +170,14 @@ READERS = {
     "jittor": Reader(_foreign(foreign_files.write_jittor), _all_weights),
     "mxnet": Reader(_foreign(foreign_files.write_mxnet), _all_weights),
     "feature": Reader(lambda folder: _feature(folder / "a.bin"), lambda path: megaface.read_feature(path)),
+    "noise": Reader(_text("noise.csv", NOISE), lambda path: read_labels(path.parent, np.zeros(6, int))),
+    "template pairs": Reader(_ijb("template_pair_label.txt"), lambda path: ijb.read_pairs(path.parents[1], "ijbc")),
+    "template media": Reader(_ijb("face_tid_mid.txt"), lambda path: ijb.read_faces(path.parents[1], "ijbc")),
+    "template faces": Reader(_ijb("name_5pts_score.txt"), lambda path: ijb.read_faces(path.parents[1], "ijbc")),
+    "gallery": Reader(
+        _ijb("1N_gallery_G1.csv"), lambda path: ijb.read_template_subjects(path.parents[1], "ijbc", "G1")
+    ),
+    "people": Reader(_people, lambda path: open_dataset(path.parent).people),
     "noisy": Reader(_text("noisy.txt", "# faces\na_1.png\n17\t363/3/5_0.jpg\n"), megaface.read_noisy),
 }
 
@@ -197,6 +236,13 @@ def main(folder: Path, count: int, names: list[str]) -> int:
         content = path.read_bytes()
         found = {"good": outcome(READERS[name], path)}
         wrong += found["good"] != "read"
+        for kind, replace in NEVER_ENDING.items():
+            path.unlink()
+            replace(path)
+            if (result := outcome(READERS[name], path)) != "refused":
+                wrong += 1
+                print(f"{name}, {kind}: {result}")
+        path.rmdir()
         counts: dict[str, int] = {}
         for seed in range(count):
             path.write_bytes(damaged(content, np.random.default_rng(seed)))

@@ -115,7 +115,8 @@ def test_json_round_trip(name):
     ("damage", "message"),
     [
         (lambda c: c["data"].pop("root"), "data.root: missing"),
-        (lambda c: c["head"].update(temperature=1), "head.temperature: unknown field"),
+        (lambda c: c["head"].update(temperature=1), "head.temperature: unknown field$"),
+        (lambda c: c.update(optimizer=c["optimiser"]), "optimizer: unknown field; did you mean optimiser?"),
         (lambda c: c["optimiser"].update(batch_size="256"), "optimiser.batch_size: expected int, got '256'"),
         (lambda c: c["optimiser"].update(batch_size=True), "optimiser.batch_size: expected int, got True"),
         (lambda c: c.update(precision="fp8"), "precision: expected"),

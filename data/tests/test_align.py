@@ -1,6 +1,7 @@
 """python -m data align on drawn faces, with landmarks from files and from a stand-in for the detector."""
 
 import json
+import os
 
 import cv2
 import numpy as np
@@ -80,9 +81,12 @@ def test_what_cannot_be_aligned_is_listed_and_tried_again(source, tmp_path, caps
     points = write_points(tmp_path / "points.txt", NAMES[:3])
     swapped = "83.5 51.5 38.3 51.7 56 71.7 70.7 92.2 41.5 92.4"
     points.write_text(points.read_text() + "top.png" + " 7.5" * 10 + f"\nswapped.png {swapped}\n")
+    gone = [f"{name}.gif {swapped}\n" for name in "ab"]
+    points.write_text(points.read_text() + "".join(gone))
     (source / "swapped.png").write_bytes(encode_image(photo(8)))
     (source / "Ann" / "2.png").write_bytes(b"not an image")
     (source / "new.jpg").write_bytes(encode_image(photo(9)))
+    os.mkfifo(source / "pipe.png")
     command = ("align", "--source", source, "--out", tmp_path / "out", "--landmarks", points)
     assert run(*command) == 0
     listed = dict(line.split("\t") for line in (tmp_path / "out" / "left_out.txt").read_text().splitlines())
@@ -91,14 +95,18 @@ def test_what_cannot_be_aligned_is_listed_and_tried_again(source, tmp_path, caps
         "new.jpg": f"no landmarks in {points}",
         "top.png": "expected points that differ, got 5 times [7.5, 7.5]",
         "swapped.png": listed["swapped.png"],
+        "pipe.png": f"{source / 'pipe.png'}: expected a regular file, found a folder, device or pipe",
     }
     assert "pixels from those of a face at best; expected x and y in turn of left eye" in listed["swapped.png"]
     output = capsys.readouterr()
-    assert "2 images aligned, 0 were there already, 4 left out" in output.out
+    notes = output.out[: output.out.index("left out: ")]
+    assert "points.txt: 2 images have no landmarks there: 'new.jpg', 'pipe.png'" in notes
+    assert "points.txt: 2 lines name images that are not there: 'a.gif', 'b.gif'" in notes
+    assert "2 images aligned, 0 were there already, 5 left out" in output.out
     assert "left out: Ann/2.png: 12 bytes" in output.out
     (source / "Ann" / "2.png").write_bytes(encode_image(photo(1)))
     assert run(*command) == 0
-    assert "1 images aligned, 2 were there already, 3 left out" in capsys.readouterr().out
+    assert "1 images aligned, 2 were there already, 4 left out" in capsys.readouterr().out
     assert "Ann/2.png" not in (tmp_path / "out" / "left_out.txt").read_text()
 
 
@@ -181,6 +189,10 @@ def test_nothing_to_align(source, tmp_path, capsys):
     points = write_points(tmp_path / "points.txt", ["top.png"])
     points.write_text(points.read_text().replace("top", "other"))
     assert run("align", "--source", source, "--out", tmp_path / "out", "--landmarks", points) == 2
+    assert "points.txt: names none of the 4 images, such as 'Ann/1.png', but 'other.png'" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists(), "known before anything is written"
+    points.write_text("top.png" + " 7.5" * 10)
+    assert run("align", "--source", source, "--out", tmp_path / "out", "--landmarks", points) == 2
     assert "none of the 4 images could be aligned" in capsys.readouterr().err
     (tmp_path / "empty").mkdir()
     for folder in ("empty", "absent"):
@@ -215,6 +227,7 @@ def test_a_head_line_and_blank_lines(tmp_path):
         ("a 1 2 3 4 5 6 7 8 9 10\nb.jpg 1 2 3 4 5 6 7 8 9 nan\n", "line 2: expected a path"),
         ("a 1 2 3 4 5 6 7 8 9 10\npath 1 2\n", "line 2: expected a path"),
         ("a 1 2 3 4 5 6 7 8 9 10\na 1 2 3 4 5 6 7 8 9 10\n", "line 2: a is there twice"),
+        ("a 1 2 3 4 5 6 7 8 9 10\n../a 1 2 3 4 5 6 7 8 9 10\n", "line 2: expected a path below the images' folder"),
     ],
 )
 def test_damaged_files(tmp_path, text, message):

@@ -4,11 +4,14 @@ import io
 import os
 import pickle
 import tarfile
+import tracemalloc
 from pathlib import Path
+from urllib.request import urlopen
 
 import cv2
 import numpy as np
 import pytest
+import sklearn.datasets
 
 from common.datasets.images import decode_image, encode_image
 from common.datasets.pair_sets import open_pair_set
@@ -109,9 +112,46 @@ def test_pairs(tmp_path, capsys):
     assert run(*arguments[:4], tmp_path / "paths.csv", *arguments[5:], "--overwrite") == 0
     assert open_pair_set(tmp_path / "set.bin").issame.tolist() == [False, True]
     (tmp_path / "Bob" / "Bob_0001.jpg").unlink()
+    os.mkfifo(tmp_path / "Bob" / "Bob_0001.JPG")
     assert run(*arguments, "--overwrite") == 2
-    assert "Bob_0001: expected an image" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert "Bob_0001: expected an image" in error
+    assert f"found none; pair 2 of {tmp_path / 'pairs.txt'}, and 1 of its 2 pairs lack one" in error
     assert len(open_pair_set(tmp_path / "set.bin")) == 2, "a failure must not lose the old set"
+
+
+@pytest.mark.parametrize("folders", [False, True])
+def test_pairs_of_cplfw_and_folds(tmp_path, capsys, folders):
+    names = [f"{person}_{number}" for person in ("Ann_B", "Cyd") for number in (1, 2)]
+    for seed, name in enumerate(names):
+        path = tmp_path / "images" / (name.rpartition("_")[0] if folders else "") / f"{name}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(encode_image(np.random.default_rng(seed).integers(0, 255, (3, 16, 16), np.uint8)))
+    pairs = {True: ("Ann_B_1.jpg", "Ann_B_2.jpg"), False: ("Ann_B_1.jpg", "Cyd_2.jpg")}
+    for order, kinds in {"mixed": [True, False] * 10, "sorted": [True] * 10 + [False] * 10}.items():
+        lines = [f"{name} {int(is_same)}\n" for is_same in kinds for name in pairs[is_same]]
+        (tmp_path / f"{order}.txt").write_text("".join(lines))
+        command = ("--images", tmp_path / "images", "--pairs", tmp_path / f"{order}.txt", "--out", tmp_path / order)
+        assert run("pairs", *command) == 0
+        assert open_pair_set(tmp_path / order).issame.tolist() == kinds
+        assert ("10 of the 10 contiguous folds" in capsys.readouterr().out) == (order == "sorted")
+    (seed,) = (number for number, name in enumerate(names) if name == "Cyd_2")
+    expected = encode_image(np.random.default_rng(seed).integers(0, 255, (3, 16, 16), np.uint8))
+    assert open_pair_set(tmp_path / "mixed").encoded(3) == expected
+
+
+@pytest.mark.parametrize("folds", [1, 5, 10])
+def test_folds_of_another_number_are_said(tmp_path, capsys, folds):
+    for name in ("Ann/Ann_0001.png", "Ann/Ann_0002.png", "Bob/Bob_0001.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(encode_image(np.zeros((3, 16, 16), np.uint8)))
+    count = 10 // folds
+    fold = "Ann\t1\t2\n" * count + "Ann\t1\tBob\t1\n" * count
+    (tmp_path / "pairs.txt").write_text(f"{folds}\t{count}\n" + fold * folds)
+    assert run("pairs", "--images", tmp_path, "--pairs", tmp_path / "pairs.txt", "--out", tmp_path / "set.bin") == 0
+    output = capsys.readouterr().out
+    assert ("pairs.txt: has 5 folds; they are not kept" in output) == (folds == 5)
+    assert ("pairs of one kind only" in output) == (folds != 10)
 
 
 def lfw_image(number: int) -> bytes:
@@ -132,18 +172,19 @@ def small_lfw(tmp_path) -> Path:
     return root
 
 
-def archive(root: Path) -> Path:
+def archive(root: Path, *members: tarfile.TarInfo, form: int = tarfile.USTAR_FORMAT) -> Path:
     path = root.with_suffix(".tgz")
-    with tarfile.open(path, "w:gz") as tar:
+    with tarfile.open(path, "w:gz", format=form) as tar:
         tar.add(root, "lfw")
-        for name, content in {"../../escaped/escaped_0001.jpg": lfw_image(1), "lfw/notes.txt": b"hello"}.items():
-            member = tarfile.TarInfo(name)
-            member.size = len(content)
-            tar.addfile(member, io.BytesIO(content))
-        link = tarfile.TarInfo("lfw/Fay/Fay_0001.jpg")
-        link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
-        tar.addfile(link)
+        for member in members:
+            tar.addfile(member, io.BytesIO(bytes(member.size)))
     return path
+
+
+def member(name: str, size: int = 0, kind: bytes = tarfile.REGTYPE, **headers: str) -> tarfile.TarInfo:
+    info = tarfile.TarInfo(name)
+    info.size, info.type, info.linkname, info.pax_headers = size, kind, "/etc/passwd", headers
+    return info
 
 
 @pytest.mark.parametrize("packed", [False, True], ids=["folder", "tgz"])
@@ -178,6 +219,36 @@ def test_lfw_without_what_it_needs(small_lfw, tmp_path, capsys):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize(
+    ("bad", "message"),
+    [
+        (member("lfw/Fay/Fay_0001.jpg", kind=tarfile.SYMTYPE), "'lfw/Fay/Fay_0001.jpg': expected files below"),
+        (member("lfw/Fay/Fay_0001.jpg", kind=tarfile.LNKTYPE), "'lfw/Fay/Fay_0001.jpg': expected files below"),
+        (member("../../Fay/Fay_0001.jpg"), "'../../Fay/Fay_0001.jpg': expected files below"),
+        (member("/Fay/Fay_0001.jpg"), "'/Fay/Fay_0001.jpg': expected files below"),
+        (member("lfw/zeros", 2**26), "'lfw/zeros': claims 67108864 bytes in an archive of"),
+        (member("lfw/a", comment="x" * 2**26), "claims 671088"),
+    ],
+)
+def test_a_hostile_archive(small_lfw, tmp_path, capsys, bad, message):
+    source = archive(small_lfw, bad, form=tarfile.PAX_FORMAT)
+    tracemalloc.start()
+    try:
+        assert run("lfw", "--source", source, "--out", tmp_path / "out") == 2
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    error = capsys.readouterr().err
+    assert f"{source}: " in error
+    assert message in error
+    assert peak < 2**25
+
+
+def test_an_archive_with_other_files_and_headers(small_lfw, tmp_path):
+    source = archive(small_lfw, member("lfw/notes.txt", 2**21, comment="x" * 1000), form=tarfile.PAX_FORMAT)
+    assert run("lfw", "--source", source, "--out", tmp_path / "out") == 0
+
+
 @pytest.mark.lfw
 @pytest.mark.skipif("SFACE_LFW" not in os.environ, reason="set SFACE_LFW to LFW's folder or .tgz, pairs.txt beside it")
 def test_the_real_lfw(tmp_path):
@@ -199,10 +270,32 @@ def test_orl(tmp_path):
 
 def test_orl_with_an_image_missing(tmp_path, capsys):
     assert run("orl", "--out", tmp_path / "orl", "--source", tmp_path) == 2
-    assert "s1/1.pgm: expected a grey image of 92x112, got none" in capsys.readouterr().err
+    assert "s1/1.pgm: expected a grey image of 92x112, found none" in capsys.readouterr().err
+    for person in range(1, 41):
+        (tmp_path / f"s{person}").mkdir()
+        for number in range(1, 11):
+            image = np.random.default_rng(person).integers(0, 256, (3, 112, 92), np.uint8)
+            (tmp_path / f"s{person}" / f"{number}.pgm").write_bytes(encode_image(image))
+    assert run("orl", "--out", tmp_path / "orl", "--source", tmp_path) == 2
+    assert "s1/1.pgm: expected a grey image of 92x112, got 92x112, or colours" in capsys.readouterr().err
+    (tmp_path / "s1" / "1.pgm").write_bytes(
+        b"\x89PNG\r\n\x1a\n" + (2**32 - 20).to_bytes(4, "big") + b"IHDR" + bytes(30)
+    )
+    assert run("orl", "--out", tmp_path / "orl", "--source", tmp_path) == 2
+    assert "s1/1.pgm: b'IHDR' claims 4294967276 bytes" in capsys.readouterr().err
 
 
-def test_an_unknown_command_is_refused():
-    with pytest.raises(SystemExit) as stop:
-        run("mnist")
-    assert stop.value.code == 2
+def test_an_unknown_command_is_refused(capsys):
+    assert run("opencv_sfaces") == 2
+    assert "synthetic, ijb-synthetic, megaface-synthetic, got 'opencv_sfaces'; did you mean opencv-sface?" in (
+        capsys.readouterr().err
+    )
+    assert run("mnist") == 2
+    assert "got 'mnist'\n" in capsys.readouterr().err
+
+
+def test_lfw_without_a_network(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(sklearn.datasets, "fetch_lfw_people", lambda **_: urlopen("file:///absent"))
+    assert run("lfw", "--out", tmp_path / "out") == 2
+    assert "LFW cannot be downloaded (" in (error := capsys.readouterr().err)
+    assert "; pass --source, its folder or .tgz" in error

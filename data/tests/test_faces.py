@@ -52,13 +52,30 @@ def test_a_list_of_paths(tmp_path, text):
     assert read_pairs(path) == [[Pair("a/1.jpg", "b/2.png", True), Pair("a/1.jpg", "c/3.jpg", False)]]
 
 
+@pytest.mark.parametrize("separator", [" ", "\t"])
+def test_the_list_of_cplfw(tmp_path, separator):
+    path = tmp_path / "pairs_CPLFW.txt"
+    lines = ["AJ_Cook_1.jpg 1", "AJ_Cook_2.jpg 1", "AJ_Cook_1.jpg 0", "Marsha Thomason_3.jpg 0"]
+    path.write_text("".join(separator.join(line.rsplit(" ", 1)) + "\r\n" for line in lines))
+    same, different = (
+        Pair("AJ_Cook_1.jpg", "AJ_Cook_2.jpg", True),
+        Pair("AJ_Cook_1.jpg", "Marsha Thomason_3.jpg", False),
+    )
+    assert read_pairs(path) == [[same, different]]
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
         ("9999999999\t0\n", 'line 1: expected "folds pairs"'),
         ("1\n../../etc\t1\t2\nAnn\t1\tBob\t1\n", "line 2: expected names of people"),
+        ("a b 1\na . 0\n", "line 2: expected path, path below the folder, 0 or 1"),
         ("a b 1\na ../b 0\n", "line 2: expected path, path below the folder, 0 or 1"),
         ("a b 1\na b 2\n", "line 2: expected path, path below the folder, 0 or 1"),
+        ("Ann_1.jpg 1\nAnn_2.jpg 1\nCyd_1.jpg 0\nDan_1.jpg 1\n", "line 4: expected 0 as in the line before, got 1"),
+        ("Ann_1.jpg 1\nAnn_2.jpg 1\nAnn_1.jpg 0\n../Dan_1.jpg 0\n", "line 4: expected a path below the folder"),
+        ("Ann_1.jpg 1\nAnn_2.jpg\n", "line 2: expected a path below the folder and 0 or 1, got 'Ann_2.jpg'"),
+        ("Ann_1.jpg 1\nAnn_2.jpg 1\nCyd_1.jpg 0\n", "expected two lines a pair, got 3 lines"),
         ("", 'line 1: expected "folds pairs"'),
         ("ten 300\n", 'line 1: expected "folds pairs"'),
         ("1 2 3 4\n", 'line 1: expected "folds pairs"'),

@@ -47,11 +47,15 @@ def test_nobody_is_trained_and_tested(record, tmp_path, kind):
     assert run(source, tmp_path / "mine", "--people", 4) == 0
     person = dict(content(record))
     found = content(tmp_path / "mine")
-    unseen = json.loads((tmp_path / "mine" / "split.json").read_text())["unseen"]
+    split = json.loads((tmp_path / "mine" / "split.json").read_text())
+    unseen = split["unseen"]
     assert len(unseen) == 4
     kept = [label for label in range(CLASSES) if label not in unseen]
     assert found == [(image, kept.index(label)) for image, label in content(record) if label in kept]
     assert open_dataset(tmp_path / "mine").num_classes == CLASSES - 4
+    named = kind == "folder"  # its folders' names
+    assert open_dataset(tmp_path / "mine").people == ([f"{label:02d}" for label in kept] if named else [])
+    assert split.get("unseen_people") == ([f"{label:02d}" for label in unseen] if named else None)
     assert (tmp_path / "mine" / "property").read_text() == "5,16,16\n"
 
     pairs = open_pair_set(tmp_path / "mine" / "mine.bin")

@@ -54,7 +54,7 @@ def test_a_line_without_a_reason_is_named(known, line):
 
 
 def test_a_file_that_cannot_be_read_is_named(tmp_path, capsys):
-    (tmp_path / "known.txt").write_bytes(b"\xff\xfe")
+    (tmp_path / "known.txt").write_bytes(b"\xe9")
     for name in ("known.txt", "missing.txt"):
         assert main(["--backends", "mine", "--known", str(tmp_path / name)]) == 2
         assert str(tmp_path / name) in capsys.readouterr().err

@@ -140,6 +140,8 @@ def test_missing_sets_are_in_the_table_and_in_the_status(run, root, checkpoint):
     assert row(output, "calfw")["pairs"] == "missing"
     assert row(output)["pairs"] == str(PAIRS)
     assert f"calfw: missing, expected {root / 'calfw.bin'}" in output
+    assert "did you mean" not in output
+    assert "lfx.bin; did you mean lfw?" in run("evaluate", checkpoint, "--sets", "lfx")[1]
     assert "lfw: missing" not in output.replace("talfw", "").replace("calfw", "")
 
 

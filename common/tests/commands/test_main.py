@@ -28,6 +28,8 @@ def test_a_package_may_have_commands_of_its_own(monkeypatch, capsys):
     assert main(BACKEND, ["--help"], own) == 0
     assert "  fly       Fly: fly\n" in capsys.readouterr().out
     assert main(BACKEND, ["fly"]) == 2
+    assert main(BACKEND, ["flyy"], own) == 2
+    assert "expected a command, got 'flyy'; did you mean fly?" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -222,6 +222,19 @@ def test_identify(run, faces, gallery, tmp_path):
     assert "6 photos of 4 people, 0 skipped" in output
 
 
+def test_identify_in_a_gallery_that_convert_numbered(run, gallery, tmp_path):
+    for name in ("cyd1.png", "dan.png"):
+        (gallery / name).unlink()
+    (gallery / "ann").rename(gallery / "0")
+    (gallery / "bob").rename(gallery / "1")
+    (gallery / "labels.txt").write_text("Ann A\nBob B\n")
+    status, output, _ = run("identify", "run", "ann1.png", "--gallery", "gallery", "--aligned")
+    assert status == 0
+    assert re.search(r"^Ann A +1\.0000 .* 0/ann1\.png$", output, re.MULTILINE)
+    assert re.search(r"^Bob B +", output, re.MULTILINE)
+    assert "passed over" not in output
+
+
 def test_the_photo_itself_is_no_match(run, gallery):
     _, output, _ = run("identify", "run", "gallery/ann/ann1.png", "--gallery", "gallery", "--aligned")
     assert "5 photos of 4 people" in output

@@ -1,4 +1,4 @@
-"""A training command that ends with status 0 leaves a log and a checkpoint, whatever its framework did."""
+"""What `train` says before the first step, and that one that ends with status 0 leaves a log and a checkpoint."""
 
 from types import SimpleNamespace
 
@@ -41,3 +41,37 @@ def test_a_loop_that_left_nothing(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(train, "open_dataset", lambda *_: type("Set", (), two)())
     assert main(Backend("numpy"), ["train", "lfw-small", "--out", str(tmp_path)]) == 2
     assert "there is no log" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("lfw-smal",), "got 'lfw-smal'; did you mean lfw-small?"),
+        (("LFW_Small2",), "got 'LFW_Small2'; did you mean lfw-small?"),
+        (("mnist",), "got 'mnist'\n"),
+        (("orl-demo",), "found none; python -m data orl --out datasets/orl makes it\n"),
+        (("lfw_finetune", "--data.root", "here"), "found none; python -m data lfw --out here makes it\n"),
+        (("casia-r50",), "found none; `reproduce casia-r50 --check` says who distributes it"),
+        (("orl-demo", "--name", "own"), "found none\n"),
+        (("orl-demo", "--data.root", "."), "found none of them\n"),
+        (("orl-demo", "--optimizer.batch-size", "0"), "optimiser.batch_size: expected at least 1, got 0"),
+        (("orl-demo", "--optimizer.learning-rate=-1"), "optimiser.learning_rate: expected a positive number"),
+        (("orl-demo", "--head.name", "normalized-softmax"), "expected a folder at datasets/orl"),
+    ],
+)
+def test_what_was_meant_and_what_is_missing(tmp_path, capsys, monkeypatch, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    assert main(Backend("numpy"), ["train", *arguments]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_a_field_that_was_meant(capsys):
+    with pytest.raises(SystemExit):
+        main(Backend("numpy"), ["train", "orl-demo", "--optimizer.batchsize", "3"])
+    assert "--optimiser.batch-size" in capsys.readouterr().err
+
+
+def test_a_row_with_an_underscore(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(Backend("numpy"), ["reproduce", "casia_r50"]) == 2
+    assert "expected a folder at datasets/casia" in capsys.readouterr().err

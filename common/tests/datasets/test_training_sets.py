@@ -108,7 +108,7 @@ def test_an_empty_identity_is_named(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "text", ["", "3", "3,112", "x,112,112", "0,112,112", "3,112,112,1", "3;112;112", "9" * 5000 + ",112,112"]
+    "text", ["", "3", "3,112", "x,112,112", "0,112,112", "3,112,112,1", "3/112/112", "9" * 5000 + ",112,112"]
 )
 def test_a_bad_property_file(tmp_path, text):
     (record_folder(tmp_path) / "property").write_text(text)
@@ -184,14 +184,32 @@ def test_a_list_that_cannot_be_meant(tmp_path, line, message):
 
 
 def test_a_pipe_in_place_of_an_image_is_named(tmp_path):
-    os.mkfifo(tmp_path / "a.jpg")
-    (tmp_path / "imgs.txt").write_text("a.jpg 0")
+    (tmp_path / "a").mkdir()
+    os.mkfifo(tmp_path / "a" / "a.jpg")
     with pytest.raises(ValueError, match="a.jpg: expected a regular file"):
         open_dataset(tmp_path).sample(0)
 
 
+def test_missing_images_of_a_list_are_counted_when_it_is_opened(tmp_path):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "1.jpg").write_bytes(b"image")
+    (tmp_path / "link.jpg").symlink_to("a/1.jpg")
+    os.mkfifo(tmp_path / "pipe.jpg")
+    (tmp_path / "broken.jpg").symlink_to("absent")
+    good = ["a/1.jpg 0", "link.jpg 0", "", "./a//1.jpg 1"]
+    lines = [*good, "a/2.jpg 1", "b/1.jpg 1", "pipe.jpg 0", "broken.jpg 0", "a 0"]
+    (tmp_path / "imgs.txt").write_text("\n".join(lines))
+    message = rf"imgs.txt line 5: {tmp_path}/a/2.jpg is missing or no file; of the 8 images, 5 are"
+    with pytest.raises(FileNotFoundError, match=message):
+        open_dataset(tmp_path)
+    (tmp_path / "imgs.txt").write_text("\n".join(good))
+    assert len(open_dataset(tmp_path)) == 3
+
+
 def test_classes_without_an_image_are_counted(tmp_path):
     (tmp_path / "imgs.txt").write_text("a.jpg 1\nb.jpg 3\n")
+    for name in ("a.jpg", "b.jpg"):
+        (tmp_path / name).touch()
     assert open_dataset(tmp_path).notes == [f"{tmp_path / 'imgs.txt'}: 2 of the classes 0 to 3 have no image"]
 
 

@@ -1,6 +1,7 @@
 """Opening runs, checkpoints, ONNX models and .npz files: right ones, wrong ones and hostile ones."""
 
 import dataclasses
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -8,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from onnx import TensorProto
+from onnx import TensorProto, external_data_helper
 
 from common.config import to_json
 from common.evaluation import onnx_model
@@ -274,3 +275,28 @@ def test_embeddings(tmp_path):
     for name, count in (("mirrored", 6), ("names", 2), ("embeddings", 5)):
         with pytest.raises(ValueError, match=rf"a\.npz.*6 x 4 float32.*: expected .*{name}"):
             source.rows(name, count)
+
+
+@pytest.mark.parametrize("location", ["../weights", "/dev/zero", "pipe", "link", "."])
+def test_an_onnx_model_with_weights_in_a_file_that_is_none_of_its_own(tmp_path, location):
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    (tmp_path / "weights").write_bytes(weight().tobytes())
+    os.mkfifo(folder / "pipe")
+    (folder / "link").symlink_to("/dev/zero")
+    path = write_model(folder / "model.onnx", weight())
+    model = onnx.load(path)
+    tensor = model.graph.initializer[0]
+    external_data_helper.set_external_data(tensor, location, length=weight().nbytes)
+    tensor.ClearField("raw_data")
+    tensor.data_location = TensorProto.EXTERNAL
+    path.write_bytes(model.SerializeToString())
+    with pytest.raises(ValueError, match=r"model.onnx: cannot be opened as an ONNX model"):
+        open_source(path, BACKEND, "cpu")
+
+
+def test_an_onnx_model_with_its_weights_beside_it(tmp_path):
+    path = write_model(tmp_path / "model.onnx", weight())
+    expected = open_source(path, BACKEND, "cpu").embed(images())
+    onnx.save(onnx.load(path), path, save_as_external_data=True, location="weights", size_threshold=0)
+    assert np.array_equal(open_source(path, BACKEND, "cpu").embed(images()), expected)

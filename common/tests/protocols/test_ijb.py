@@ -109,10 +109,10 @@ def test_a_name_that_is_no_set(made):
         ("media", lambda lines: ["9.jpg 1 1", *lines[1:]], "line 1: expected the file name .* '9.jpg'"),
         ("media", lambda lines: [lines[0], "2.jpg one 1", *lines[2:]], "tid_mid.txt: expected numbers .*one"),
         ("media", lambda lines: [lines[0], "2.jpg 1.5 1", *lines[2:]], "tid_mid.txt: expected numbers .*1.5"),
-        ("media", lambda lines: [*lines, ""], "line .*: expected 3 fields, got 0"),
+        ("media", lambda lines: ["", *lines[:-1], "9.jpg"], "line .*: expected 3 fields, got 1"),
         ("faces", lambda lines: [*lines[:-1], lines[-1] + " 1"], "line .*: expected 12 fields, got 13"),
         ("faces", lambda lines: [lines[0], lines[1].replace("0.", "nan0.", 1), *lines[2:]], "numbers after the file"),
-        ("faces", lambda lines: [lines[0], lines[1][:-5] + " inf", *lines[2:]], "line 2: expected finite numbers"),
+        ("faces", lambda lines: [lines[0], "", lines[1][:-5] + " inf", *lines[2:]], "line 3: expected finite numbers"),
     ],
 )
 def test_damaged_lists_of_images(root, part, edit, message):
@@ -138,7 +138,7 @@ def test_a_file_name_that_leaves_the_folder(root):
         (lambda lines: [lines[0], "1 2", *lines[2:]], "line 2: expected 3 whole numbers, got '1 2'"),
         (lambda lines: ["1 2"], "expected 3 whole numbers"),
         (lambda lines: [lines[0], "1 two 1", *lines[2:]], "line 2: expected 3 whole numbers, got '1 two 1'"),
-        (lambda lines: [lines[0], "", *lines[1:]], "line 2: expected 3 whole numbers"),
+        (lambda lines: [lines[0], "", "1 2", *lines[1:]], "line 3: expected 3 whole numbers"),
     ],
 )
 def test_damaged_pairs(root, edit, message):

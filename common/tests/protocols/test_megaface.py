@@ -122,6 +122,7 @@ def test_lists(made):
         ('{"path": ["a.png", 3], "id": ["a", "b"]}', "a list of paths"),
         ('{"path": ["../a.png"], "id": ["a"]}', "inside the folder of images, got '../a.png'"),
         ('{"path": ["/etc/a.png"], "id": ["a"]}', "inside the folder"),
+        ('{"path": ["."], "id": ["a"]}', "inside the folder"),
         ('{"path": ["a.png", "b.png"], "id": ["a"]}', "for each of 2 paths, got 1"),
         ('{"path": ["a.png"]}', "for each of 1 paths, got none"),
         ('{"path": ["a.png"], "id": [[]]}', "a string or a number"),

@@ -19,6 +19,8 @@ def arrays() -> dict[str, np.ndarray]:
         "momentum.head.class_weight": random.standard_normal((5, 8)).astype(np.float32),
         "random.cpu": random.integers(0, 255, 5056, np.uint8),
         "scaler.scale": np.float64(65536.0),
+        **{f"random.{kind}": np.array([7, 1, 0], kind) for kind in ("u2", "u4", "u8", "i1", "i2", "f2", "?")},
+        "random.none": np.zeros((0, 2), np.float32),
     }
 
 

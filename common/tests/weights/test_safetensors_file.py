@@ -67,3 +67,10 @@ def test_headers_that_lie(tmp_path, change, message):
 def test_headers_that_are_none(tmp_path, header):
     with pytest.raises(ValueError, match=r"a\.safetensors: (expected a header in JSON|a: expected a known dtype)"):
         converted(write(tmp_path / "a.safetensors", header))
+
+
+def test_arrays_that_share_their_bytes(tmp_path):
+    """A small file could stand for any number of large arrays."""
+    facts = {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}
+    with pytest.raises(ValueError, match=r"a\.safetensors: its arrays claim 16 bytes of 8; they overlap"):
+        converted(write(tmp_path / "a.safetensors", {"x": facts, "y": facts}, bytes(8)))

@@ -8,7 +8,8 @@ import numpy as np
 
 from common.io.pickles import Data, Items, Slice, Unexpected, text
 
-_NUMPY_DTYPES = ("float16", "float32", "float64", "int8", "uint8", "int16", "int32", "int64", "bool")
+_INTEGERS = (f"{kind}{bits}" for kind in ("int", "uint") for bits in (8, 16, 32, 64))
+_NUMPY_DTYPES = ("float16", "float32", "float64", *_INTEGERS, "bool")
 ITEM_BYTES = {"bfloat16": 2, **{name: np.dtype(name).itemsize for name in _NUMPY_DTYPES}}
 MOST_DIMENSIONS = 32  # of a NumPy array
 DEPTH = 3  # dicts within dicts that are searched for weights

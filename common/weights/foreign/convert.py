@@ -1,13 +1,12 @@
 """Turn a published file into the arrays of a portable checkpoint, with canonical names, our pixel scale and our eps."""
 
-import mmap
 from fractions import Fraction
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from common.io.files import require_file
+from common.io.files import FileBytes, require_file
 from common.weights.architectures import BACKBONES, Layers, layout
 from common.weights.checkpoint import check_arrays, first_few
 from common.weights.foreign import mxnet_file, numpy_pickle, onnx_file, safetensors_file, torch_file
@@ -80,8 +79,7 @@ def open_file(path: Path) -> ForeignFile:
     """Open a file of one of the formats, detected from its first bytes; raises as `convert`."""
     if (size := require_file(path, "a file of weights").stat().st_size) < 16:
         raise ValueError(f"{path}: expected a file of weights, got {size} bytes")
-    with path.open("rb") as opened:
-        data = mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ)
+    data = FileBytes(path)
     if data[:4] == torch_file.ZIP_MAGIC:
         return torch_file.open_zip(path)
     if data[: len(torch_file.LEGACY_START)] == torch_file.LEGACY_START:

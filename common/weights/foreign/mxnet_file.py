@@ -10,7 +10,6 @@ Source of the layout: NDArray::Save and NDArray::Load in src/ndarray/ndarray.cc 
 """
 
 import math
-import mmap
 import struct
 from functools import partial
 from pathlib import Path
@@ -18,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from common.io.files import read_json
+from common.io.files import FileBytes, read_json
 from common.weights.foreign.arrays import (
     ITEM_BYTES,
     MOST_DIMENSIONS,
@@ -36,7 +35,7 @@ DTYPES = {0: "float32", 1: "float64", 2: "float16", 3: "uint8", 4: "int32", 5: "
 DEFAULT_EPS = 1e-3  # of MXNet's symbol BatchNorm, where the file does not say
 
 
-def open_params(path: Path, data: mmap.mmap) -> ForeignFile:
+def open_params(path: Path, data: FileBytes) -> ForeignFile:
     """Open a list of named arrays.
 
     Raises:
@@ -94,7 +93,7 @@ def open_symbol(path: Path) -> Symbol:
 class _Reader:
     """Reads values one after the other, and refuses to read beyond the end of the file."""
 
-    def __init__(self, path: Path, data: mmap.mmap) -> None:
+    def __init__(self, path: Path, data: FileBytes) -> None:
         self.path, self.data, self.position = path, data, 0
 
     def take(self, size: int) -> bytes:

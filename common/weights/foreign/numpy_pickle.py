@@ -7,13 +7,13 @@ jittor/__init__.py (safepickle) and NumPy's `__reduce__` of arrays.
 
 import hashlib
 import math
-import mmap
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from common.io import pickles
+from common.io.files import FileBytes
 from common.io.pickles import Built, Call, Data, Slice, Unexpected, text
 from common.weights.foreign.arrays import ITEM_BYTES, ForeignArray, ForeignFile, decode, groups, is_shape
 
@@ -23,7 +23,7 @@ FUNCTIONS = pickles.NUMPY_FUNCTIONS | {*VARS, "collections.OrderedDict"}
 DTYPES = {"f2": "float16", "f4": "float32", "f8": "float64", "i4": "int32", "i8": "int64", "u1": "uint8", "b1": "bool"}
 
 
-def open_pickle(path: Path, data: mmap.mmap) -> ForeignFile:
+def open_pickle(path: Path, data: FileBytes) -> ForeignFile:
     """Open a pickle of a dict of arrays.
 
     Raises:
@@ -31,7 +31,7 @@ def open_pickle(path: Path, data: mmap.mmap) -> ForeignFile:
     """
     hashed = data[-len(TRAILER) :] == TRAILER
     end = len(data) - len(TRAILER) - 20 if hashed else len(data)
-    if hashed and (end < 0 or hashlib.sha1(memoryview(data)[:end]).digest() != data[end : end + 20]):
+    if hashed and (end < 0 or _sha1(data, end) != data[end : end + 20]):
         raise ValueError(f"{path}: its hash does not match its contents; copy or download it again")
     try:
         value, stop = pickles.follow(data, FUNCTIONS)
@@ -40,6 +40,13 @@ def open_pickle(path: Path, data: mmap.mmap) -> ForeignFile:
         return ForeignFile("Jittor" if hashed else "pickle of arrays", list(groups(data, value, _array)))
     except Unexpected as error:
         raise ValueError(f"{path}: expected a dict of arrays, found {error}; nothing in it was executed") from None
+
+
+def _sha1(data: FileBytes, end: int, block: int = 2**20) -> bytes:
+    digest = hashlib.sha1()
+    for start in range(0, end, block):
+        digest.update(data[start : min(end, start + block)])
+    return digest.digest()
 
 
 def _array(value: Any, data: Data) -> ForeignArray | None:

@@ -10,7 +10,6 @@ Source of the layout: torch/serialization.py and torch/_utils.py of PyTorch.
 """
 
 import math
-import mmap
 import struct
 import zipfile
 from collections.abc import Callable, Iterator
@@ -20,6 +19,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from common.io.files import FileBytes
 from common.io.pickles import NUMPY_FUNCTIONS, NUMPY_SCALARS, Call, Data, Items, Slice, Stored, Unexpected, follow, text
 from common.weights.foreign.arrays import ITEM_BYTES, ForeignArray, ForeignFile, decode, groups, is_shape
 
@@ -86,7 +86,7 @@ def open_zip(path: Path) -> ForeignFile:
         raise _refusal(path, error) from None
 
 
-def open_legacy(path: Path, data: mmap.mmap) -> ForeignFile:
+def open_legacy(path: Path, data: FileBytes) -> ForeignFile:
     """Open the format of PyTorch before 1.6; raises as `open_zip`."""
     places: dict[str, tuple[int, int]] = {}
 
@@ -123,7 +123,7 @@ def _places(data: Data, start: int, keys: list[str], widths: dict[str, int]) -> 
     for key in keys:
         if key not in widths:
             raise Unexpected(f"the storage {key!r}, which no tensor uses")
-        count = struct.unpack_from("<q", data, start)[0] if start + 8 <= len(data) else -1
+        count = struct.unpack("<q", data[start : start + 8])[0] if start + 8 <= len(data) else -1
         size = count * widths[key]
         if count < 0 or start + 8 + size > len(data):
             raise Unexpected(f"the end of the file in the storage {key!r}")
