@@ -5,16 +5,11 @@ then computes the same bits as an unbroken run.
 """
 
 import dataclasses
-import fcntl
-import hashlib
-import os
-import signal
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, closing, contextmanager, nullcontext, suppress
+from contextlib import AbstractContextManager, closing, nullcontext
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import numpy as np
@@ -22,18 +17,26 @@ import tqdm
 
 from common import config as configuration
 from common.backend import Trainer
-from common.config import OptimiserConfig, RunConfig
+from common.config import RunConfig
 from common.datasets.loader import Batch, Loader
 from common.datasets.pair_sets import find_pair_sets
 from common.datasets.training_sets import Dataset
 from common.evaluation.evaluate import evaluate
 from common.evaluation.results import evaluation_record, save_evaluation
-from common.io.files import read_json, write_json
+from common.io.files import write_json
 from common.ranks import Stopped
 from common.training.angles import AngleProbe
+from common.training.run_folder import (
+    check_data,
+    check_schedule,
+    compare_data_of_ranks,
+    only_writer,
+    refuse_another_run,
+)
 from common.training.run_log import NEGATIVE_LOSS, RunLog, environment
 from common.training.schedule import scheduled_rate, total_steps
 from common.training.start import read_start
+from common.training.stopping import stop_signals
 from common.weights import checkpoint
 
 
@@ -71,14 +74,15 @@ def fit(trainer: Trainer, dataset: Dataset, config: RunConfig, folder: Path) -> 
     """
     refuse_another_run(folder, config)
     run = _Run(trainer, dataset, config, folder)
-    with _only_writer(folder) if run.writes else nullcontext():
-        run.compare_data_of_ranks()  # so no rank looks for checkpoints before all have started, either
+    with only_writer(folder) if run.writes else nullcontext():
+        # before any rank looks for checkpoints, so that all have started by then
+        compare_data_of_ranks(run.data, config.data.root, run.ranks)
         run.resume()
         if run.writes:
             weights = {"weights": run.started_from} if run.started_from else {}
             write_json(folder / "config.json", configuration.to_json(config))
             write_json(folder / "environment.json", {**environment(trainer.describe()), **weights})
-        with _stop_signals() as stop_asked:
+        with stop_signals() as stop_asked:
             run.train(stop_asked)
     return run.progress
 
@@ -113,15 +117,6 @@ class _Run:
         self.logged = Progress()  # as it was in the last line of the log
         self.skipped_before, self.skipped_here = 0, 0  # images: before this start; by this rank since then
 
-    def compare_data_of_ranks(self) -> None:
-        """Raise a ValueError if this rank has other data than the ranks have on average."""
-        for number in (self.data["images"], int(hashlib.sha256(str(self.data).encode()).hexdigest()[:7], 16)):
-            if self.ranks.total(number) != number * self.ranks.count:
-                raise ValueError(
-                    f"{self.config.data.root}: rank {self.ranks.rank} found {self.data['images']} images "
-                    f"({self.data['fingerprint']}), which others did not; expected the same set on each host"
-                )
-
     def resume(self) -> None:
         path = checkpoint.latest_checkpoint(self.folder)
         if path is None:
@@ -132,25 +127,14 @@ class _Run:
             self.progress = Progress(**saved.state["progress"])
         except (KeyError, TypeError):
             raise checkpoint.DamagedCheckpoint(f"{path / checkpoint.STATE}: expected progress of a run") from None
-        self._check_schedule(configuration.from_json(saved.state.get("config")).optimiser)
-        self._check_data(saved.state.get("data"))
+        before, now = configuration.from_json(saved.state.get("config")).optimiser, self.config.optimiser
+        check_schedule(before, now, self.progress.step, self.loader.steps_per_epoch, self.folder)
+        check_data(saved.state.get("data"), self.data, self.folder, self.config.data.root)
         self.started_from = saved.state.get("weights")
         self.trainer.load_state(saved.arrays, self.progress.step)
         self.saved_step = self.progress.step
         self.logged = dataclasses.replace(self.progress)
         self.skipped_before = self.progress.skipped
-
-    def _check_data(self, before: Any) -> None:
-        """Raise a ValueError if the run began with another set. Keys and labels of two kinds cannot be compared."""
-        if not isinstance(before, dict):
-            return  # a checkpoint of before these were kept
-        (kind, _), (now, _) = (str(data.get("fingerprint")).partition(" ")[::2] for data in (before, self.data))
-        if before.get("images") != self.data["images"] or (kind == now and before != self.data):
-            raise ValueError(
-                f"{self.folder}: the run began with {before.get('images')} images ({before.get('fingerprint')}), but "
-                f"{self.config.data.root} holds {self.data['images']} ({self.data['fingerprint']}); name its own set "
-                "again with --data.root, or another folder with --out"
-            )
 
     def _start(self) -> None:
         """Before the first step: the weights that the configuration names, if it does."""
@@ -158,25 +142,6 @@ class _Run:
             start = read_start(self.config.model.weights, self.config, self.num_classes)
             self.trainer.load_weights(start.arrays)
             self.started_from = start.record
-
-    def _check_schedule(self, before: OptimiserConfig) -> None:
-        """Raise a ValueError unless every step that was taken would be the same with the number of steps of now."""
-        now, taken, per_epoch = self.config.optimiser, self.progress.step, self.loader.steps_per_epoch
-        if (before.epochs, before.max_steps) == (now.epochs, now.max_steps):
-            return
-        what = f"with optimiser.epochs {now.epochs} and optimiser.max_steps {now.max_steps}"
-        if self.total < taken:
-            raise ValueError(
-                f"{self.folder}: {what} the run has {self.total} steps, but {taken} were taken; expected at least "
-                "these, or another folder (--out)"
-            )
-        for step in range(taken):
-            old, new = (scheduled_rate(step, optimiser, per_epoch) for optimiser in (before, now))
-            if old != new:
-                raise ValueError(
-                    f"{self.folder}: {what} the learning rate of step {step + 1}, which was taken, would have been "
-                    f"{new:g} instead of {old:g}; choose another folder (--out)"
-                )
 
     def train(self, stop_asked: threading.Event) -> None:
         progress = self.progress
@@ -357,64 +322,3 @@ class _Run:
             }
             checkpoint.save_checkpoint(folder, step, arrays, state)
             checkpoint.prune(folder, self.config.keep, self.progress.best_step)
-
-
-def refuse_another_run(folder: Path, config: RunConfig) -> None:
-    """Raise a ValueError if the folder holds a run of another configuration; names the fields that differ."""
-    path = folder / "config.json"
-    if path.exists():
-        before = read_json(path, "the settings of a run")
-        before = configuration.to_json(configuration.from_json(before))  # with defaults of fields that are newer
-        free = configuration.FREE_ON_RESUME | configuration.LENGTH
-        changed = configuration.differences(before, configuration.to_json(config), free)
-        if changed:
-            raise ValueError(
-                f"{folder} holds a run of another configuration ({'; '.join(changed)}); "
-                "choose another folder with --out, or delete this one"
-            )
-
-
-@contextmanager
-def _only_writer(folder: Path) -> Iterator[None]:
-    """Hold the folder's lock, which ends with this process however that ends."""
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / "lock"
-    with path.open("a+") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.seek(0)
-            raise ValueError(
-                f"{folder}: {file.read(200).strip() or 'another process'} trains in it; stop that run first, or choose "
-                "another folder with --out"
-            ) from None
-        file.truncate(0)
-        file.write(f"process {os.getpid()} on {os.uname().nodename}")
-        file.flush()
-        try:
-            yield
-        finally:
-            path.unlink(missing_ok=True)
-            with suppress(OSError):
-                folder.rmdir()  # if nothing was written
-
-
-@contextmanager
-def _stop_signals() -> Iterator[threading.Event]:
-    """An event that the first Ctrl-C or SIGTERM sets. The second Ctrl-C raises KeyboardInterrupt."""
-    asked = threading.Event()
-    if threading.current_thread() is not threading.main_thread():  # only it may handle signals
-        yield asked
-        return
-
-    def ask(number: int, frame: FrameType | None) -> None:
-        asked.set()
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-        tqdm.tqdm.write("stopping after this step; Ctrl-C again to stop at once, without a checkpoint")
-
-    previous = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield asked
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
