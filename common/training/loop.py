@@ -66,7 +66,7 @@ def fit(trainer: Trainer, dataset: Dataset, config: RunConfig, folder: Path) -> 
         folder: the run folder; made if it is missing.
 
     Raises:
-        Stopped: Ctrl-C or SIGTERM; a checkpoint was saved. A second Ctrl-C raises KeyboardInterrupt at once.
+        Stopped: Ctrl-C, SIGTERM or SIGHUP; a checkpoint was saved. A second Ctrl-C raises KeyboardInterrupt at once.
         Diverged: the loss, or an array that was to be saved, is not finite; nothing was saved after the bad step.
         ValueError: the folder holds a run of another configuration, or data or a checkpoint is bad. A checkpoint is
             saved before the run stops at bad data.

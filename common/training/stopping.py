@@ -8,10 +8,12 @@ from types import FrameType
 
 import tqdm
 
+from common import ranks
+
 
 @contextmanager
 def stop_signals() -> Iterator[threading.Event]:
-    """An event that the first Ctrl-C or SIGTERM sets. The second Ctrl-C raises KeyboardInterrupt."""
+    """An event that the first Ctrl-C, SIGTERM or SIGHUP sets. The second Ctrl-C raises KeyboardInterrupt."""
     asked = threading.Event()
     if threading.current_thread() is not threading.main_thread():  # only it may handle signals
         yield asked
@@ -22,9 +24,5 @@ def stop_signals() -> Iterator[threading.Event]:
         signal.signal(signal.SIGINT, signal.default_int_handler)
         tqdm.tqdm.write("stopping after this step; Ctrl-C again to stop at once, without a checkpoint")
 
-    previous = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
+    with ranks.stop_signals(ask):
         yield asked
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)

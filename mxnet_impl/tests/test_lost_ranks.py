@@ -99,6 +99,7 @@ LAUNCH = "import sys; from mxnet_impl import distributed as d; d._run(2, [sys.ex
     [
         (signal.SIGSTOP, "1", 1, r"LostRank: rank 1 on \S+, process \d+, has given no news for 2 s; start the same"),
         (signal.SIGKILL, "launcher", -9, "sum 2"),
+        (signal.SIGHUP, "launcher", 1, "Stopped: stopped; start it again to go on"),
     ],
 )
 def test_who_hangs_is_named_and_nobody_outlives_the_launcher(tmp_path, signal_number, target, status, message):

@@ -80,7 +80,7 @@ def wait_for_checkpoint(process: subprocess.Popen[str], run: Path, within: float
 
 
 def test_a_killed_rank_ends_the_job_and_the_same_command_goes_on(job, rank_of, limits, tmp_path):
-    """Killed are rank 1 in training, and rank 0 while it saves; Ctrl-C, too, loses no step."""
+    """Killed are rank 1 in training, and rank 0 while it saves; Ctrl-C and the end of a terminal lose no step."""
     run = tmp_path / "run"
     for rank in (1, 0):
         step = last_step(run)
@@ -96,10 +96,11 @@ def test_a_killed_rank_ends_the_job_and_the_same_command_goes_on(job, rank_of, l
         assert f"error: rank {rank} was ended by SIGKILL; start the same command again to go on" in errors
     assert is_saving(run)
 
-    again = job()
-    wait_for_checkpoint(again, run, limits.started, last_step(run))
-    again.send_signal(signal.SIGINT)
-    _, errors = again.communicate(timeout=60)
-    assert again.returncode == 130, errors
+    for number in (signal.SIGINT, signal.SIGHUP):
+        again = job()
+        wait_for_checkpoint(again, run, limits.started, last_step(run))
+        again.send_signal(number)
+        _, errors = again.communicate(timeout=60)
+        assert again.returncode == 130, errors
     steps = [json.loads(line)["step"] for line in (run / "log.jsonl").read_text().splitlines()]
     assert steps == list(range(1, last_step(run) + 1))

@@ -143,7 +143,7 @@ class StopAt(NumpyTrainer):
             self.action()
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 @pytest.mark.parametrize("step", [1, 7, 12, 29])
 def test_a_stopped_run_goes_on_as_if_it_had_not(faces, tmp_path, step, number):
     config = configured(faces)
@@ -176,6 +176,15 @@ def test_a_second_ctrl_c_stops_at_once(faces, tmp_path):
         fit(StopAt(config, 6, step=9, action=twice), open_dataset(faces), config, tmp_path)
     assert latest_checkpoint(tmp_path).name == "step-00000007"
     assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_a_run_under_nohup_outlives_its_terminal(faces, tmp_path):
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        trainer = StopAt(configured(faces), 6, step=9, action=lambda: os.kill(os.getpid(), signal.SIGHUP))
+        assert fit(trainer, open_dataset(faces), configured(faces), tmp_path).step == 30
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 def test_a_complete_run_is_left_alone(faces, tmp_path):
