@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 from common.backend import Backend, how_to_install
-from common.io.text import escape_what_cannot_be_printed, printable, usage
+from common.io import output
+from common.io.text import printable, usage
 from common.ranks import BAD_INPUT, INTERRUPTED, Stopped
 
 COMMANDS = {
@@ -39,6 +40,7 @@ COMMANDS = {
     ),
 }
 """The module of this package that has `run(backend, arguments)`, and a line of help, by what the user types."""
+TRAINING = ("train", "reproduce")  # they go on when nobody reads what they print
 
 
 def main(backend: Backend, arguments: list[str], own: Mapping[str, tuple[str, str]] = MappingProxyType({})) -> int:
@@ -49,8 +51,8 @@ def main(backend: Backend, arguments: list[str], own: Mapping[str, tuple[str, st
         arguments: of the command line.
         own: commands of that package alone, as in COMMANDS.
     """
-    escape_what_cannot_be_printed()
     command = arguments[0] if arguments else ""
+    output.prepare(goes_on=command in TRAINING)
     if command not in COMMANDS and command not in own:
         return usage(f"python -m {backend.package}", COMMANDS | dict(own), command)
     try:  # a command's module is imported only now: what it needs may be missing

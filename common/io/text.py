@@ -1,6 +1,5 @@
 """Figures and tables as text, for the terminal and for reports."""
 
-import io
 import math
 import sys
 from collections.abc import Mapping, Sequence
@@ -24,13 +23,6 @@ def percent(fraction: float) -> str:
 def fixed(value: float, digits: int) -> str:
     """Write a number with `digits` decimals; NaN and infinity become NOTHING."""
     return f"{value:.{digits}f}" if math.isfinite(value) else NOTHING
-
-
-def escape_what_cannot_be_printed() -> None:
-    """A file name that is no UTF-8 is printed with escapes, and is no error."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")
 
 
 def fraction(option: str, text: str) -> Fraction:
