@@ -26,6 +26,7 @@ from common.evaluation.results import evaluation_record, save_evaluation
 from common.io.files import write_json
 from common.ranks import Stopped
 from common.training.angles import AngleProbe
+from common.training.resume import Progress, find_checkpoint, set_aside
 from common.training.run_folder import (
     check_data,
     check_schedule,
@@ -42,17 +43,6 @@ from common.weights import checkpoint
 
 class Diverged(ArithmeticError):
     """The loss or an array of a checkpoint became infinite or NaN. The message names the step and what to do."""
-
-
-@dataclasses.dataclass
-class Progress:
-    """Where a run stands; saved with every checkpoint."""
-
-    step: int = 0  # optimiser steps done
-    seconds: float = 0.0  # in training steps, over all starts; without evaluations and checkpoints
-    skipped: int = 0  # images that did not decode and were replaced
-    best_step: int | None = None
-    best_accuracy: float | None = None
 
 
 def fit(trainer: Trainer, dataset: Dataset, config: RunConfig, folder: Path) -> Progress:
@@ -118,20 +108,22 @@ class _Run:
         self.skipped_before, self.skipped_here = 0, 0  # images: before this start; by this rank since then
 
     def resume(self) -> None:
-        path = checkpoint.latest_checkpoint(self.folder)
-        if path is None:
+        found = find_checkpoint(self.folder, self.config.resume_from)
+        if found is None:
             self._start()
             return
-        saved = checkpoint.load_checkpoint(path)
-        try:
-            self.progress = Progress(**saved.state["progress"])
-        except (KeyError, TypeError):
-            raise checkpoint.DamagedCheckpoint(f"{path / checkpoint.STATE}: expected progress of a run") from None
-        before, now = configuration.from_json(saved.state.get("config")).optimiser, self.config.optimiser
+        state, self.progress = found.saved.state, found.progress
+        before, now = found.config.optimiser, self.config.optimiser
         check_schedule(before, now, self.progress.step, self.loader.steps_per_epoch, self.folder)
-        check_data(saved.state.get("data"), self.data, self.folder, self.config.data.root)
-        self.started_from = saved.state.get("weights")
-        self.trainer.load_state(saved.arrays, self.progress.step)
+        check_data(state.get("data"), self.data, self.folder, self.config.data.root)
+        self.started_from = state.get("weights")
+        self.trainer.load_state(found.saved.arrays, self.progress.step)
+        self.ranks.total(0)  # all have read it before anything is renamed
+        if self.writes:
+            for path in set_aside(found.later):
+                tqdm.tqdm.write(f"kept aside, as the run goes on from step {self.progress.step}: {path}")
+            if self.config.resume_from is not None and not found.later:
+                tqdm.tqdm.write(f"--resume-from: not needed, the last checkpoint, step {self.progress.step}, is whole")
         self.saved_step = self.progress.step
         self.logged = dataclasses.replace(self.progress)
         self.skipped_before = self.progress.skipped

@@ -337,21 +337,6 @@ def test_bad_data_loses_nothing(faces, tmp_path):
     assert losses(tmp_path / "run") == losses(tmp_path / "unbroken")
 
 
-def test_a_damaged_checkpoint_is_named_and_kept(faces, tmp_path):
-    config = configured(faces)
-    run(dataclasses.replace(config, optimiser=dataclasses.replace(config.optimiser, max_steps=15)), tmp_path)
-    (tmp_path / "config.json").unlink()  # so that the longer run may go on here
-    latest = latest_checkpoint(tmp_path)
-    (latest / "weights.safetensors").write_bytes(b"damaged")
-    with pytest.raises(checkpoint.DamagedCheckpoint, match="delete this folder to go on from an older checkpoint"):
-        run(config, tmp_path)
-    assert latest.exists()
-    shutil.rmtree(latest)
-    run(config, tmp_path)
-    run(config, tmp_path / "unbroken")
-    assert losses(tmp_path) == losses(tmp_path / "unbroken")
-
-
 def test_a_disk_full_while_saving_loses_nothing(faces, tmp_path, monkeypatch):
     config = configured(faces)
     original = checkpoint.save_file
