@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-import tqdm
 
 from common.datasets.alignment import TEMPLATE_SIZE, align, check_face
 from common.datasets.detection import Choice, Detector, chosen_face
 from common.datasets.images import decode_photo, encode_image
 from common.datasets.training_sets import image_files
 from common.io.files import atomic_write, read_json, require_file, sha256_of, write_json
+from common.io.progress import say, tracked
 
 SETTINGS, LEFT_OUT = "align.json", "left_out.txt"
 SUFFIXES = (".png", ".jpg")
@@ -77,7 +77,7 @@ def make_aligned(
 def _align_all(source: Path, todo: Mapping[str, Path], find: Landmarks, size: int) -> dict[str, str]:
     """Align images to the files in `todo`; returns those that are left out, with the reason."""
     left_out: dict[str, str] = {}
-    for name, target in tqdm.tqdm(todo.items(), desc="align", unit="images", disable=None):
+    for name, target in tracked(todo.items(), "align", "images"):
         try:
             photo = decode_photo((source / name).read_bytes(), name)
             points = find(photo, name)
@@ -85,7 +85,7 @@ def _align_all(source: Path, todo: Mapping[str, Path], find: Landmarks, size: in
             image = align(photo, points, size)
         except ValueError as problem:
             left_out[name] = " ".join(str(problem).removeprefix(f"{name}: ").split())
-            tqdm.tqdm.write(f"left out: {name}: {left_out[name]}")
+            say(f"left out: {name}: {left_out[name]}")
             continue
         with atomic_write(target) as file:
             file.write(encode_image(image, target.suffix))

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import tqdm
 
 from common import config as configuration
 from common.backend import Trainer
@@ -24,6 +23,7 @@ from common.datasets.training_sets import Dataset
 from common.evaluation.evaluate import evaluate
 from common.evaluation.results import evaluation_record, save_evaluation
 from common.io.files import write_json
+from common.io.progress import ProgressBar, say
 from common.ranks import Stopped
 from common.training.angles import AngleProbe
 from common.training.resume import Progress, find_checkpoint, set_aside
@@ -121,9 +121,9 @@ class _Run:
         self.ranks.total(0)  # all have read it before anything is renamed
         if self.writes:
             for path in set_aside(found.later):
-                tqdm.tqdm.write(f"kept aside, as the run goes on from step {self.progress.step}: {path}")
+                say(f"kept aside, as the run goes on from step {self.progress.step}: {path}")
             if self.config.resume_from is not None and not found.later:
-                tqdm.tqdm.write(f"--resume-from: not needed, the last checkpoint, step {self.progress.step}, is whole")
+                say(f"--resume-from: not needed, the last checkpoint, step {self.progress.step}, is whole")
         self.saved_step = self.progress.step
         self.logged = dataclasses.replace(self.progress)
         self.skipped_before = self.progress.skipped
@@ -168,17 +168,9 @@ class _Run:
         """The log on rank 0; None on the others."""
         return closing(RunLog(self.folder, self.progress.step)) if self.writes else nullcontext()
 
-    def _bar(self) -> tqdm.tqdm:
-        batch_size = self.config.optimiser.batch_size
-        return tqdm.tqdm(
-            total=self.total * batch_size,
-            initial=self.progress.step * batch_size,
-            unit="images",
-            desc=self.config.name,
-            dynamic_ncols=True,
-            smoothing=0.05,
-            disable=not self.writes,
-        )
+    def _bar(self) -> ProgressBar:
+        images, taken = (steps * self.config.optimiser.batch_size for steps in (self.total, self.progress.step))
+        return ProgressBar(self.config.name, "images", images, done=taken, shown=self.writes)
 
     def _announce(self) -> None:
         """What the user should know before the first step."""
@@ -186,11 +178,11 @@ class _Run:
             return
         if self.started_from is not None and self.progress.step == 0:
             start = self.started_from
-            tqdm.tqdm.write(f"starts from {start['path']}, step {start['step']}: its {start['taken']}")
+            say(f"starts from {start['path']}, step {start['step']}: its {start['taken']}")
         for missing in self.missing_sets:
-            tqdm.tqdm.write(f"evaluation set {missing}: not found at {self.config.data.root / (missing + '.bin')}")
+            say(f"evaluation set {missing}: not found at {self.config.data.root / (missing + '.bin')}")
         if self.config.head.name == "sface":
-            tqdm.tqdm.write(NEGATIVE_LOSS)
+            say(NEGATIVE_LOSS)
 
     def _step(self, batches: Iterator[Batch]) -> float:
         """Train one step; returns its learning rate."""
@@ -220,7 +212,7 @@ class _Run:
         self.progress.skipped = self.skipped_before + self.ranks.total(self.skipped_here)
         return stop
 
-    def _write(self, log: RunLog | None, bar: tqdm.tqdm, rate: float, metrics: dict[str, float]) -> None:
+    def _write(self, log: RunLog | None, bar: ProgressBar, rate: float, metrics: dict[str, float]) -> None:
         """A line of the log, and the loss beside the progress bar."""
         progress = self.progress
         steps, seconds = progress.step - self.logged.step, progress.seconds - self.logged.seconds
@@ -237,7 +229,7 @@ class _Run:
         }
         if log is not None:
             log.write(record)
-        bar.set_postfix({name: f"{metrics[name]:.3f}" for name in ("loss", "accuracy")}, refresh=False)
+        bar.note(f"step {progress.step}: " + ", ".join(f"{name} {metrics[name]:.3f}" for name in ("loss", "accuracy")))
 
     def _finite_metrics(self) -> dict[str, float]:
         """Metrics of the last step. Called before anything is written, so that a diverged run writes nothing."""
@@ -282,7 +274,7 @@ class _Run:
         for evaluation in evaluations:
             save_evaluation(self.folder / "evaluation", evaluation, self.progress.step)
             log.write(evaluation_record(evaluation, self.progress.step))
-            tqdm.tqdm.write(
+            say(
                 f"step {self.progress.step}: {evaluation.name} "
                 f"{evaluation.result.accuracy:.2%} ± {evaluation.result.std:.2%}"
             )

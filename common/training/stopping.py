@@ -6,9 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-import tqdm
-
 from common import ranks
+from common.io.progress import say
 
 
 @contextmanager
@@ -22,7 +21,7 @@ def stop_signals() -> Iterator[threading.Event]:
     def ask(number: int, frame: FrameType | None) -> None:
         asked.set()
         signal.signal(signal.SIGINT, signal.default_int_handler)
-        tqdm.tqdm.write("stopping after this step; Ctrl-C again to stop at once, without a checkpoint")
+        say("stopping after this step; Ctrl-C again to stop at once, without a checkpoint")
 
     with ranks.stop_signals(ask):
         yield asked

@@ -163,8 +163,9 @@ distributed.end_with(lambda: jt.code([1], "float32", [jt.zeros(1)], cpu_src="// 
 
 
 def test_progress_without_a_terminal(monkeypatch, capsys):
-    monkeypatch.setattr(cache, "SECONDS", 0)
+    monkeypatch.setattr("common.io.progress.SECONDS", 0)
     progress = cache.Progress("Compiling", 3)
     for index in range(3):
         progress.update(index)
-    assert capsys.readouterr().err == "".join(f"Compiling: {done} of 3\n" for done in (1, 2, 3))
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.partition(",")[0] for line in lines] == [f"Compiling: {done} of 3 files" for done in (1, 2, 3)]
