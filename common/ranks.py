@@ -8,6 +8,7 @@ from types import FrameType
 from typing import Any, Protocol
 
 INTERRUPTED = 130  # what a shell reports for a program that Ctrl-C ended
+FAILED = 1  # exit status of a command that printed what the machine lacks: memory, or a disk that takes more
 BAD_INPUT = 2  # exit status of a command that printed what is wrong with its input
 LOST_ANOTHER = 75  # exit status of a rank whose wait for another one failed
 
@@ -79,7 +80,7 @@ def stopped_or_lost(statuses: Mapping[int, int]) -> Exception:
     if not told:
         return Stopped("stopped; start it again to go on")
     rank, status = min(told.items(), key=lambda item: (item[1] == LOST_ANOTHER, item))
-    if status == BAD_INPUT:
+    if status in (FAILED, BAD_INPUT):  # Python, too, ends with FAILED after a traceback
         return LostRank(f"rank {rank} could not go on; it says why above")
     if status == LOST_ANOTHER:
         how = "lost another one, named above"

@@ -15,6 +15,10 @@ MOST_JSON_BYTES = 2**24  # the objects of a hostile file take thirty times as mu
 MOST_TEXT_BYTES = 2**30  # a list of ten million images
 
 
+class CannotWrite(OSError):
+    """A file cannot be written in the middle of long work. The message says what was lost, and what to do."""
+
+
 @contextlib.contextmanager
 def atomic_write(path: Path, mode: str = "wb") -> Iterator[IO[Any]]:
     """Open a temporary file beside `path`. On success it is synced and renamed to `path`; on any error it is removed.

@@ -22,10 +22,11 @@ from common.datasets.pair_sets import find_pair_sets
 from common.datasets.training_sets import Dataset
 from common.evaluation.evaluate import evaluate
 from common.evaluation.results import evaluation_record, save_evaluation
-from common.io.files import write_json
+from common.io.files import CannotWrite, write_json
 from common.io.progress import ProgressBar, say
 from common.ranks import Stopped
 from common.training.angles import AngleProbe
+from common.training.failures import cannot_write, diverged, training, writing
 from common.training.resume import Progress, find_checkpoint, set_aside
 from common.training.run_folder import (
     check_data,
@@ -39,10 +40,6 @@ from common.training.schedule import scheduled_rate, total_steps
 from common.training.start import read_start
 from common.training.stopping import stop_signals
 from common.weights import checkpoint
-
-
-class Diverged(ArithmeticError):
-    """The loss or an array of a checkpoint became infinite or NaN. The message names the step and what to do."""
 
 
 def fit(trainer: Trainer, dataset: Dataset, config: RunConfig, folder: Path) -> Progress:
@@ -60,7 +57,8 @@ def fit(trainer: Trainer, dataset: Dataset, config: RunConfig, folder: Path) -> 
         Diverged: the loss, or an array that was to be saved, is not finite; nothing was saved after the bad step.
         ValueError: the folder holds a run of another configuration, or data or a checkpoint is bad. A checkpoint is
             saved before the run stops at bad data.
-        OSError: something cannot be written; checkpoints stay as they were.
+        CannotWrite: a checkpoint, the log or an evaluation; checkpoints stay as they were.
+        OutOfMemory: checkpoints stay as they were.
     """
     refuse_another_run(folder, config)
     run = _Run(trainer, dataset, config, folder)
@@ -72,7 +70,7 @@ def fit(trainer: Trainer, dataset: Dataset, config: RunConfig, folder: Path) -> 
             weights = {"weights": run.started_from} if run.started_from else {}
             write_json(folder / "config.json", configuration.to_json(config))
             write_json(folder / "environment.json", {**environment(trainer.describe()), **weights})
-        with stop_signals() as stop_asked:
+        with stop_signals() as stop_asked, training(folder):
             run.train(stop_asked)
     return run.progress
 
@@ -228,23 +226,16 @@ class _Run:
             "seconds": progress.seconds,
         }
         if log is not None:
-            log.write(record)
+            with writing(self.folder):
+                log.write(record)
         bar.note(f"step {progress.step}: " + ", ".join(f"{name} {metrics[name]:.3f}" for name in ("loss", "accuracy")))
 
     def _finite_metrics(self) -> dict[str, float]:
         """Metrics of the last step. Called before anything is written, so that a diverged run writes nothing."""
         bad_step = self.trainer.first_bad_step()
         if bad_step is not None:
-            raise self._diverged(f"the loss of step {bad_step} is not finite")
+            raise diverged(f"the loss of step {bad_step} is not finite", self.folder)
         return self.trainer.metrics()
-
-    def _diverged(self, what: str) -> Diverged:
-        good = checkpoint.latest_checkpoint(self.folder)
-        return Diverged(
-            f"{what}; "
-            + (f"the last good checkpoint is {good}" if good else "no checkpoint had been saved")
-            + "; try a lower learning rate, a warm-up (--optimiser.warmup-steps) or --optimiser.clip-norm"
-        )
 
     def _evaluate(self, log: RunLog | None) -> bool:
         """Evaluate on all sets that are there, on rank 0; whether their mean accuracy is the best so far.
@@ -259,21 +250,26 @@ class _Run:
             problem = error
         if self.ranks.total(problem is not None):
             self._save_if_new()
+        if isinstance(problem, CannotWrite):
+            raise cannot_write(problem.__cause__, self.folder) from problem  # it names the checkpoint that is new
         if problem is not None:
             raise problem
         return self.ranks.total(is_best) > 0
 
     def _evaluate_here(self, log: RunLog, class_weight: np.ndarray | None) -> bool:
         if self.angles is not None and class_weight is not None:
-            log.write(self.angles.record(self.trainer.embed, class_weight, self.progress.step))
+            angles = self.angles.record(self.trainer.embed, class_weight, self.progress.step)
+            with writing(self.folder):
+                log.write(angles)
         data = self.config.data
         evaluations = [
             evaluate(self.trainer.embed, pair_set, image_size=data.image_size, on_wrong_size=data.on_wrong_size)
             for pair_set in self.pair_sets.values()
         ]
         for evaluation in evaluations:
-            save_evaluation(self.folder / "evaluation", evaluation, self.progress.step)
-            log.write(evaluation_record(evaluation, self.progress.step))
+            with writing(self.folder):
+                save_evaluation(self.folder / "evaluation", evaluation, self.progress.step)
+                log.write(evaluation_record(evaluation, self.progress.step))
             say(
                 f"step {self.progress.step}: {evaluation.name} "
                 f"{evaluation.result.accuracy:.2%} ± {evaluation.result.std:.2%}"
@@ -296,7 +292,8 @@ class _Run:
         place = self.ranks.total(0 if bad is None else 1 + list(arrays).index(bad))
         if place:
             name = list(arrays)[place - 1]
-            raise self._diverged(f"after step {step} {name} holds NaN or infinity, though the loss was finite")
+            what = f"after step {step} {name} holds NaN or infinity, though the loss was finite"
+            raise diverged(what, self.folder)
         if self.writes:
             state: dict[str, Any] = {
                 "progress": dataclasses.asdict(self.progress),
@@ -304,5 +301,6 @@ class _Run:
                 "weights": self.started_from,
                 "data": self.data,
             }
-            checkpoint.save_checkpoint(folder, step, arrays, state)
-            checkpoint.prune(folder, self.config.keep, self.progress.best_step)
+            with writing(self.folder):
+                checkpoint.save_checkpoint(folder, step, arrays, state)
+                checkpoint.prune(folder, self.config.keep, self.progress.best_step)

@@ -50,8 +50,8 @@ def only_writer(folder: Path) -> Iterator[None]:
         try:
             yield
         finally:
-            path.unlink(missing_ok=True)
-            with suppress(OSError):
+            with suppress(OSError):  # as on a disk that became read-only
+                path.unlink(missing_ok=True)
                 folder.rmdir()  # if nothing was written
 
 

@@ -20,7 +20,8 @@ from common.datasets.pair_sets import write_pair_set
 from common.datasets.training_sets import open_dataset
 from common.tests.numpy_trainer import NumpyTrainer
 from common.training.angles import intra_weight
-from common.training.loop import Diverged, Stopped, fit
+from common.training.failures import Diverged
+from common.training.loop import Stopped, fit
 from common.training.run_log import read_log
 from common.training.schedule import learning_rate
 from common.weights import checkpoint
