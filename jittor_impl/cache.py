@@ -28,9 +28,13 @@ def home() -> Path:
         (folder / ".cache" / "jittor").mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=folder / ".cache" / "jittor").close()
     except OSError as error:
-        reason = error.strerror or error
-        raise OSError(f"Jittor cannot write to {folder}: {reason}; name another folder with JITTOR_HOME") from None
+        raise _cannot_write(folder, error) from None
     return folder
+
+
+def _cannot_write(folder: object, error: OSError) -> OSError:
+    reason = error.strerror or error
+    return OSError(f"Jittor cannot write to {folder}: {reason}; name another folder with JITTOR_HOME")
 
 
 @contextlib.contextmanager
@@ -124,9 +128,14 @@ class Progress:
 
 @contextlib.contextmanager
 def errors_of_an_import() -> Iterator[None]:
-    """Turn what Jittor does when it cannot be imported into an ImportError: it ends the process, with status 0."""
+    """Turn what Jittor does when it cannot be imported into an ImportError: it ends the process, with status 0.
+
+    A folder below the home that belongs to somebody else is an OSError, as in `home`.
+    """
     try:
         yield
+    except PermissionError as error:
+        raise _cannot_write(error.filename, error) from None
     except SystemExit:
         raise ImportError("Jittor had to compile a part of itself again; start the same command again") from None
     except RuntimeError as error:
