@@ -12,6 +12,7 @@ import tyro
 
 from benchmarks import results
 from benchmarks.results import Report
+from common.io import output
 
 
 class Command(NamedTuple):
@@ -61,6 +62,7 @@ COMMANDS = {
 
 def main(arguments: list[str]) -> int:
     """Run one command; bad input is one line on stderr and status 2."""
+    output.prepare()
     name = arguments[0] if arguments else ""
     if name not in COMMANDS:
         is_help = name in ("-h", "--help")

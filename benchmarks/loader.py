@@ -10,14 +10,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
-from tqdm import tqdm
-
 from benchmarks import material, process, results
 from benchmarks.process import Worker
 from benchmarks.results import Bar, Chart, Report
 from common.datasets.loader import Loader
 from common.datasets.training_sets import RECORD, open_dataset
 from common.io import memory
+from common.io.progress import tracked
 
 TARGET, FIRST_BATCH_TARGET = 1.0, 2.0
 SIZE = 112
@@ -87,7 +86,7 @@ def measure(options: Options, root: Path) -> list[Measured]:
             loader.missing = worker.facts.get("missing", "")
             if not loader.missing:
                 workers.append((loader, worker))
-        for _ in tqdm(range(options.turns), desc="loaders", unit="turn", leave=False):
+        for _ in tracked(range(options.turns), "loaders", "turns"):
             for loader, worker in workers:
                 answer = worker.ask(1)
                 loader.rates.append(answer["images"] / answer["seconds"])
@@ -113,7 +112,7 @@ def large_file(options: Options, root: Path) -> Large:
     steps = loader.steps_per_epoch
     marks = [max(1, round(share * steps)) for share in MARKS]
     found = []
-    for step, _ in enumerate(tqdm(loader.batches(0, steps), total=steps, desc="epoch", leave=False, mininterval=2), 1):
+    for step, _ in enumerate(tracked(loader.batches(0, steps), "epoch", "steps", steps), 1):
         found += [_resident()] * marks.count(step)
     return Large((root / RECORD).stat().st_size, seconds, found)
 

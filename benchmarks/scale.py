@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from benchmarks import process, results
 from benchmarks.process import Worker
 from benchmarks.results import Bar, Chart, Report
 from common.io.files import read_json, write_json
 from common.io.memory import host_peak
+from common.io.progress import tracked
 
 FORMS = ("data parallel", "sharded softmax", "sharded sface")
 EXCHANGE = "exchange"  # the communication of sharded sface, without a head
@@ -68,7 +68,7 @@ def measure(options: Options) -> list[Record]:
         for form in (FORMS if classes > min(options.classes) else (*FORMS, EXCHANGE))
     ]
     records = []
-    for ranks, case in tqdm([(ranks, case) for ranks in options.ranks for case in cases], unit="case", leave=False):
+    for ranks, case in tracked([(ranks, case) for ranks in options.ranks for case in cases], "scale", "cases"):
         with Worker("pytorch", "ranks", {**case, "ranks": ranks}) as worker:
             records.append(worker.facts)
     return records

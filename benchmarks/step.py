@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from benchmarks import material, results
 from benchmarks.process import BackendOptions, Spent, Worker, cpu_ratio, named_backends, ratios
 from benchmarks.results import Bar, Chart, Figure, Report
 from common import config as configuration
 from common.config import DataConfig, ModelConfig, OptimiserConfig, RunConfig
+from common.io.progress import ProgressBar
 from common.recipes import lfw_small
 
 TARGET = 0.95
@@ -119,7 +119,7 @@ def measure(case: str, backends: Sequence[str], options: Options, folder: Path) 
         if backend == "pytorch":
             loops += [Loop(case, backend, "training", variant) for variant in options.variants]
     steps: dict[str, int] = {}  # a turn, by backend
-    with tqdm(total=options.turns, desc=case, unit="turn", leave=False) as progress:
+    with ProgressBar(case, "turns", options.turns) as progress:
         for turns in np.array_split(range(options.turns), options.starts):
             with contextlib.ExitStack() as started:
                 workers = []

@@ -6,13 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tqdm import tqdm
-
 from benchmarks import material, results
 from benchmarks.process import BackendOptions, Spent, Worker, cpu_ratio, named_backends, ratios
 from benchmarks.results import Bar, Chart, Figure, Report
 from common import config as configuration
 from common.config import DataConfig, ModelConfig, RunConfig
+from common.io.progress import tracked
 
 TARGET = 1.05
 METHOD = (
@@ -73,7 +72,7 @@ def measure(backend: str, options: Options, pairs: Path) -> Measured:
     whole = max(1, round(batches))
     found = Measured(backend, [], [])
     with Worker(backend, "forward", settings) as forward, Worker(backend, "evaluation", settings) as evaluation:
-        for _ in tqdm(range(options.turns), desc=backend, unit="turn", leave=False):
+        for _ in tracked(range(options.turns), backend, "turns"):
             spent, factor = forward.work(whole), batches / whole
             found.forward.append(Spent(factor * spent.seconds, factor * spent.cpu_seconds))
             found.evaluation.append(evaluation.work(1))

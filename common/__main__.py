@@ -3,7 +3,8 @@
 import importlib
 import sys
 
-from common.io.text import escape_what_cannot_be_printed, printable, usage
+from common.io import output
+from common.io.text import printable, usage
 
 COMMANDS = {
     "report": ("run_report", "Write the report of each run, and a page that compares several runs: report RUN ..."),
@@ -17,7 +18,7 @@ COMMANDS = {
 
 def main(arguments: list[str]) -> int:
     """Run one command; returns the exit status. Bad input is one line on stderr and status 2, without a traceback."""
-    escape_what_cannot_be_printed()
+    output.prepare()
     command = arguments[0] if arguments else ""
     if command not in COMMANDS:
         return usage("python -m common", COMMANDS, command)

@@ -161,12 +161,15 @@ class RunConfig:
     """Number of latest checkpoints to keep. The best one is kept as well."""
     out: Path | None = None
     """Run folder; none: runs/BACKEND/NAME-seedSEED. A run that was stopped goes on when it is started again."""
+    resume_from: str | None = None
+    """If the last checkpoint is damaged: step, or path, of that to go on from. Later ones are kept, as NAME.aside."""
 
 
 # A resumed run may change these fields: they do not change what is trained.
 FREE_ON_RESUME = {
     *("data.root", "data.workers", "data.prefetch_mib", "data.evaluate_on", "data.raw_pixels", "data.baseline"),
     *("devices", "log_every", "evaluate_every", "save_every", "angle_images", "keep", "out"),
+    "resume_from",
 }
 
 # These too, as long as no step that was taken would have been another; the loop checks that.

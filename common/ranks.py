@@ -2,10 +2,13 @@
 
 import os
 import signal
-from collections.abc import Mapping
-from typing import Protocol
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any, Protocol
 
 INTERRUPTED = 130  # what a shell reports for a program that Ctrl-C ended
+FAILED = 1  # exit status of a command that printed what the machine lacks: memory, or a disk that takes more
 BAD_INPUT = 2  # exit status of a command that printed what is wrong with its input
 LOST_ANOTHER = 75  # exit status of a rank whose wait for another one failed
 
@@ -41,6 +44,23 @@ class Alone:
         return number
 
 
+@contextmanager
+def stop_signals(handler: Callable[[int, FrameType | None], Any]) -> Iterator[None]:
+    """Call `handler` at Ctrl-C, SIGTERM and SIGHUP. Where SIGHUP is ignored, as under nohup, it stays ignored.
+
+    An ignored Ctrl-C does not: a shell starts background jobs so, and whoever sends them SIGINT means it.
+    """
+    numbers = [signal.SIGINT, signal.SIGTERM]
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+        numbers.append(signal.SIGHUP)
+    previous = {number: signal.signal(number, handler) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, before in previous.items():
+            signal.signal(number, before)
+
+
 def share_of_cores(processes: int) -> str:
     """Divide the cores of this host among processes; returns a value for OMP_NUM_THREADS."""
     return str(max(1, len(os.sched_getaffinity(0)) // processes))
@@ -55,12 +75,12 @@ def stopped_or_lost(statuses: Mapping[int, int]) -> Exception:
     Returns:
         Stopped if the user ended all of them, else LostRank with the rank that failed first.
     """
-    asked_to = (INTERRUPTED, -signal.SIGINT, -signal.SIGTERM)
+    asked_to = (INTERRUPTED, -signal.SIGINT, -signal.SIGTERM, -signal.SIGHUP)
     told = {rank: status for rank, status in statuses.items() if status not in asked_to}
     if not told:
         return Stopped("stopped; start it again to go on")
     rank, status = min(told.items(), key=lambda item: (item[1] == LOST_ANOTHER, item))
-    if status == BAD_INPUT:
+    if status in (FAILED, BAD_INPUT):  # Python, too, ends with FAILED after a traceback
         return LostRank(f"rank {rank} could not go on; it says why above")
     if status == LOST_ANOTHER:
         how = "lost another one, named above"

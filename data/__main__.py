@@ -6,7 +6,8 @@ from pathlib import Path
 
 import tyro
 
-from common.io.text import did_you_mean, escape_what_cannot_be_printed, print_version, printable
+from common.io import output
+from common.io.text import did_you_mean, print_version, printable
 from data.align import make_aligned
 from data.convert import convert
 from data.lfw import make_lfw_small
@@ -35,7 +36,7 @@ COMMANDS: dict[str, Callable[..., Path]] = {
 
 def main(arguments: list[str]) -> int:
     """Run one command. Bad input gives one line on stderr and status 2."""
-    escape_what_cannot_be_printed()
+    output.prepare()
     if print_version(arguments):
         return 0
     if arguments and not arguments[0].startswith("-") and arguments[0] not in COMMANDS:

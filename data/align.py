@@ -5,13 +5,13 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-import tqdm
 
 from common.datasets.alignment import TEMPLATE_SIZE, align, check_face
 from common.datasets.detection import Choice, Detector, chosen_face
 from common.datasets.images import decode_photo, encode_image
 from common.datasets.training_sets import image_files
 from common.io.files import atomic_write, is_inside, read_json, read_regular, sha256_of, write_json
+from common.io.progress import say, tracked
 from common.io.rows import HEADER, each_row, path_and_numbers
 from common.io.text import printable
 from common.weights.checkpoint import first_few
@@ -81,7 +81,7 @@ def make_aligned(
 def _align_all(source: Path, todo: Mapping[str, Path], find: Landmarks, size: int) -> dict[str, str]:
     """Align images to the files in `todo`; returns those that are left out, with the reason."""
     left_out: dict[str, str] = {}
-    for name, target in tqdm.tqdm(todo.items(), desc="align", unit="images", disable=None):
+    for name, target in tracked(todo.items(), "align", "images"):
         try:
             photo = decode_photo(read_regular(source / name), name)
             points = find(photo, name)
@@ -89,7 +89,7 @@ def _align_all(source: Path, todo: Mapping[str, Path], find: Landmarks, size: in
             image = align(photo, points, size)
         except ValueError as problem:
             left_out[name] = " ".join(str(problem).removeprefix(f"{name}: ").split())
-            tqdm.tqdm.write(f"left out: {name}: {left_out[name]}")
+            say(f"left out: {name}: {left_out[name]}")
             continue
         with atomic_write(target) as file:
             file.write(encode_image(image, target.suffix))

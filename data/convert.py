@@ -5,11 +5,11 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 import numpy as np
-import tqdm
 
 from common.datasets.images import BadImage, decode_photo
 from common.datasets.training_sets import LIST, Dataset, Sample, open_dataset, write_people, write_records
 from common.io.files import atomic_write
+from common.io.progress import tracked
 from common.io.text import printable
 from common.weights.checkpoint import first_few
 from data.output import new_folder
@@ -105,7 +105,7 @@ def _write_files(dataset: Dataset, places: np.ndarray, folder: Path, with_list: 
 
 
 def _samples(dataset: Dataset, indices: range | np.ndarray, what: str) -> Iterator[Sample]:
-    return (dataset.sample(int(index)) for index in tqdm.tqdm(indices, desc=what, unit="images"))
+    return (dataset.sample(int(index)) for index in tracked(indices, what, "images"))
 
 
 def _suffix(sample: Sample) -> str:

@@ -5,10 +5,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import tqdm
 
 from common.datasets.pair_sets import write_pair_set
 from common.io.files import is_inside
+from common.io.progress import tracked
 from common.io.rows import cells, each_row, path_and_numbers
 
 
@@ -98,8 +98,7 @@ def people_of(pairs: Iterable[Pair]) -> Iterator[str]:
 
 def write_pairs(path: Path, pairs: Sequence[Pair], read: Callable[[str], bytes]) -> None:
     """Write an evaluation set (NAME.bin) of these pairs; `read` returns the encoded image of a name."""
-    bar = tqdm.tqdm(pairs, desc=path.stem, unit="pairs")
-    images = (read(name) for pair in bar for name in (pair.first, pair.second))
+    images = (read(name) for pair in tracked(pairs, path.stem, "pairs") for name in (pair.first, pair.second))
     write_pair_set(path, images, [pair.is_same for pair in pairs])
 
 

@@ -12,11 +12,11 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-import tqdm
 
 from common.datasets.images import BadImage, decode_photo, encode_image
 from common.datasets.training_sets import write_records
 from common.io.files import is_inside, open_regular, read_regular, require_file
+from common.io.progress import tracked
 from data.faces import Pair, all_and_sampled_pairs, in_turn, people_of, read_pairs, write_pairs
 from data.output import new_folder
 
@@ -93,7 +93,7 @@ def _aligned(source: Path, pairs: Path, test_pairs: list[Pair], tested: set[str]
     wanted = {name for pair in test_pairs for name in (pair.first, pair.second)}
     aligned: dict[str, bytes] = {}
     images = _images_of_folder(source) if source.is_dir() else _images_of_archive(source)
-    for person, number, encoded in tqdm.tqdm(images, desc="align", unit="images", total=13_233):
+    for person, number, encoded in tracked(images, "align", "images", 13_233):
         name = f"{person}/{person}_{number:04d}"
         if name in wanted or (person not in tested and number <= MOST_IMAGES):
             aligned[name] = _align(encoded, name, size)

@@ -4,11 +4,11 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-import tqdm
 
 from common.datasets.images import decode_photo
 from common.datasets.training_sets import open_dataset, write_people, write_records
 from common.io.files import file_stem, write_json
+from common.io.progress import tracked
 from data.faces import all_and_sampled_pairs, write_pairs
 from data.output import check_at_least, new_folder
 
@@ -41,8 +41,8 @@ def make_split(
     name = file_stem(out.name if name is None else name)
     dataset = open_dataset(source)
     images: dict[str, list[str]] = {}
-    for place in tqdm.tqdm(range(len(dataset)), desc="read labels", unit="images", disable=None):
-        images.setdefault(str(dataset.sample(place).label), []).append(str(place))
+    for index in tracked(range(len(dataset)), "read labels", "images"):
+        images.setdefault(str(dataset.sample(index).label), []).append(str(index))
     images = {label: images[label] for label in sorted(images, key=int)}
     several = [label for label, places in images.items() if len(places) > 1]
     possible = max(0, min(len(several), len(images) - 2))

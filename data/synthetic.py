@@ -6,10 +6,10 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-import tqdm
 
 from common.datasets.images import encode_image
 from common.datasets.training_sets import write_records
+from common.io.progress import tracked
 from data.faces import Pair, alternating, write_pairs
 from data.output import check_at_least, new_folder
 
@@ -44,7 +44,7 @@ def make_synthetic(
         numbers = itertools.product(range(classes), range(images))
         drawn = (
             (encode_image(face(TRAINING, label, number, size, seed), ".jpg"), label)
-            for label, number in tqdm.tqdm(numbers, desc="synthetic", unit="images", total=classes * images)
+            for label, number in tracked(numbers, "synthetic", "images", classes * images)
         )
         write_records(folder, drawn, classes, size)
         if pairs:

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 import numpy as np
-import tqdm
 
 from common.datasets.alignment import TEMPLATE, TEMPLATE_SIZE
 from common.datasets.images import encode_image
+from common.io.progress import tracked
 from common.protocols.ijb import GALLERIES, layout
 from common.protocols.megaface import PROBE_LIST, distractor_list
 from data.output import check_at_least, new_folder
@@ -120,10 +120,10 @@ def make_megaface_synthetic(
     faces = [f"{name}/{name}_{number % photos}.png" for number, name in enumerate(names)]
     others = [f"{i // 100:03d}/{i // 10:07d}@N00/{i}_0.jpg" for i in range(distractors)]
     with new_folder(out, overwrite) as folder:
-        for i, path in enumerate(tqdm.tqdm(faces, desc="facescrub", unit="images", disable=None)):
+        for i, path in enumerate(tracked(faces, "facescrub", "images")):
             image = face(SUBJECTS, i // photos, i % photos, size, seed)
             _write(folder / "facescrub_images" / path, encode_image(image))
-        for i, path in enumerate(tqdm.tqdm(others, desc="megaface", unit="images", disable=None)):
+        for i, path in enumerate(tracked(others, "megaface", "images")):
             _write(folder / "megaface_images" / path, encode_image(face(STRANGERS, i, 0, size, seed), ".jpg"))
         lists = folder / "devkit" / "templatelists"
         _write(lists / PROBE_LIST, json.dumps({"id": names, "path": faces}).encode())

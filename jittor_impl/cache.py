@@ -6,18 +6,15 @@ import signal
 import sys
 import tempfile
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
+from common.io.progress import ProgressBar
 from common.ranks import BAD_INPUT, INTERRUPTED
 
 NAME = "sface"
 PATIENCE = 3  # seconds of waiting for another process before that is said
-SECONDS = 10  # between two lines of progress
 
 
 def home() -> Path:
@@ -31,9 +28,13 @@ def home() -> Path:
         (folder / ".cache" / "jittor").mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=folder / ".cache" / "jittor").close()
     except OSError as error:
-        reason = error.strerror or error
-        raise OSError(f"Jittor cannot write to {folder}: {reason}; name another folder with JITTOR_HOME") from None
+        raise _cannot_write(folder, error) from None
     return folder
+
+
+def _cannot_write(folder: object, error: OSError) -> OSError:
+    reason = error.strerror or error
+    return OSError(f"Jittor cannot write to {folder}: {reason}; name another folder with JITTOR_HOME")
 
 
 @contextlib.contextmanager
@@ -114,27 +115,27 @@ def kept_signals(jittor_utils: Any) -> Iterator[None]:
 
 
 class Progress:
-    """A bar on a terminal, some lines elsewhere, in place of `jittor_utils.DelayProgress`; not of what is done soon."""
+    """In place of `jittor_utils.DelayProgress`, which counts files from 0."""
 
     def __init__(self, title: str, total: int | None = None) -> None:
-        self._title, self._of_all = title, "" if total is None else f" of {total}"
-        self._bar = tqdm(total=total, desc=title, leave=False, disable=None, delay=2)
-        self._said = time.monotonic()
+        self._progress, self._done = ProgressBar(title, "files", total, delay=2), 0
 
     def update(self, index: int) -> None:
-        """The file of this index, from 0 on, is compiled."""
-        if not self._bar.disable:
-            self._bar.update(index + 1 - self._bar.n)
-        elif time.monotonic() - self._said > SECONDS:
-            self._said = time.monotonic()
-            print(f"{self._title}: {index + 1}{self._of_all}", file=sys.stderr, flush=True)
+        """The file of this index is compiled."""
+        self._progress.update(index + 1 - self._done)
+        self._done = index + 1
 
 
 @contextlib.contextmanager
 def errors_of_an_import() -> Iterator[None]:
-    """Turn what Jittor does when it cannot be imported into an ImportError: it ends the process, with status 0."""
+    """Turn what Jittor does when it cannot be imported into an ImportError: it ends the process, with status 0.
+
+    A folder below the home that belongs to somebody else is an OSError, as in `home`.
+    """
     try:
         yield
+    except PermissionError as error:
+        raise _cannot_write(error.filename, error) from None
     except SystemExit:
         raise ImportError("Jittor had to compile a part of itself again; start the same command again") from None
     except RuntimeError as error:

@@ -24,7 +24,17 @@ import jittor as jt
 from jittor import Var, nn
 
 from common.backend import how_to_install
-from common.ranks import BAD_INPUT, INTERRUPTED, Alone, LostRank, Ranks, Stopped, share_of_cores, stopped_or_lost
+from common.ranks import (
+    BAD_INPUT,
+    INTERRUPTED,
+    Alone,
+    LostRank,
+    Ranks,
+    Stopped,
+    share_of_cores,
+    stop_signals,
+    stopped_or_lost,
+)
 from jittor_impl.backbones._layers import BatchNorm, SyncBatchNorm, _sum_of_all
 
 PATIENCE = float(os.environ.get("SFACE_RANK_TIMEOUT", 600))  # seconds of sleep after which a rank counts as lost
@@ -45,7 +55,7 @@ def launch(devices: int, arguments: list[str]) -> None:
     """Run `python -m jittor_impl ARGUMENTS` in `devices` processes on this host, under mpirun.
 
     Raises:
-        Stopped: Ctrl-C; a checkpoint was saved, unless the message says that none could be.
+        Stopped: Ctrl-C, SIGTERM or SIGHUP; a checkpoint was saved, unless the message says that none could be.
         LostRank: a process ended early or hangs; named.
         FileNotFoundError: there is no mpirun.
     """
@@ -61,14 +71,10 @@ def launch(devices: int, arguments: list[str]) -> None:
             preexec_fn=functools.partial(ctypes.CDLL(None).prctl, 1, signal.SIGTERM),
         )
         job = _Job(process, devices)
-        previous = {number: signal.signal(number, job.stop) for number in (signal.SIGINT, signal.SIGTERM)}
-        try:
+        with stop_signals(job.stop):
             while process.poll() is None:
                 job.watch()
                 time.sleep(0.1)
-        finally:
-            for number, handler in previous.items():
-                signal.signal(number, handler)
     if process.returncode != 0:
         raise job.failure()
 

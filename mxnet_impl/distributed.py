@@ -31,7 +31,7 @@ from mxnet.base import _LIB, check_call
 from mxnet.gluon import nn
 from mxnet.ndarray import NDArray
 
-from common.ranks import Alone, LostRank, Ranks, Stopped, share_of_cores, stopped_or_lost
+from common.ranks import Alone, LostRank, Ranks, Stopped, share_of_cores, stop_signals, stopped_or_lost
 from mxnet_impl import runtime
 from mxnet_impl.backbones._layers import SyncBatchNorm
 
@@ -62,7 +62,7 @@ def launch(devices: int, arguments: list[str]) -> None:
     """Run `python -m mxnet_impl ARGUMENTS` in `devices` processes on this host.
 
     Raises:
-        Stopped: Ctrl-C or SIGTERM; a checkpoint was saved.
+        Stopped: Ctrl-C, SIGTERM or SIGHUP; a checkpoint was saved.
         KeyboardInterrupt: a second Ctrl-C, or ranks did not stop in 30 seconds; nothing was saved.
         LostRank: a process ended early or hangs; named.
     """
@@ -223,8 +223,7 @@ def _not_forever() -> Iterator[None]:
 
 def _run(devices: int, command: list[str]) -> None:
     with contextlib.ExitStack() as stack:
-        for number in (signal.SIGINT, signal.SIGTERM):  # both, as a shell starts background jobs without Ctrl-C
-            stack.callback(signal.signal, number, signal.signal(number, signal.default_int_handler))
+        stack.enter_context(stop_signals(signal.default_int_handler))
         news = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="sface-ranks-")))
         with socket.create_server(("127.0.0.1", 0)) as free:
             port = free.getsockname()[1]

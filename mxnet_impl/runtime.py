@@ -11,8 +11,8 @@ np.bool = bool  # type: ignore[attr-defined]  # MXNet 1.9.1 uses the name that N
 # By default MXNet uses half of the processors, as if each were one of two hyperthreads.
 os.environ.setdefault("OMP_NUM_THREADS", str(len(os.sched_getaffinity(0))))
 
-# MXNet imports these, where they are installed, for a class of models and a calibration that we do not use. That takes as
-# long as the rest. Who needs them imports them first.
+# MXNet imports these, where they are installed, for a class of models and a calibration that we do not use. That takes
+# as long as the rest. Who needs them imports them first.
 _unneeded = {"sklearn.base", "scipy.stats"} - sys.modules.keys()
 sys.modules.update(dict.fromkeys(_unneeded))  # type: ignore[arg-type]
 import mxnet as mx  # noqa: E402

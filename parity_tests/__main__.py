@@ -8,6 +8,7 @@ from pathlib import Path
 import tyro
 
 from common.backend import BACKENDS
+from common.io import output
 from common.io.files import atomic_write, write_json
 from common.io.text import print_version
 from parity_tests import report, suite
@@ -42,6 +43,7 @@ class Options:
 
 
 def main(arguments: list[str]) -> int:
+    output.prepare()
     if print_version(arguments):
         return 0
     options = tyro.cli(Options, prog="python -m parity_tests", args=arguments)

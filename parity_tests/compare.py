@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import tyro
 
+from common.io import output
 from common.io.files import read_json
 from parity_tests.report import STATUSES, table
 
@@ -83,6 +84,7 @@ def moved(first: Run, second: Run, factor: float) -> list[list[str]]:
 
 def main(arguments: list[str]) -> int:
     """Print what differs; status 2 if a file is not a run's."""
+    output.prepare()
     options = tyro.cli(Options, prog="python -m parity_tests.compare", args=arguments)
     try:
         first, second = read_run(options.first), read_run(options.second)

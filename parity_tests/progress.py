@@ -1,22 +1,20 @@
-"""Progress on stderr while a backend answers: a bar on a terminal, else a line now and then."""
+"""Progress while a backend answers, which tells of itself only by the files that it writes."""
 
 import contextlib
-import sys
 import threading
-import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from tqdm import tqdm
+from common.io.progress import ProgressBar
 
-GLANCE, PAUSE = 0.2, 15.0  # seconds between looks, and between lines
+GLANCE = 0.2  # seconds between looks
 
 
 @contextlib.contextmanager
 def shown(backend: str, cases: Sequence[str], target: Path) -> Iterator[None]:
     """Show how many of the cases, in the order in which they are answered, have a file in `target`.
 
-    A backend that compiles its first operators for minutes shows a bar that counts the time, or a line every `PAUSE`.
+    So one that compiles its first operators for minutes is seen to be at its first case.
     """
     ended = threading.Event()
     watcher = threading.Thread(target=_watch, args=(backend, cases, target, ended), daemon=True)
@@ -29,18 +27,12 @@ def shown(backend: str, cases: Sequence[str], target: Path) -> Iterator[None]:
 
 
 def _watch(backend: str, cases: Sequence[str], target: Path, ended: threading.Event) -> None:
-    started = time.monotonic()
-    due = started
-    with tqdm(total=len(cases), desc=backend, unit="cases", leave=False, dynamic_ncols=True, disable=None) as bar:
+    done = 0
+    with ProgressBar(backend, "cases", len(cases)) as progress:
         while True:
             left = [name for name in cases if not (target / f"{name}.npz").exists()]
-            if left and bar.disable and time.monotonic() >= due:
-                place = f"case {len(cases) - len(left) + 1} of {len(cases)}, {left[0]}"
-                print(f"{backend}: {place}, {due - started:.0f} s", file=sys.stderr, flush=True)
-                due += PAUSE
-            elif not bar.disable:
-                bar.set_postfix_str(left[0] if left else "", refresh=False)
-                bar.update(len(cases) - len(left) - bar.n)
-                bar.refresh()
+            progress.note(left[0] if left else "")
+            progress.update(len(cases) - len(left) - done)
+            done = len(cases) - len(left)
             if ended.wait(GLANCE):
                 return

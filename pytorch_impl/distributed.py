@@ -26,7 +26,7 @@ import torch.distributed as dist
 import torch.distributed.nn.functional as differentiable
 from torch import Tensor, nn
 
-from common.ranks import LOST_ANOTHER, Alone, LostRank, Ranks, Stopped, share_of_cores, stopped_or_lost
+from common.ranks import LOST_ANOTHER, Alone, LostRank, Ranks, Stopped, share_of_cores, stop_signals, stopped_or_lost
 
 PATIENCE = float(os.environ.get("SFACE_RANK_TIMEOUT", 600))  # seconds without news after which a rank counts as lost
 BEATS = 10  # news of a rank in that time
@@ -50,13 +50,12 @@ def launch(devices: int, arguments: list[str], *, module: str = __package__) -> 
     """Run `python -m MODULE ARGUMENTS` in `devices` processes on this host; nothing listens beyond loopback.
 
     Raises:
-        Stopped: Ctrl-C or SIGTERM; a checkpoint was saved.
+        Stopped: Ctrl-C, SIGTERM or SIGHUP; a checkpoint was saved.
         KeyboardInterrupt: a second Ctrl-C, or ranks did not stop in 30 seconds; nothing was saved.
         LostRank: a process ended early; named.
     """
     with contextlib.ExitStack() as stack:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            stack.callback(signal.signal, number, signal.signal(number, signal.default_int_handler))
+        stack.enter_context(stop_signals(signal.default_int_handler))
         # torchrun's rendezvous listens on all interfaces and unpickles what it is sent; this folder is the user's alone
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="sface-ranks-")))
         environment = {

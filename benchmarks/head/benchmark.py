@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
-from tqdm import tqdm
 
 from benchmarks import process, results
 from benchmarks.head import figures
@@ -15,6 +14,7 @@ from benchmarks.head.inputs import ACTIVE, INPUTS, SMALL, active_share, center_f
 from benchmarks.process import Worker, named_backends
 from benchmarks.results import Bar, Chart, Report
 from common.config import HeadConfig
+from common.io.progress import tracked
 
 Form = Literal["product", "softmax", "plain", "streamed", "update", "dense", "compiled", "screened", "partial-fc"]
 PYTORCHS = ("dense", "compiled", "screened", "partial-fc")
@@ -66,7 +66,7 @@ def measure(options: Options) -> list[Record]:
         ValueError: a backend cannot run.
     """
     records = []
-    for case in tqdm(list(_cases(options)), desc=f"head in {options.backend}", unit="case", leave=False):
+    for case in tracked(list(_cases(options)), f"head in {options.backend}", "cases"):
         measured = ask("head", {**case, "forms": options.forms, "turns": options.turns})
         measures_memory = options.device == "cpu" and not options.small
         memory = {form: ask("head memory", {**case, "form": form}) for form in options.forms if measures_memory}

@@ -17,8 +17,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Literal
 
-from tqdm import tqdm
-
 from benchmarks.noise import figures
 from benchmarks.noise.figures import TEST, VALIDATION
 from benchmarks.process import named_backends, worker_command
@@ -26,6 +24,7 @@ from common import config as configuration
 from common.config import HeadConfig, RunConfig
 from common.evaluation.results import evaluation_record, load_evaluation
 from common.io.files import read_json, write_json
+from common.io.progress import ProgressBar
 from common.recipes import lfw_small
 from common.training.run_log import LOG, read_log
 from data.noise import make_noise
@@ -225,12 +224,12 @@ def run_all(waiting: list[Case], options: Options) -> None:
 
     with locked(options.out) as lock:
         prepare(waiting, options)
-        with ThreadPoolExecutor(options.jobs) as pool, tqdm(total=len(waiting), unit="run", desc="study") as bar:
+        with ThreadPoolExecutor(options.jobs) as pool, ProgressBar("study", "runs", len(waiting)) as bar:
             futures = [pool.submit(one, case) for case in waiting]
             try:
                 for future, case in zip(futures, waiting, strict=True):
                     future.result()
-                    bar.set_postfix_str(case.key)
+                    bar.note(case.key)
                     bar.update()
             finally:
                 stop.set()

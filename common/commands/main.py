@@ -6,8 +6,11 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 from common.backend import Backend, how_to_install
-from common.io.text import escape_what_cannot_be_printed, printable, usage
-from common.ranks import BAD_INPUT, INTERRUPTED, Stopped
+from common.io import output
+from common.io.files import CannotWrite
+from common.io.memory import OutOfMemory, lack_of_memory
+from common.io.text import printable, usage
+from common.ranks import BAD_INPUT, FAILED, INTERRUPTED, Stopped
 
 COMMANDS = {
     "train": ("train", "Train a recipe, or continue a stopped run: train RECIPE [--field value ...]"),
@@ -39,18 +42,21 @@ COMMANDS = {
     ),
 }
 """The module of this package that has `run(backend, arguments)`, and a line of help, by what the user types."""
+TRAINING = ("train", "reproduce")  # they go on when nobody reads what they print
 
 
 def main(backend: Backend, arguments: list[str], own: Mapping[str, tuple[str, str]] = MappingProxyType({})) -> int:
     """Run one command; returns the exit status. Bad input is one line on stderr and status 2, no traceback.
+
+    Too little memory or a disk that takes no more is a line and status 1.
 
     Args:
         backend: whose package the user named.
         arguments: of the command line.
         own: commands of that package alone, as in COMMANDS.
     """
-    escape_what_cannot_be_printed()
     command = arguments[0] if arguments else ""
+    output.prepare(goes_on=command in TRAINING)
     if command not in COMMANDS and command not in own:
         return usage(f"python -m {backend.package}", COMMANDS | dict(own), command)
     try:  # a command's module is imported only now: what it needs may be missing
@@ -61,6 +67,16 @@ def main(backend: Backend, arguments: list[str], own: Mapping[str, tuple[str, st
         return module.run(backend, arguments[1:])
     except ModuleNotFoundError as error:
         print(printable(f"error: {error}") + f"; {how_to_install(backend.name)}", file=sys.stderr)
+    except CannotWrite as error:
+        print(printable(f"error: {error}"), file=sys.stderr)
+        return FAILED
+    except (MemoryError, RuntimeError) as error:
+        if (lack := lack_of_memory(error)) is None:
+            raise
+        option = "--optimiser.batch-size" if command in TRAINING else "--batch-size, where the command has it"
+        advice = error if isinstance(error, OutOfMemory) else f"out of memory ({lack}); try a smaller {option}"
+        print(printable(f"error: {advice}"), file=sys.stderr)
+        return FAILED
     except (ValueError, ArithmeticError, OSError) as error:
         print(printable(f"error: {error}"), file=sys.stderr)
     except Stopped as stopped:

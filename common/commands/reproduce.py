@@ -22,8 +22,8 @@ from common.reports.published import EVALUATION_SETS, RELEASED, ROWS, Row
 from common.reports.runs import read_finished
 from common.reports.tables import collect, markdown
 from common.training.cost import cost_lines
-from common.training.loop import refuse_another_run
 from common.training.probe import measure
+from common.training.run_folder import refuse_another_run
 from common.training.schedule import total_steps
 
 CHECK = "--check"

@@ -7,9 +7,9 @@ from itertools import islice
 from typing import Any, NamedTuple
 
 import numpy as np
-from tqdm import tqdm
 
 from common.datasets.images import BadImage
+from common.io.progress import ProgressBar, say
 
 Embed = Callable[[np.ndarray], np.ndarray]
 """(N, 3, S, S) uint8 RGB -> (N, D) float, raw embeddings."""
@@ -42,7 +42,7 @@ def embed_images(
         batch_size: images in a call of `embed`.
         mirror: embed the mirror images as well.
         skip_bad: name images that do not decode on stdout, and leave them out.
-        progress: what a bar on stderr is called, where that is a terminal; None: no bar.
+        progress: what `common.io.progress` calls it; None: show none.
 
     Raises:
         BadImage: an image does not decode, or has the wrong size; the first one is named.
@@ -51,7 +51,7 @@ def embed_images(
     if batch_size < 1:
         raise ValueError(f"expected a batch size of at least 1, got {batch_size}")
     waiting = iter(images)
-    bar = tqdm(total=len(names), desc=progress, unit="images", leave=False, disable=None if progress else True)
+    bar = ProgressBar(progress or "", "images", len(names), shown=progress is not None)
     with bar, ThreadPoolExecutor(min(4, os.cpu_count() or 1), "decode") as pool:
 
         def submit() -> list[Future[np.ndarray | BadImage]]:
@@ -67,7 +67,7 @@ def embed_images(
                     if not isinstance(image, BadImage):
                         good[place] = image
                     elif skip_bad:
-                        tqdm.write(f"skipped: {image}")
+                        say(f"skipped: {image}")
                     else:
                         raise image
                 if good:

@@ -19,6 +19,10 @@ _NO_FILE = "a folder, device or pipe"
 _MOST_AT_ONCE = 2**30  # Linux reads at most 2 GB at once
 
 
+class CannotWrite(OSError):
+    """A file cannot be written in the middle of long work. The message says what was lost, and what to do."""
+
+
 @contextlib.contextmanager
 def atomic_write(path: Path, mode: str = "wb") -> Iterator[IO[Any]]:
     """Open a temporary file beside `path`. On success it is synced and renamed to `path`; on any error it is removed.

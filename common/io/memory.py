@@ -25,6 +25,27 @@ class GpuMemory(NamedTuple):
     total: int
 
 
+class OutOfMemory(MemoryError):
+    """The message says what was lost, and what to do."""
+
+
+_LACK = re.compile(r"out of memory|(can't|cannot|failed to|unable to) alloc|bad_alloc", re.IGNORECASE)
+
+
+def lack_of_memory(error: BaseException) -> str | None:
+    """The line in which an error of Python, NumPy or a framework says that memory ran out; None: it does not say so.
+
+    PyTorch, MXNet and Jittor raise a RuntimeError.
+
+    >>> lack_of_memory(RuntimeError("Traceback:\\nMXNetError: Failed to allocate CPU Memory"))
+    'MXNetError: Failed to allocate CPU Memory'
+    """
+    lines = str(error).strip().splitlines()
+    if isinstance(error, MemoryError):
+        return lines[0] if lines else "MemoryError"
+    return next((line.strip() for line in lines if _LACK.search(line)), None)
+
+
 def keep_freed_memory() -> bool:
     """Make glibc keep freed large blocks and reuse them, in this process from now on.
 

@@ -1,7 +1,6 @@
 """Figures and tables as text, for the terminal and for reports; what a user may have meant."""
 
 import difflib
-import io
 import math
 import sys
 from collections.abc import Iterable, Mapping, Sequence
@@ -25,13 +24,6 @@ def percent(fraction: float) -> str:
 def fixed(value: float, digits: int) -> str:
     """Write a number with `digits` decimals; NaN and infinity become NOTHING."""
     return f"{value:.{digits}f}" if math.isfinite(value) else NOTHING
-
-
-def escape_what_cannot_be_printed() -> None:
-    """A file name that is no UTF-8 is printed with escapes, and is no error."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")
 
 
 def fraction(option: str, text: str) -> Fraction:

@@ -9,9 +9,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from tqdm import tqdm
 
 from common.evaluation.verification import check_rates, false_accepts
+from common.io.progress import ProgressBar
 from common.protocols.identification import UNMEASURED, Largest, OperatingPoint, check_embeddings
 
 MAX_RANK = 1000
@@ -80,7 +80,7 @@ def search_among_distractors(
     best = np.full((len(probes), max_rank), -np.inf, np.float32)  # of each probe; column 0 holds the least
 
     seen = 0
-    with tqdm(total=count, unit="distractors", leave=False, disable=None) as bar:
+    with ProgressBar("megaface", "distractors", count) as bar:
         for block in _regrouped(distractors, probes.shape[1], count, bar):
             for start in range(0, len(probes), PROBES_AT_ONCE):
                 part = slice(start, start + PROBES_AT_ONCE)
@@ -155,7 +155,7 @@ def _tar(
     return points
 
 
-def _regrouped(blocks: Iterable[np.ndarray], dimension: int, count: int, bar: tqdm) -> Iterator[np.ndarray]:
+def _regrouped(blocks: Iterable[np.ndarray], dimension: int, count: int, bar: ProgressBar) -> Iterator[np.ndarray]:
     """The rows of `blocks`, checked, in blocks of at most DISTRACTORS_AT_ONCE."""
     held: list[np.ndarray] = []
     seen = waiting = 0

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
-from tqdm import tqdm
 
 from common.evaluation.verification import check_rates, check_rows, false_accepts
+from common.io.progress import ProgressBar
 
 FARS = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
 FPIRS = (1e-3, 1e-2, 1e-1)
@@ -69,7 +69,7 @@ def pair_scores(embeddings: np.ndarray, first: np.ndarray, second: np.ndarray) -
     Each row is summed by `numpy.sum`, as insightface does, so that no bit of a score depends on the size of a block.
     """
     scores = np.empty(len(first))
-    with tqdm(total=len(first), desc="1:1", unit="pairs", leave=False, disable=None) as bar:
+    with ProgressBar("1:1", "pairs", len(first)) as bar:
         for start in range(0, len(first), PAIRS_AT_ONCE):
             block = slice(start, start + PAIRS_AT_ONCE)
             scores[block] = np.sum(embeddings[first[block]] * embeddings[second[block]], axis=-1)
@@ -168,7 +168,7 @@ def search(
     mate_ranks = np.empty(len(probes), np.int64)
     pooled_counts = {float(fpir): math.ceil(len(probes) * fpir) for fpir in fpirs}
     strangers = Largest(max(pooled_counts.values(), default=0))
-    with tqdm(total=len(probes), desc="1:N", unit="probes", leave=False, disable=None) as bar:
+    with ProgressBar("1:N", "probes", len(probes)) as bar:
         step = max(1, SCORES_AT_ONCE // len(gallery))
         for start in range(0, len(probes), step):
             block = slice(start, start + step)

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from tqdm import tqdm
+
+from common.io.progress import tracked
 
 Flip = Literal["sum", "concatenate", "none"]
 
@@ -120,7 +121,7 @@ def pool_templates(
     width = embeddings.shape[1] * (2 if pooling.flip == "concatenate" else 1)
     pooled = np.zeros((len(ids), width))
     ends = np.append(starts[1:], len(order))
-    spans = tqdm(zip(starts, ends, strict=True), "pooling", len(ids), unit="templates", leave=False, disable=None)
+    spans = tracked(zip(starts, ends, strict=True), "pooling", "templates", len(ids))
     for template, (start, end) in enumerate(spans):
         images = order[start:end]
         halves = None if mirrored is None else mirrored[images]

@@ -5,51 +5,41 @@ then computes the same bits as an unbroken run.
 """
 
 import dataclasses
-import fcntl
-import hashlib
-import os
-import signal
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, closing, contextmanager, nullcontext, suppress
+from contextlib import AbstractContextManager, closing, nullcontext
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import numpy as np
-import tqdm
 
 from common import config as configuration
 from common.backend import Trainer
-from common.config import OptimiserConfig, RunConfig
+from common.config import RunConfig
 from common.datasets.loader import Batch, Loader
 from common.datasets.pair_sets import find_pair_sets
 from common.datasets.training_sets import Dataset
 from common.evaluation.evaluate import evaluate
 from common.evaluation.results import evaluation_record, save_evaluation
-from common.io.files import read_json, write_json
+from common.io.files import CannotWrite, write_json
+from common.io.progress import ProgressBar, say
 from common.ranks import Stopped
 from common.training.angles import AngleProbe
+from common.training.failures import cannot_write, diverged, training, writing
+from common.training.resume import Progress, find_checkpoint, set_aside
+from common.training.run_folder import (
+    check_data,
+    check_schedule,
+    compare_data_of_ranks,
+    only_writer,
+    refuse_another_run,
+)
 from common.training.run_log import NEGATIVE_LOSS, RunLog, environment
 from common.training.schedule import scheduled_rate, total_steps
 from common.training.start import read_start
+from common.training.stopping import stop_signals
 from common.weights import checkpoint
-
-
-class Diverged(ArithmeticError):
-    """The loss or an array of a checkpoint became infinite or NaN. The message names the step and what to do."""
-
-
-@dataclasses.dataclass
-class Progress:
-    """Where a run stands; saved with every checkpoint."""
-
-    step: int = 0  # optimiser steps done
-    seconds: float = 0.0  # in training steps, over all starts; without evaluations and checkpoints
-    skipped: int = 0  # images that did not decode and were replaced
-    best_step: int | None = None
-    best_accuracy: float | None = None
 
 
 def fit(trainer: Trainer, dataset: Dataset, config: RunConfig, folder: Path) -> Progress:
@@ -63,22 +53,24 @@ def fit(trainer: Trainer, dataset: Dataset, config: RunConfig, folder: Path) -> 
         folder: the run folder; made if it is missing.
 
     Raises:
-        Stopped: Ctrl-C or SIGTERM; a checkpoint was saved. A second Ctrl-C raises KeyboardInterrupt at once.
+        Stopped: Ctrl-C, SIGTERM or SIGHUP; a checkpoint was saved. A second Ctrl-C raises KeyboardInterrupt at once.
         Diverged: the loss, or an array that was to be saved, is not finite; nothing was saved after the bad step.
         ValueError: the folder holds a run of another configuration, or data or a checkpoint is bad. A checkpoint is
             saved before the run stops at bad data.
-        OSError: something cannot be written; checkpoints stay as they were.
+        CannotWrite: a checkpoint, the log or an evaluation; checkpoints stay as they were.
+        OutOfMemory: checkpoints stay as they were.
     """
     refuse_another_run(folder, config)
     run = _Run(trainer, dataset, config, folder)
-    with _only_writer(folder) if run.writes else nullcontext():
-        run.compare_data_of_ranks()  # so no rank looks for checkpoints before all have started, either
+    with only_writer(folder) if run.writes else nullcontext():
+        # before any rank looks for checkpoints, so that all have started by then
+        compare_data_of_ranks(run.data, config.data.root, run.ranks)
         run.resume()
         if run.writes:
             weights = {"weights": run.started_from} if run.started_from else {}
             write_json(folder / "config.json", configuration.to_json(config))
             write_json(folder / "environment.json", {**environment(trainer.describe()), **weights})
-        with _stop_signals() as stop_asked:
+        with stop_signals() as stop_asked, training(folder):
             run.train(stop_asked)
     return run.progress
 
@@ -113,44 +105,26 @@ class _Run:
         self.logged = Progress()  # as it was in the last line of the log
         self.skipped_before, self.skipped_here = 0, 0  # images: before this start; by this rank since then
 
-    def compare_data_of_ranks(self) -> None:
-        """Raise a ValueError if this rank has other data than the ranks have on average."""
-        for number in (self.data["images"], int(hashlib.sha256(str(self.data).encode()).hexdigest()[:7], 16)):
-            if self.ranks.total(number) != number * self.ranks.count:
-                raise ValueError(
-                    f"{self.config.data.root}: rank {self.ranks.rank} found {self.data['images']} images "
-                    f"({self.data['fingerprint']}), which others did not; expected the same set on each host"
-                )
-
     def resume(self) -> None:
-        path = checkpoint.latest_checkpoint(self.folder)
-        if path is None:
+        found = find_checkpoint(self.folder, self.config.resume_from)
+        if found is None:
             self._start()
             return
-        saved = checkpoint.load_checkpoint(path)
-        try:
-            self.progress = Progress(**saved.state["progress"])
-        except (KeyError, TypeError):
-            raise checkpoint.DamagedCheckpoint(f"{path / checkpoint.STATE}: expected progress of a run") from None
-        self._check_schedule(configuration.from_json(saved.state.get("config")).optimiser)
-        self._check_data(saved.state.get("data"))
-        self.started_from = saved.state.get("weights")
-        self.trainer.load_state(saved.arrays, self.progress.step)
+        state, self.progress = found.saved.state, found.progress
+        before, now = found.config.optimiser, self.config.optimiser
+        check_schedule(before, now, self.progress.step, self.loader.steps_per_epoch, self.folder)
+        check_data(state.get("data"), self.data, self.folder, self.config.data.root)
+        self.started_from = state.get("weights")
+        self.trainer.load_state(found.saved.arrays, self.progress.step)
+        self.ranks.total(0)  # all have read it before anything is renamed
+        if self.writes:
+            for path in set_aside(found.later):
+                say(f"kept aside, as the run goes on from step {self.progress.step}: {path}")
+            if self.config.resume_from is not None and not found.later:
+                say(f"--resume-from: not needed, the last checkpoint, step {self.progress.step}, is whole")
         self.saved_step = self.progress.step
         self.logged = dataclasses.replace(self.progress)
         self.skipped_before = self.progress.skipped
-
-    def _check_data(self, before: Any) -> None:
-        """Raise a ValueError if the run began with another set. Keys and labels of two kinds cannot be compared."""
-        if not isinstance(before, dict):
-            return  # a checkpoint of before these were kept
-        (kind, _), (now, _) = (str(data.get("fingerprint")).partition(" ")[::2] for data in (before, self.data))
-        if before.get("images") != self.data["images"] or (kind == now and before != self.data):
-            raise ValueError(
-                f"{self.folder}: the run began with {before.get('images')} images ({before.get('fingerprint')}), but "
-                f"{self.config.data.root} holds {self.data['images']} ({self.data['fingerprint']}); name its own set "
-                "again with --data.root, or another folder with --out"
-            )
 
     def _start(self) -> None:
         """Before the first step: the weights that the configuration names, if it does."""
@@ -158,25 +132,6 @@ class _Run:
             start = read_start(self.config.model.weights, self.config, self.num_classes)
             self.trainer.load_weights(start.arrays)
             self.started_from = start.record
-
-    def _check_schedule(self, before: OptimiserConfig) -> None:
-        """Raise a ValueError unless every step that was taken would be the same with the number of steps of now."""
-        now, taken, per_epoch = self.config.optimiser, self.progress.step, self.loader.steps_per_epoch
-        if (before.epochs, before.max_steps) == (now.epochs, now.max_steps):
-            return
-        what = f"with optimiser.epochs {now.epochs} and optimiser.max_steps {now.max_steps}"
-        if self.total < taken:
-            raise ValueError(
-                f"{self.folder}: {what} the run has {self.total} steps, but {taken} were taken; expected at least "
-                "these, or another folder (--out)"
-            )
-        for step in range(taken):
-            old, new = (scheduled_rate(step, optimiser, per_epoch) for optimiser in (before, now))
-            if old != new:
-                raise ValueError(
-                    f"{self.folder}: {what} the learning rate of step {step + 1}, which was taken, would have been "
-                    f"{new:g} instead of {old:g}; choose another folder (--out)"
-                )
 
     def train(self, stop_asked: threading.Event) -> None:
         progress = self.progress
@@ -211,17 +166,9 @@ class _Run:
         """The log on rank 0; None on the others."""
         return closing(RunLog(self.folder, self.progress.step)) if self.writes else nullcontext()
 
-    def _bar(self) -> tqdm.tqdm:
-        batch_size = self.config.optimiser.batch_size
-        return tqdm.tqdm(
-            total=self.total * batch_size,
-            initial=self.progress.step * batch_size,
-            unit="images",
-            desc=self.config.name,
-            dynamic_ncols=True,
-            smoothing=0.05,
-            disable=not self.writes,
-        )
+    def _bar(self) -> ProgressBar:
+        images, taken = (steps * self.config.optimiser.batch_size for steps in (self.total, self.progress.step))
+        return ProgressBar(self.config.name, "images", images, done=taken, shown=self.writes)
 
     def _announce(self) -> None:
         """What the user should know before the first step."""
@@ -229,11 +176,11 @@ class _Run:
             return
         if self.started_from is not None and self.progress.step == 0:
             start = self.started_from
-            tqdm.tqdm.write(f"starts from {start['path']}, step {start['step']}: its {start['taken']}")
+            say(f"starts from {start['path']}, step {start['step']}: its {start['taken']}")
         for missing in self.missing_sets:
-            tqdm.tqdm.write(f"evaluation set {missing}: not found at {self.config.data.root / (missing + '.bin')}")
+            say(f"evaluation set {missing}: not found at {self.config.data.root / (missing + '.bin')}")
         if self.config.head.name == "sface":
-            tqdm.tqdm.write(NEGATIVE_LOSS)
+            say(NEGATIVE_LOSS)
 
     def _step(self, batches: Iterator[Batch]) -> float:
         """Train one step; returns its learning rate."""
@@ -263,7 +210,7 @@ class _Run:
         self.progress.skipped = self.skipped_before + self.ranks.total(self.skipped_here)
         return stop
 
-    def _write(self, log: RunLog | None, bar: tqdm.tqdm, rate: float, metrics: dict[str, float]) -> None:
+    def _write(self, log: RunLog | None, bar: ProgressBar, rate: float, metrics: dict[str, float]) -> None:
         """A line of the log, and the loss beside the progress bar."""
         progress = self.progress
         steps, seconds = progress.step - self.logged.step, progress.seconds - self.logged.seconds
@@ -279,23 +226,16 @@ class _Run:
             "seconds": progress.seconds,
         }
         if log is not None:
-            log.write(record)
-        bar.set_postfix({name: f"{metrics[name]:.3f}" for name in ("loss", "accuracy")}, refresh=False)
+            with writing(self.folder):
+                log.write(record)
+        bar.note(f"step {progress.step}: " + ", ".join(f"{name} {metrics[name]:.3f}" for name in ("loss", "accuracy")))
 
     def _finite_metrics(self) -> dict[str, float]:
         """Metrics of the last step. Called before anything is written, so that a diverged run writes nothing."""
         bad_step = self.trainer.first_bad_step()
         if bad_step is not None:
-            raise self._diverged(f"the loss of step {bad_step} is not finite")
+            raise diverged(f"the loss of step {bad_step} is not finite", self.folder)
         return self.trainer.metrics()
-
-    def _diverged(self, what: str) -> Diverged:
-        good = checkpoint.latest_checkpoint(self.folder)
-        return Diverged(
-            f"{what}; "
-            + (f"the last good checkpoint is {good}" if good else "no checkpoint had been saved")
-            + "; try a lower learning rate, a warm-up (--optimiser.warmup-steps) or --optimiser.clip-norm"
-        )
 
     def _evaluate(self, log: RunLog | None) -> bool:
         """Evaluate on all sets that are there, on rank 0; whether their mean accuracy is the best so far.
@@ -310,22 +250,27 @@ class _Run:
             problem = error
         if self.ranks.total(problem is not None):
             self._save_if_new()
+        if isinstance(problem, CannotWrite):
+            raise cannot_write(problem.__cause__, self.folder) from problem  # it names the checkpoint that is new
         if problem is not None:
             raise problem
         return self.ranks.total(is_best) > 0
 
     def _evaluate_here(self, log: RunLog, class_weight: np.ndarray | None) -> bool:
         if self.angles is not None and class_weight is not None:
-            log.write(self.angles.record(self.trainer.embed, class_weight, self.progress.step))
+            angles = self.angles.record(self.trainer.embed, class_weight, self.progress.step)
+            with writing(self.folder):
+                log.write(angles)
         data = self.config.data
         evaluations = [
             evaluate(self.trainer.embed, pair_set, image_size=data.image_size, on_wrong_size=data.on_wrong_size)
             for pair_set in self.pair_sets.values()
         ]
         for evaluation in evaluations:
-            save_evaluation(self.folder / "evaluation", evaluation, self.progress.step)
-            log.write(evaluation_record(evaluation, self.progress.step))
-            tqdm.tqdm.write(
+            with writing(self.folder):
+                save_evaluation(self.folder / "evaluation", evaluation, self.progress.step)
+                log.write(evaluation_record(evaluation, self.progress.step))
+            say(
                 f"step {self.progress.step}: {evaluation.name} "
                 f"{evaluation.result.accuracy:.2%} ± {evaluation.result.std:.2%}"
             )
@@ -347,7 +292,8 @@ class _Run:
         place = self.ranks.total(0 if bad is None else 1 + list(arrays).index(bad))
         if place:
             name = list(arrays)[place - 1]
-            raise self._diverged(f"after step {step} {name} holds NaN or infinity, though the loss was finite")
+            what = f"after step {step} {name} holds NaN or infinity, though the loss was finite"
+            raise diverged(what, self.folder)
         if self.writes:
             state: dict[str, Any] = {
                 "progress": dataclasses.asdict(self.progress),
@@ -355,66 +301,6 @@ class _Run:
                 "weights": self.started_from,
                 "data": self.data,
             }
-            checkpoint.save_checkpoint(folder, step, arrays, state)
-            checkpoint.prune(folder, self.config.keep, self.progress.best_step)
-
-
-def refuse_another_run(folder: Path, config: RunConfig) -> None:
-    """Raise a ValueError if the folder holds a run of another configuration; names the fields that differ."""
-    path = folder / "config.json"
-    if path.exists():
-        before = read_json(path, "the settings of a run")
-        before = configuration.to_json(configuration.from_json(before))  # with defaults of fields that are newer
-        free = configuration.FREE_ON_RESUME | configuration.LENGTH
-        changed = configuration.differences(before, configuration.to_json(config), free)
-        if changed:
-            raise ValueError(
-                f"{folder} holds a run of another configuration ({'; '.join(changed)}); "
-                "choose another folder with --out, or delete this one"
-            )
-
-
-@contextmanager
-def _only_writer(folder: Path) -> Iterator[None]:
-    """Hold the folder's lock, which ends with this process however that ends."""
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / "lock"
-    with path.open("a+") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.seek(0)
-            raise ValueError(
-                f"{folder}: {file.read(200).strip() or 'another process'} trains in it; stop that run first, or choose "
-                "another folder with --out"
-            ) from None
-        file.truncate(0)
-        file.write(f"process {os.getpid()} on {os.uname().nodename}")
-        file.flush()
-        try:
-            yield
-        finally:
-            path.unlink(missing_ok=True)
-            with suppress(OSError):
-                folder.rmdir()  # if nothing was written
-
-
-@contextmanager
-def _stop_signals() -> Iterator[threading.Event]:
-    """An event that the first Ctrl-C or SIGTERM sets. The second Ctrl-C raises KeyboardInterrupt."""
-    asked = threading.Event()
-    if threading.current_thread() is not threading.main_thread():  # only it may handle signals
-        yield asked
-        return
-
-    def ask(number: int, frame: FrameType | None) -> None:
-        asked.set()
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-        tqdm.tqdm.write("stopping after this step; Ctrl-C again to stop at once, without a checkpoint")
-
-    previous = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield asked
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
+            with writing(self.folder):
+                checkpoint.save_checkpoint(folder, step, arrays, state)
+                checkpoint.prune(folder, self.config.keep, self.progress.best_step)

@@ -4,6 +4,7 @@ import json
 import platform
 import sys
 import time
+from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -50,8 +51,9 @@ class RunLog:
                 self._tensorboard.add_scalar(f"{prefix}/{name}", value, record["step"])
 
     def close(self) -> None:
-        self._file.close()
-        self._tensorboard.close()
+        for file in (self._file, self._tensorboard):
+            with suppress(OSError):  # what could be written is written, and `write` has said what could not
+                file.close()
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:

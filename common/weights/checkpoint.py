@@ -171,7 +171,7 @@ def prune(folder: Path, keep: int, best: int | None) -> None:
             shutil.rmtree(path.rename(path.with_name(f".{path.name}.tmp")))
 
 
-_ADVICE = "delete this folder to go on from an older checkpoint"
+_ADVICE = "take an older checkpoint in its place"
 
 
 def _write_arrays(path: Path, arrays: dict[str, np.ndarray]) -> dict[str, Any]:

@@ -107,6 +107,25 @@ def test_a_home_that_cannot_be_written(tmp_path, started):
     assert errors.count("\n") == 1
 
 
+@pytest.mark.parametrize("place", [HOME / ".cache" / "jittor", CACHE.parents[3], CACHE])
+def test_a_cache_of_another_user(tmp_path, place):
+    """The whole of it, or a folder in it: what is not to be written is no traceback. Root may write anywhere."""
+    folder = tmp_path / place.relative_to(HOME)
+    folder.mkdir(parents=True)
+    folder.chmod(0o555)
+    as_user = ["setpriv", "--bounding-set=-dac_override,-dac_read_search"] if os.getuid() == 0 else []
+    if as_user and shutil.which(as_user[0]) is None:
+        pytest.skip("without setpriv root cannot be kept from writing")
+    command = [*as_user, sys.executable, "-m", "jittor_impl", "info"]
+    environment = os.environ | {"JITTOR_HOME": str(tmp_path)}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=100)
+    assert done.returncode == 2
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith(f"error: Jittor cannot write to {tmp_path}")
+    assert last.endswith(": Permission denied; name another folder with JITTOR_HOME")
+    assert "Traceback" not in done.stderr
+
+
 def test_a_compilation_that_was_killed_is_finished(started, own_cache):
     """Left is the first library without its key: Jittor alone would compile it again and end with status 0."""
     process = started()
@@ -163,8 +182,9 @@ distributed.end_with(lambda: jt.code([1], "float32", [jt.zeros(1)], cpu_src="// 
 
 
 def test_progress_without_a_terminal(monkeypatch, capsys):
-    monkeypatch.setattr(cache, "SECONDS", 0)
+    monkeypatch.setattr("common.io.progress.SECONDS", 0)
     progress = cache.Progress("Compiling", 3)
     for index in range(3):
         progress.update(index)
-    assert capsys.readouterr().err == "".join(f"Compiling: {done} of 3\n" for done in (1, 2, 3))
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.partition(",")[0] for line in lines] == [f"Compiling: {done} of 3 files" for done in (1, 2, 3)]

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from mxnet import nd
 
-from common.config import DataConfig, ModelConfig, OptimiserConfig, RunConfig, to_json
+from common.config import DataConfig, OptimiserConfig, RunConfig, to_json
 from common.tests.backend_checks.trainer import WITHOUT_DROPOUT
 from common.tests.backend_checks.trainer import configured as small
 from mxnet_impl import distributed

@@ -1,9 +1,11 @@
 """Ranks of a job that stop, hang or die: the job ends, says why, and the same command goes on."""
 
+import contextlib
 import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -92,6 +94,17 @@ def is_alive(process: int) -> bool:
 JOIN = "import os, time; from mxnet_impl.distributed import join; "
 IDLE = JOIN + r"os.write(1, b'sum %d\n' % join().total(1)); time.sleep(99)"
 LAUNCH = "import sys; from mxnet_impl import distributed as d; d._run(2, [sys.executable, '-c', sys.argv[1]])"
+# As the loop: it hears of a signal after the step.
+WAITING = (
+    JOIN
+    + r"""
+import signal
+signal.signal(signal.SIGTERM, lambda *_: os.write(1, b'heard\n'))
+group = join()
+os.write(1, b'sum %d\n' % group.total(1))
+while True: group.total(1)
+"""
+)
 
 
 @pytest.mark.parametrize(
@@ -99,6 +112,7 @@ LAUNCH = "import sys; from mxnet_impl import distributed as d; d._run(2, [sys.ex
     [
         (signal.SIGSTOP, "1", 1, r"LostRank: rank 1 on \S+, process \d+, has given no news for 2 s; start the same"),
         (signal.SIGKILL, "launcher", -9, "sum 2"),
+        (signal.SIGHUP, "launcher", 1, "Stopped: stopped; start it again to go on"),
     ],
 )
 def test_who_hangs_is_named_and_nobody_outlives_the_launcher(tmp_path, signal_number, target, status, message):
@@ -106,6 +120,29 @@ def test_who_hangs_is_named_and_nobody_outlives_the_launcher(tmp_path, signal_nu
     found, output = job.after(lambda: job.output().count("sum 2") == 2, send(signal_number), target)
     assert found == status, output
     assert re.search(message, output), output
+
+
+def test_ranks_that_wait_for_another_end_when_they_are_told_to(tmp_path):
+    """Rank 0 is inside of the engine then, where it does not hear of a signal."""
+
+    def stop_one_and_tell_all(rank: int) -> None:
+        os.kill(rank, signal.SIGSTOP)
+        time.sleep(1)
+        job.launcher.terminate()
+
+    job = Processes(["-c", LAUNCH.replace("d._run", "d._TIME_TO_SAVE = 3; d._run"), WAITING], tmp_path, patience="600")
+    found, output = job.after(lambda: job.output().count("sum 2") == 2, stop_one_and_tell_all, "1")
+    assert found == -signal.SIGINT, output
+    assert "KeyboardInterrupt" in output
+    assert "heard" not in output
+
+
+def test_a_port_in_use_ends_the_job(monkeypatch):
+    """Another program may take the port before the scheduler does."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        monkeypatch.setattr(socket, "create_server", lambda *_: contextlib.nullcontext(taken))
+        with pytest.raises(LostRank, match="the scheduler or the server of the kvstore ended; start the same command"):
+            distributed._run(2, [sys.executable, "-c", JOIN + "join()"])
 
 
 def test_a_server_that_ends_ends_the_job(monkeypatch):

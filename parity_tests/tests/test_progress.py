@@ -16,13 +16,13 @@ class Terminal(io.StringIO):
 @pytest.mark.parametrize(
     ("stream", "first", "second"),
     [
-        (io.StringIO(), "mine: case 1 of 2, a, 0 s\n", "mine: case 2 of 2, b, "),
+        (io.StringIO(), "mine: 0 of 2 cases, 0 cases/s; a\n", "cases/s; b\n"),
         (Terminal(), "mine:   0%|", "| 1/2 ["),
     ],
 )
 def test_answers_are_counted_as_they_appear(stream, first, second, monkeypatch, tmp_path):
     monkeypatch.setattr("sys.stderr", stream)
-    monkeypatch.setattr(progress, "PAUSE", 0.05)
+    monkeypatch.setattr("common.io.progress.SECONDS", 0.05)
     monkeypatch.setattr(progress, "GLANCE", 0.01)
 
     def wait_for(text: str) -> None:

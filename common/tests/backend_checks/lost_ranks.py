@@ -24,7 +24,7 @@ ROOT = Path(__file__).resolve().parents[3]
 SIZE = 16
 OPTIONS = {
     "data.root": "set", "data.image-size": SIZE, "model.embedding-size": 16, "optimiser.batch-size": 12,
-    "optimiser.max-steps": 100000, "optimiser.epochs": 100000, "device": "cpu", "devices": 2, "out": "run",
+    "optimiser.max-steps": 100000, "optimiser.epochs": 100000, "device": "cpu", "devices": 2,
     "log-every": 1, "save-every": 2,
 }  # fmt: skip
 
@@ -59,12 +59,12 @@ class Job(subprocess.Popen):
 def job(backend, tmp_path):
     """Starts `train --devices 2` on a small set; ends what is left of it."""
     write_training_set(tmp_path / "set", 48, 7, SIZE)
-    options = [part for name, value in OPTIONS.items() for part in (f"--{name}", str(value))]
-    command = [sys.executable, "-m", backend.package, "train", "lfw-small", *options]
-    command += ["--data.no-raw-pixels", "--data.evaluate-on"]
     started = []
 
-    def start(**environment: str) -> Job:
+    def start(out: str = "run", **environment: str) -> Job:
+        options = [part for name, value in OPTIONS.items() for part in (f"--{name}", str(value))]
+        command = [sys.executable, "-m", backend.package, "train", "lfw-small", *options, "--out", out]
+        command += ["--data.no-raw-pixels", "--data.evaluate-on"]
         started.append(Job(command, tmp_path, f"errors-{len(started)}.txt", **environment))
         return started[-1]
 
@@ -86,6 +86,20 @@ def wait_for_checkpoint(process: Job, run: Path, within: float, newer_than: int 
         assert time.monotonic() < end, f"no checkpoint in {within} s"
         time.sleep(0.05)
     raise AssertionError(process.errors())
+
+
+def test_ranks_that_wait_for_another_end_when_they_are_told_to(job, rank_of, limits, tmp_path):
+    """Rank 0 is inside of the engine then, where it does not hear of a signal."""
+    process = job()
+    wait_for_checkpoint(process, tmp_path / "run", limits.started)
+    ranks = [rank_of(process, rank) for rank in (0, 1)]
+    os.kill(ranks[1], signal.SIGSTOP)
+    time.sleep(2)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(30 + limits.ended) == 130, process.errors()  # the launcher gives them 30 s
+    errors = process.errors()
+    assert "stopped at once; the last checkpoint stands" in errors or "stopped before the ranks could save" in errors
+    assert not [pid for pid in ranks if Path(f"/proc/{pid}").exists()]
 
 
 def test_a_killed_rank_ends_the_job_and_the_same_command_goes_on(job, rank_of, limits, tmp_path):

@@ -10,7 +10,8 @@ import pytest
 from common.backend import CAPABILITIES, Backend, Trainer
 from common.config import HEADS, DataConfig, HeadConfig, ModelConfig, OptimiserConfig, RunConfig
 from common.datasets.training_sets import open_dataset
-from common.training.loop import Diverged, fit
+from common.training.failures import Diverged
+from common.training.loop import fit
 from data.synthetic import make_synthetic
 
 CLASSES = 6

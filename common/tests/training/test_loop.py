@@ -20,7 +20,8 @@ from common.datasets.pair_sets import write_pair_set
 from common.datasets.training_sets import open_dataset
 from common.tests.numpy_trainer import NumpyTrainer
 from common.training.angles import intra_weight
-from common.training.loop import Diverged, Stopped, fit
+from common.training.failures import Diverged
+from common.training.loop import Stopped, fit
 from common.training.run_log import read_log
 from common.training.schedule import learning_rate
 from common.weights import checkpoint
@@ -143,7 +144,7 @@ class StopAt(NumpyTrainer):
             self.action()
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 @pytest.mark.parametrize("step", [1, 7, 12, 29])
 def test_a_stopped_run_goes_on_as_if_it_had_not(faces, tmp_path, step, number):
     config = configured(faces)
@@ -176,6 +177,15 @@ def test_a_second_ctrl_c_stops_at_once(faces, tmp_path):
         fit(StopAt(config, 6, step=9, action=twice), open_dataset(faces), config, tmp_path)
     assert latest_checkpoint(tmp_path).name == "step-00000007"
     assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_a_run_under_nohup_outlives_its_terminal(faces, tmp_path):
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        trainer = StopAt(configured(faces), 6, step=9, action=lambda: os.kill(os.getpid(), signal.SIGHUP))
+        assert fit(trainer, open_dataset(faces), configured(faces), tmp_path).step == 30
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 def test_a_complete_run_is_left_alone(faces, tmp_path):
@@ -326,21 +336,6 @@ def test_bad_data_loses_nothing(faces, tmp_path):
     run(config, tmp_path / "run")
     run(config, tmp_path / "unbroken")
     assert losses(tmp_path / "run") == losses(tmp_path / "unbroken")
-
-
-def test_a_damaged_checkpoint_is_named_and_kept(faces, tmp_path):
-    config = configured(faces)
-    run(dataclasses.replace(config, optimiser=dataclasses.replace(config.optimiser, max_steps=15)), tmp_path)
-    (tmp_path / "config.json").unlink()  # so that the longer run may go on here
-    latest = latest_checkpoint(tmp_path)
-    (latest / "weights.safetensors").write_bytes(b"damaged")
-    with pytest.raises(checkpoint.DamagedCheckpoint, match="delete this folder to go on from an older checkpoint"):
-        run(config, tmp_path)
-    assert latest.exists()
-    shutil.rmtree(latest)
-    run(config, tmp_path)
-    run(config, tmp_path / "unbroken")
-    assert losses(tmp_path) == losses(tmp_path / "unbroken")
 
 
 def test_a_disk_full_while_saving_loses_nothing(faces, tmp_path, monkeypatch):

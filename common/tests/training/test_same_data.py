@@ -8,8 +8,8 @@ import pytest
 from common.datasets.training_sets import open_dataset
 from common.tests.numpy_trainer import NumpyTrainer
 from common.tests.training.test_loop import configured, faces, run
-from common.training import loop
 from common.training.loop import fit
+from common.training.run_folder import only_writer
 
 __all__ = ["faces"]
 
@@ -36,7 +36,7 @@ def test_a_run_does_not_go_on_with_another_set(faces, tmp_path):
 
 
 def test_two_runs_do_not_write_to_one_folder(faces, tmp_path):
-    with loop._only_writer(tmp_path), pytest.raises(ValueError, match=rf"process {os.getpid()} on .* trains in it"):
+    with only_writer(tmp_path), pytest.raises(ValueError, match=rf"process {os.getpid()} on .* trains in it"):
         run(configured(faces), tmp_path)
     run(configured(faces), tmp_path)
 

@@ -12,7 +12,7 @@ from common import config as configuration
 from common.config import DataConfig, HeadConfig, ModelConfig, OptimiserConfig, RunConfig
 from common.datasets.training_sets import open_dataset
 from common.tests.numpy_trainer import NumpyTrainer
-from common.training import loop
+from common.training import run_folder
 from common.training.loop import fit
 from common.training.run_log import read_log
 from common.training.start import read_start
@@ -165,7 +165,8 @@ def test_a_run_of_which_steps_were_taken_does_not_become_shorter_than_these(face
 
 def test_a_step_that_would_have_been_another_is_named(faces, tmp_path, monkeypatch):
     """As with a schedule that depends on the number of steps."""
-    monkeypatch.setattr(loop, "scheduled_rate", lambda step, optimiser, _: 0.1 if step < 5 else 0.1 / optimiser.epochs)
+    rates = {2: 0.05, 4: 0.025}  # by epochs, after five steps
+    monkeypatch.setattr(run_folder, "scheduled_rate", lambda step, now, _: 0.1 if step < 5 else rates[now.epochs])
     run(configured(faces, epochs=2), tmp_path)
     with pytest.raises(
         ValueError, match=r"learning rate of step 6, which was taken, would have been 0.025 instead of 0.05"

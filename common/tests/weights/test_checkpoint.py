@@ -57,7 +57,7 @@ def test_damage_is_found(tmp_path, name, damage):
         digit = content.index(b'"sha256": "') + 11 if name == "state.json" else len(content) // 2
         content[digit] ^= 1
         (path / name).write_bytes(content)
-    with pytest.raises(DamagedCheckpoint, match="delete this folder to go on from an older checkpoint"):
+    with pytest.raises(DamagedCheckpoint, match="take an older checkpoint in its place"):
         load_checkpoint(path)
 
 
