@@ -23,6 +23,7 @@ MODULES = (
     "common.io.memory",
     "common.io.pickles",
     "common.io.progress",
+    "common.io.rows",
     "common.io.text",
     "common.weights.architectures",
     "common.weights.checkpoint",

@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 from tensorboard.summary import Writer
 
-from common.io.files import atomic_write
+from common.io.files import atomic_write, read_regular
 from common.io.machine import git_revision
 
 LOG = "log.jsonl"
@@ -63,7 +63,7 @@ def read_log(path: Path) -> list[dict[str, Any]]:
         FileNotFoundError: there is no log.
         ValueError: a finished line is not a record; names its number.
     """
-    lines = path.read_bytes().split(b"\n")
+    lines = read_regular(path).split(b"\n")
     lines.pop()  # empty, or unfinished
     records = []
     for number, line in enumerate(lines, 1):
