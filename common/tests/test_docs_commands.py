@@ -48,6 +48,7 @@ LEFT_OUT = {
         python -m data opencv-sface
         python -m data opencv-sface --out runs/opencv-sface
         python -m pytorch_impl train orl-finetune
+        python -m pytorch_impl train lfw-finetune --seed 0
         python -m pytorch_impl reproduce opencv-sface --root DIR
         python -m BACKEND reproduce opencv-sface --root DIR
         python -m pytorch_impl evaluate face_recognition_sface_2021dec_int8bq.onnx --root sets --sets lfw
