@@ -93,7 +93,10 @@ def is_alive(process: int) -> bool:
 # Both ranks write at one moment, and print, where PYTHONUNBUFFERED is set, writes each word by itself: "sumsum 2 2".
 JOIN = "import os, time; from mxnet_impl.distributed import join; "
 IDLE = JOIN + r"os.write(1, b'sum %d\n' % join().total(1)); time.sleep(99)"
-LAUNCH = "import sys; from mxnet_impl import distributed as d; d._run(2, [sys.executable, '-c', sys.argv[1]])"
+LAUNCH = (
+    "import signal, sys; signal.signal(signal.SIGHUP, signal.SIG_DFL); "  # these tests may run under nohup
+    "from mxnet_impl import distributed as d; d._run(2, [sys.executable, '-c', sys.argv[1]])"
+)
 # As the loop: it hears of a signal after the step.
 WAITING = (
     JOIN
