@@ -48,9 +48,9 @@ def started_in_five_seconds(job, run: Path) -> Job:
 def test_a_rank_that_hangs_is_named(job, rank_of, tmp_path):
     process = started_in_five_seconds(job, tmp_path / "run")
     os.kill(rank_of(process, 1), signal.SIGSTOP)
-    assert process.wait(60) == 2, process.errors()
+    assert process.wait(60) == 2, process.said()
     named = r"error: rank 1 on \S+, process \d+, has not computed for 5 s; start the same command"
-    assert re.search(named, process.errors())
+    assert re.search(named, process.said())
 
 
 def test_a_rank_that_fails_does_not_wait_for_the_others(job, tmp_path):
@@ -60,5 +60,5 @@ def test_a_rank_that_fails_does_not_wait_for_the_others(job, tmp_path):
     content[middle:] = bytes(len(content) - middle)
     (tmp_path / "set" / "train.rec").write_bytes(content)
     process = job()
-    assert process.wait(120) == 2, process.errors()
-    assert "could not go on; it says why above" in process.errors()
+    assert process.wait(120) == 2, process.said()
+    assert "could not go on; it says why above" in process.said()

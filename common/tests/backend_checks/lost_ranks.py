@@ -40,8 +40,8 @@ class Job(subprocess.Popen):
     """A command whose errors go to a file: a compiler that outlives its rank would keep a pipe open."""
 
     def __init__(self, command: list[str], folder: Path, name: str, **environment: str) -> None:
-        self._errors = folder / name
-        with self._errors.open("w") as stream:
+        self._said = folder / name
+        with self._said.open("w") as stream:
             super().__init__(
                 command,
                 cwd=folder,
@@ -51,8 +51,8 @@ class Job(subprocess.Popen):
                 start_new_session=True,
             )
 
-    def errors(self) -> str:
-        return self._errors.read_text()
+    def said(self) -> str:
+        return self._said.read_text()
 
 
 @pytest.fixture
@@ -85,7 +85,7 @@ def wait_for_checkpoint(process: Job, run: Path, within: float, newer_than: int 
             return
         assert time.monotonic() < end, f"no checkpoint in {within} s"
         time.sleep(0.05)
-    raise AssertionError(process.errors())
+    raise AssertionError(process.said())
 
 
 def test_ranks_that_wait_for_another_end_when_they_are_told_to(job, rank_of, limits, tmp_path):
@@ -96,8 +96,8 @@ def test_ranks_that_wait_for_another_end_when_they_are_told_to(job, rank_of, lim
     os.kill(ranks[1], signal.SIGSTOP)
     time.sleep(2)
     process.send_signal(signal.SIGTERM)
-    assert process.wait(30 + limits.ended) == 130, process.errors()  # the launcher gives them 30 s
-    errors = process.errors()
+    assert process.wait(30 + limits.ended) == 130, process.said()  # the launcher gives them 30 s
+    errors = process.said()
     assert "stopped at once; the last checkpoint stands" in errors or "stopped before the ranks could save" in errors
     assert not [pid for pid in ranks if Path(f"/proc/{pid}").exists()]
 
@@ -114,13 +114,13 @@ def test_a_killed_rank_ends_the_job_and_the_same_command_goes_on(job, rank_of, l
             kill_while_saving(pid, run)
         else:
             os.kill(pid, signal.SIGKILL)
-        assert process.wait(limits.ended) == 2, process.errors()
-        assert f"error: rank {rank} was ended by SIGKILL; start the same command again to go on" in process.errors()
+        assert process.wait(limits.ended) == 2, process.said()
+        assert f"error: rank {rank} was ended by SIGKILL; start the same command again to go on" in process.said()
     assert is_saving(run)
 
     again = job()
     wait_for_checkpoint(again, run, limits.started, last_step(run))
     again.send_signal(signal.SIGINT)
-    assert again.wait(60) == 130, again.errors()
+    assert again.wait(60) == 130, again.said()
     steps = [json.loads(line)["step"] for line in (run / "log.jsonl").read_text().splitlines()]
     assert steps == list(range(1, last_step(run) + 1))
