@@ -3,11 +3,7 @@
 import dataclasses
 import json
 import os
-import re
-import shutil
 import signal
-import threading
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -15,12 +11,9 @@ import numpy as np
 import pytest
 
 from common.config import DataConfig, HeadConfig, OptimiserConfig, RunConfig
-from common.datasets.loader import epoch_order
-from common.datasets.pair_sets import write_pair_set
 from common.datasets.training_sets import open_dataset
 from common.tests.numpy_trainer import NumpyTrainer
 from common.training.angles import intra_weight
-from common.training.failures import Diverged
 from common.training.loop import Stopped, fit
 from common.training.run_log import read_log
 from common.training.schedule import learning_rate
@@ -208,170 +201,6 @@ def test_a_folder_holds_one_run(faces, tmp_path):
     (tmp_path / "config.json").write_text("{")
     with pytest.raises(ValueError, match=r"config.json: expected the settings of a run"):
         run(config, tmp_path)
-
-
-@pytest.mark.parametrize("break_at", [1, 9, 30])
-def test_a_loss_that_is_not_finite_stops_the_run(faces, tmp_path, break_at):
-    config = configured(faces, log_every=4)
-    with pytest.raises(Diverged, match=f"the loss of step {break_at} is not finite") as error:
-        run(config, tmp_path, break_at=break_at)
-    good = latest_checkpoint(tmp_path)
-    if break_at == 1:
-        assert good is None
-        assert "no checkpoint had been saved" in str(error.value)
-    else:
-        assert checkpoint.step_of(good) < break_at
-        assert str(good) in str(error.value)
-    if (tmp_path / "log.jsonl").exists():
-        assert all(r["step"] < break_at for r in read_log(tmp_path / "log.jsonl"))
-
-
-@pytest.mark.parametrize("name", ["weight", "velocity"])
-@pytest.mark.parametrize(("step", "stopped"), [(1, True), (7, False), (9, True), (21, False), (30, False)])
-def test_an_array_that_is_not_finite_is_not_saved(faces, tmp_path, name, step, stopped):
-    """At a save, at the end and at a stop, with a finite loss. A run goes on from the last good checkpoint."""
-    config = configured(faces)
-
-    def damage():
-        getattr(trainer, name)[2, 5] = np.nan
-        if stopped:
-            os.kill(os.getpid(), signal.SIGTERM)
-
-    trainer = StopAt(config, 6, step=step, action=damage)
-    canonical = {"weight": "head.class_weight", "velocity": "momentum.head.class_weight"}[name]
-    with pytest.raises(Diverged, match=f"after step {step} {canonical} holds NaN .*--optimiser.clip-norm") as error:
-        fit(trainer, open_dataset(faces), config, tmp_path)
-    good = latest_checkpoint(tmp_path)
-    assert (good and checkpoint.step_of(good)) == {1: None, 7: None, 9: 7, 21: 14, 30: 28}[step]
-    assert (f"the last good checkpoint is {good};" if good else "no checkpoint had been saved") in str(error.value)
-    assert not list((tmp_path / "checkpoints").glob(".*"))
-    run(config, tmp_path)
-    run(config, tmp_path / "unbroken")
-    assert losses(tmp_path) == losses(tmp_path / "unbroken")
-
-
-def test_all_ranks_stop_at_what_rank_0_cannot_save(faces, tmp_path):
-    config = configured(faces)
-    trainer = NumpyTrainer(config, 6)
-    trainer.ranks = SimpleNamespace(rank=1, count=2, total=lambda number: 2 * (number + (trainer.steps == 7)))
-    with pytest.raises(Diverged, match=r"after step 7 momentum\.head\.class_weight holds NaN"):
-        fit(trainer, open_dataset(faces), config, tmp_path)
-
-
-class Pair:
-    """One of two ranks, each of which is a thread; a rank that waits for the other in vain fails."""
-
-    count, numbers, meeting = 2, [0, 0], threading.Barrier(2, timeout=10)
-
-    def __init__(self, rank: int) -> None:
-        self.rank = rank
-
-    def total(self, number: float) -> float:
-        self.numbers[self.rank] = number
-        self.meeting.wait()
-        found = sum(self.numbers)
-        self.meeting.wait()
-        return found
-
-
-@pytest.mark.parametrize("bad", ["weights", "image"])
-def test_several_ranks_save_or_diverge_where_an_evaluation_fails(faces, tmp_path, bad):
-    """Rank 0 alone evaluates; a checkpoint needs all ranks."""
-
-    class Failing(NumpyTrainer):
-        def embed(self, images):
-            failed = self.steps == 10 and self.ranks.rank == 0
-            return super().embed(images) * (np.nan if failed else 1)
-
-        def train_step(self, *arguments):
-            super().train_step(*arguments)
-            if bad == "weights" and self.steps == 10:
-                self.weight[2, 5] = np.nan
-
-    def failure(rank: int) -> BaseException | None:
-        trainer = Failing(config, 6)
-        trainer.ranks = Pair(rank)
-        try:
-            fit(trainer, open_dataset(faces), config, tmp_path)
-        except (ValueError, ArithmeticError, threading.BrokenBarrierError) as error:
-            Pair.meeting.abort()
-            return error
-
-    config = configured(faces)
-    Pair.meeting.reset()
-    with ThreadPoolExecutor(2) as threads:
-        found = list(threads.map(failure, (0, 1)))
-    steps = [checkpoint.step_of(path) for path in checkpoint.checkpoints(tmp_path / "checkpoints")]
-    if bad == "weights":
-        expected = f"after step 10 head.class_weight holds NaN .* checkpoint is {latest_checkpoint(tmp_path)};"
-        assert all(isinstance(error, Diverged) and re.match(expected, str(error)) for error in found), found
-        assert steps == [7]
-    else:
-        assert "its embedding is not finite" in str(found[0])
-        assert steps == [7, 10]
-
-
-def test_bad_data_loses_nothing(faces, tmp_path):
-    """An image is whole when it is read first, and broken in the second epoch, where step 11 wants it."""
-    config = configured(faces)
-    config = dataclasses.replace(config, data=dataclasses.replace(config.data, workers=1))  # reads in order
-    unlucky = int(epoch_order(0, 1, 48)[4 * 8 + 3])
-
-    class Breaking:
-        num_classes, fingerprint = 6, ""
-
-        def __init__(self) -> None:
-            self.good, self.reads = open_dataset(faces), 0
-
-        def __len__(self) -> int:
-            return len(self.good)
-
-        def sample(self, index):
-            self.reads += index == unlucky
-            sample = self.good.sample(index)
-            return sample._replace(encoded=b"broken") if index == unlucky and self.reads > 1 else sample
-
-    with pytest.raises(ValueError, match="do not decode"):
-        fit(NumpyTrainer(config, 6), Breaking(), config, tmp_path / "run")
-    assert latest_checkpoint(tmp_path / "run").name == "step-00000010"
-    run(config, tmp_path / "run")
-    run(config, tmp_path / "unbroken")
-    assert losses(tmp_path / "run") == losses(tmp_path / "unbroken")
-
-
-def test_a_disk_full_while_saving_loses_nothing(faces, tmp_path, monkeypatch):
-    config = configured(faces)
-    original = checkpoint.save_file
-
-    def full_at_step_14(arrays, path):
-        if "step-00000014" in str(path):
-            raise OSError(28, "No space left on device")
-        original(arrays, path)
-
-    monkeypatch.setattr(checkpoint, "save_file", full_at_step_14)
-    with pytest.raises(OSError, match="No space left"):
-        run(config, tmp_path)
-    assert checkpoint.load_checkpoint(latest_checkpoint(tmp_path)).step == 10
-    assert not list((tmp_path / "checkpoints").glob(".*"))
-    monkeypatch.undo()
-    run(config, tmp_path)
-    run(config, tmp_path / "unbroken")
-    assert losses(tmp_path) == losses(tmp_path / "unbroken")
-
-
-def test_an_evaluation_that_fails_loses_nothing(faces, tmp_path):
-    """A set with a broken image is met after 10 steps: they are saved, and a mended set lets the run go on."""
-    root = shutil.copytree(faces, tmp_path / "faces")
-    good = (root / "synthetic.bin").read_bytes()
-    write_pair_set(root / "synthetic.bin", [b"broken"] * 40, [True, False] * 10)
-    config = configured(root)
-    with pytest.raises(ValueError, match="synthetic image 0: .*do not decode"):
-        run(config, tmp_path / "run")
-    assert latest_checkpoint(tmp_path / "run").name == "step-00000010"
-    (root / "synthetic.bin").write_bytes(good)
-    run(config, tmp_path / "run")
-    run(configured(faces), tmp_path / "unbroken")
-    assert losses(tmp_path / "run") == losses(tmp_path / "unbroken")
 
 
 def test_angles_are_logged_at_each_evaluation(faces, tmp_path):
