@@ -8,8 +8,8 @@ import numpy as np
 
 from common.datasets.alignment import TEMPLATE_SIZE, align, check_face
 from common.datasets.detection import Choice, Detector, chosen_face
+from common.datasets.image_files import image_files
 from common.datasets.images import decode_photo, encode_image
-from common.datasets.training_sets import image_files
 from common.io.files import atomic_write, is_inside, read_json, read_regular, sha256_of, write_json
 from common.io.progress import say, tracked
 from common.io.rows import HEADER, each_row, path_and_numbers

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import numpy as np
 
+from common.datasets.image_files import IMAGE_SUFFIXES, is_image
 from common.datasets.pair_sets import LEAST_PAIRS
-from common.datasets.training_sets import IMAGE_SUFFIXES, is_image
 from common.io.files import read_regular
 from data.faces import Pair, read_pairs, write_pairs
 

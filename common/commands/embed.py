@@ -11,7 +11,7 @@ import tyro
 from common.backend import Backend
 from common.commands.photos import FaceOptions, photo_reader, read_face
 from common.config import OnWrongSize
-from common.datasets.training_sets import image_files
+from common.datasets.image_files import image_files
 from common.evaluation.embedding import embed_all
 from common.evaluation.onnx_model import AS_IT_IS, OnnxInput
 from common.evaluation.source import open_source

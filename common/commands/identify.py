@@ -10,7 +10,8 @@ import tyro
 
 from common.backend import Backend
 from common.commands.photos import FaceOptions, ModelOptions, check_aligned, open_verdicts, photo_reader, read_face
-from common.datasets.training_sets import image_files, people_of_folders
+from common.datasets.image_files import image_files
+from common.datasets.training_sets import people_of_folders
 from common.evaluation.embedding import embed_all
 from common.evaluation.model import cosines
 from common.io.text import text_table

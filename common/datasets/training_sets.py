@@ -8,6 +8,7 @@ from typing import Literal, NamedTuple, Protocol
 
 import numpy as np
 
+from common.datasets.image_files import PEOPLE, identity_folders, is_image, is_leftover, note_of
 from common.datasets.records import EXACT_KEYS, RecordReader, RecordWriter
 from common.io.files import atomic_write, is_inside, read_lines, read_regular
 from common.io.rows import HEADER, cells, each_row, path_and_numbers
@@ -15,9 +16,7 @@ from common.io.text import printable
 
 Kind = Literal["auto", "record", "list", "folder"]
 
-RECORD, PROPERTY, LIST, PEOPLE = "train.rec", "property", "imgs.txt", "labels.txt"
-IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".jfif", ".png", ".bmp", ".pgm", ".ppm", ".webp", ".tif", ".tiff", ".jp2"})
-NO_IMAGES = frozenset({"@eaDir", "__MACOSX"})  # thumbnails and leftovers of file systems; so are names with a dot first
+RECORD, PROPERTY, LIST = "train.rec", "property", "imgs.txt"
 MOST_CLASSES = 100  # an image: with more, labels are numbers of something else
 
 
@@ -227,8 +226,8 @@ def read_folder(root: Path) -> FileDataset:
         ValueError: there is no folder, or one without images.
     """
     folders = sorted(path for path in root.iterdir() if path.is_dir())
-    identities = _identities(root)
-    passed_over = [folder.name for folder in folders if _is_leftover(folder.name)]
+    identities = identity_folders(root)
+    passed_over = [folder.name for folder in folders if is_leftover(folder.name)]
     paths: list[str] = []
     labels: list[int] = []
     for label, identity in enumerate(identities):
@@ -241,12 +240,12 @@ def read_folder(root: Path) -> FileDataset:
         passed_over += [f"{identity.name}/{path.name}" for path in files if not is_image(path)]
     if not paths:
         raise ValueError(f"{root}: expected one folder an identity, found none")
-    return FileDataset(root, paths, labels, len(identities), _note_of(root, passed_over), [i.name for i in identities])
+    return FileDataset(root, paths, labels, len(identities), note_of(root, passed_over), [i.name for i in identities])
 
 
 def people_of_folders(root: Path) -> dict[str, str]:
     """The name of the person of each folder: that of the folder, or where there is a labels.txt the one in it."""
-    folders = [path.name for path in _identities(root)]
+    folders = [path.name for path in identity_folders(root)]
     return dict(zip(folders, _read_people(root, len(folders))[0] or folders, strict=True))
 
 
@@ -258,49 +257,12 @@ def write_people(root: Path, people: Sequence[str]) -> None:
             file.writelines(f"{line}\n".encode(errors="backslashreplace") for line in lines)
 
 
-def image_files(folder: Path) -> list[Path]:
-    """List the images in a folder and its subfolders, as paths relative to it, in the order of their names.
-
-    Raises:
-        FileNotFoundError: there is no such folder, or no image in it.
-    """
-    if not folder.is_dir():
-        raise FileNotFoundError(f"{folder}: expected a folder of images, found none")
-    files = [path for path in _files_below(folder) if path.name not in ("left_out.txt", "align.json", PEOPLE)]
-    found = [path.relative_to(folder) for path in files if is_image(path)]
-    if not found:
-        raise FileNotFoundError(f"{folder}: expected images ({', '.join(sorted(IMAGE_SUFFIXES))}), found none")
-    for note in _note_of(folder, [path.relative_to(folder).as_posix() for path in files if not is_image(path)]):
-        print(printable(f"note: {note}"))
-    return sorted(found, key=lambda path: path.as_posix())
-
-
-def is_image(path: Path) -> bool:
-    """Whether a file is an image by its name; "._NAME.jpg", which macOS leaves beside each file, is none."""
-    return path.suffix.lower() in IMAGE_SUFFIXES and not _is_leftover(path.name)
-
-
 def check_classes(path: Path, num_classes: int, images: int) -> None:
     """Raise a ValueError if the classes that a file claims cannot be meant: each takes memory in the head."""
     if num_classes > MOST_CLASSES * images:
         raise ValueError(
             f"{path}: labels go up to {num_classes - 1}, but there are only {images} images; number classes 0 .. C-1"
         )
-
-
-def _files_below(folder: Path) -> Iterator[Path]:
-    """All files below a folder, also through links to folders, each real folder once; not those of leftovers."""
-    seen = set()
-    for root, folders, files in os.walk(folder, followlinks=True):
-        real = os.path.realpath(root)
-        folders[:] = [] if real in seen else sorted(name for name in folders if not _is_leftover(name))
-        if real not in seen:
-            yield from (Path(root, name) for name in files)
-        seen.add(real)
-
-
-def _identities(root: Path) -> list[Path]:
-    return sorted(path for path in root.iterdir() if path.is_dir() and not _is_leftover(path.name))
 
 
 def _missing(root: Path, paths: Sequence[str]) -> list[int]:
@@ -332,18 +294,6 @@ def _read_people(root: Path, num_classes: int) -> tuple[list[str], list[str]]:
             f"{path}: is not used; names of people would be {num_classes} lines, one a label, not {len(people)}"
         ]
     return people, []
-
-
-def _is_leftover(name: str) -> bool:
-    return name.startswith(".") or name in NO_IMAGES
-
-
-def _note_of(folder: Path, passed_over: Sequence[str]) -> list[str]:
-    """What was passed over, the first few by name."""
-    if not passed_over:
-        return []
-    named = ", ".join(map(ascii, passed_over[:3])) + (" ..." if len(passed_over) > 3 else "")
-    return [f"{folder}: passed over as no images: {len(passed_over)} ({named})"]
 
 
 def samples(dataset: Dataset) -> Iterator[Sample]:
@@ -411,7 +361,7 @@ def _kind_of(root: Path) -> str:
     for kind, name in (("record", RECORD), ("list", LIST)):
         if (root / name).exists():
             return kind
-    if _identities(root):
+    if identity_folders(root):
         return "folder"
     raise FileNotFoundError(f"{root}: expected {RECORD}, or {LIST}, or one folder an identity; found none of them")
 

@@ -14,8 +14,8 @@ import numpy as np
 from common.backend import BACKENDS, Backend
 from common.config import OnWrongSize
 from common.datasets.detection import Choice, Detector, align_face
+from common.datasets.image_files import image_files
 from common.datasets.images import decode_image, decode_photo
-from common.datasets.training_sets import image_files
 from common.evaluation.embedding import embed_all
 from common.evaluation.onnx_model import AS_IT_IS, OnnxInput
 from common.evaluation.results import load_evaluation

@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from common.datasets import training_sets
+from common.datasets.image_files import image_files
 from common.datasets.records import RecordReader, RecordWriter
-from common.datasets.training_sets import image_files, open_dataset, samples, write_records
+from common.datasets.training_sets import open_dataset, samples, write_records
 
 IMAGES = [(b"a0", 0), (b"a1", 0), (b"b0", 1), (b"c0", 2), (b"c1", 2)]
 
