@@ -22,7 +22,7 @@ demo: $(VENV)/installed-$(BACKEND) $(VENV)/installed-demo
 	-test -e runs/opencv-sface || $(RUN) -m data opencv-sface --out runs/opencv-sface # a row to compare with
 	$(RUN) -m $(BACKEND)_impl train orl-demo
 
-test: $(VENV)/installed-dev $(VENV)/installed-all $(VENV)/installed-docs
+test: $(foreach need,dev all examples docs,$(VENV)/installed-$(need))
 	$(MAKE) --no-print-directory --keep-going --jobs $(JOBS) lint $(SUITES:%=test-%) docs
 
 check: $(VENV)/installed-dev lint

@@ -67,7 +67,7 @@ def test_a_training_loop_of_ones_own(faces):
     assert_learns(train(faces, image_size=16, steps=12))
 
 
-@pytest.mark.skipif(find_spec("lightning") is None, reason="PyTorch Lightning is not installed: pip install lightning")
+@pytest.mark.skipif(find_spec("lightning") is None, reason="PyTorch Lightning is not installed: make test installs it")
 def test_lightning(faces):
     from examples.lightning_module import train
 
