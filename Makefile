@@ -13,7 +13,7 @@ BACKEND ?= pytorch
 NEWEST := $(if $(filter test,$(MAKECMDGOALS))$(filter-out pytorch,$(BACKEND)),12,14)
 # What `make test` runs side by side, as some compile or wait for a rank. A suite is a process: one framework, one process.
 SUITES := jittor parity mxnet pytorch common
-JOBS := 3
+JOBS := 4
 
 .PHONY: demo check test docs numpy2 lint clean $(SUITES:%=test-%)
 
