@@ -11,9 +11,9 @@ RUN := $(VENV)/bin/python
 BACKEND ?= pytorch
 # MXNet and Jittor need NumPy 1.26, which ends at Python 3.12. So that is tried first, and PyTorch alone takes newer ones.
 NEWEST := $(if $(filter test,$(MAKECMDGOALS))$(filter-out pytorch,$(BACKEND)),12,14)
-# What `make test` runs side by side, as some compile or wait for a rank. A suite is a process: one framework, one process.
+# What `make test` runs side by side with lint and the site, as some wait for a rank. A suite is a process: one framework.
 SUITES := jittor parity mxnet pytorch common
-JOBS := 4
+JOBS := 6
 
 .PHONY: demo check test docs numpy2 lint clean $(SUITES:%=test-%)
 
