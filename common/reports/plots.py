@@ -8,7 +8,11 @@ from typing import Any, NamedTuple
 import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
+from matplotlib.legend import Legend
+from matplotlib.text import Text
 from matplotlib.ticker import PercentFormatter
 from matplotlib.transforms import Bbox
 
@@ -74,9 +78,9 @@ def draw_panels(
     drawings = []
     with mpl.rc_context(STYLE):
         for number, panel in enumerate(panels, 1):
-            figure = Figure(figsize=(WIDTH, height), layout="constrained")
+            figure = Figure(figsize=(WIDTH, height))
             draw(axis := figure.subplots(), panel)
-            _legend_below(figure, axis)
+            _fit(figure, axis)
             title = " ".join(axis.get_title("left").replace(r"\$", "$").split())
             drawings.append(page.Figure(f"{name}-{number}", f"{title}, {description}", svg(figure)))
     return drawings
@@ -204,16 +208,37 @@ def _draw_distances(axis: Axes, panel: tuple[str, VerificationResult]) -> None:
     axis.set_ylim(0, axis.get_ylim()[1] * 1.12)  # room for the threshold
 
 
-def _legend_below(figure: Figure, axis: Axes) -> None:
-    """Inside, curves may be anywhere; so the figure grows by the legend."""
+def _fit(figure: Figure, axis: Axes) -> None:
+    """Margins that hold all text, and a legend below, by which the figure grows: inside, curves may be anywhere.
+
+    Text is measured once. Matplotlib's own layouts measure it two and three times, which takes most of a report's time.
+    """
+    width, height = figure.get_size_inches()
+    figure.subplots_adjust(left=0.6 / width, bottom=0.5 / height, right=1 - 0.1 / width, top=1 - 0.3 / height)
+    renderer, inch = FigureCanvasAgg(figure).get_renderer(), figure.dpi
+    gap = 3 / 72
+    plot, held = axis.bbox, axis.get_tightbbox(renderer, for_layout_only=True)
+    assert held is not None  # that is for axes that are not visible
+    left, right = (plot.x0 - held.x0) / inch + gap, (held.x1 - plot.x1) / inch + gap
+    bottom, top = (plot.y0 - held.y0) / inch + gap, (held.y1 - plot.y1) / inch + gap
+    texts = (child for child in axis.get_children() if isinstance(child, Text))  # of them the title may be too wide
+    widest = left + max(text.get_window_extent(renderer).width for text in texts) / inch + gap
+    if legend := _legend(figure, axis):
+        size = legend.get_window_extent(renderer)
+        widest = max(widest, size.width / inch + gap)
+        bottom, height = bottom + size.height / inch + gap, height + size.height / inch + gap
+    width = max(width, widest)
+    figure.set_size_inches(width, height)
+    figure.subplots_adjust(left=left / width, bottom=bottom / height, right=1 - right / width, top=1 - top / height)
+
+
+def _legend(figure: Figure, axis: Axes) -> Legend | None:
     handles, labels = axis.get_legend_handles_labels()
     if not labels:
-        return
+        return None
     longest = max(len(line) for label in labels for line in label.split("\n"))
     columns = min(3, max(1, int(72 * WIDTH // (40 + 4.8 * longest))))  # points: line and gaps, a character
-    rows = sum(1 + label.count("\n") for label in labels[::columns])
-    figure.set_figheight(figure.get_figheight() + 0.17 * rows)
-    figure.legend(handles, labels, loc="outside lower left", ncols=columns)
+    return figure.legend(handles, labels, loc="lower left", ncols=columns, borderaxespad=0.2)
 
 
 def _annotate(axis: Axes, text: str, place: tuple[float, float], **style: Any) -> None:
@@ -262,12 +287,19 @@ def svg(figure: Figure) -> bytes:
 def _bytes(figure: Figure, form: str) -> bytes:
     file = io.BytesIO()
     changing = ("Date", "Creator") if form == "svg" else ("Software",)  # the same run gives the same bytes
+    metadata = dict.fromkeys(changing)
+    whole = figure.bbox_inches
     if layout := figure.get_layout_engine():
         layout.execute(figure)  # once; a drawing would do it again
-    figure.set_layout_engine("none")
-    whole = Bbox.union([figure.bbox_inches, figure.get_tightbbox()])
-    wider = None if np.allclose(whole.size, figure.bbox_inches.size) else whole  # no text that is too wide is cut
-    figure.savefig(file, format=form, dpi=200, bbox_inches=wider, metadata=dict.fromkeys(changing))
+        figure.set_layout_engine("none")
+        whole = Bbox.union([whole, figure.get_tightbbox()])
+    if not np.allclose(whole.size, figure.bbox_inches.size):  # no text that is too wide is cut
+        figure.savefig(file, format=form, dpi=200, bbox_inches=whole, metadata=metadata)
+    elif form == "svg":
+        FigureCanvasSVG(figure).print_svg(file, metadata=metadata)  # savefig would draw all twice
+    else:
+        figure.set_dpi(200)
+        FigureCanvasAgg(figure).print_png(file, metadata=metadata)
     return file.getvalue()
 
 

@@ -5,7 +5,7 @@ import pytest
 from matplotlib.figure import Figure
 
 from common.reports import plots
-from common.reports.plots import MOST_POINTS, plain_text, rate_steps, training_figures
+from common.reports.plots import MOST_POINTS, plain_text, rate_steps, runs_figures, training_figures
 
 
 @pytest.mark.parametrize("points", [1, 799, 800, 801, 100_003])
@@ -29,6 +29,24 @@ def test_a_learning_rate_is_drawn_in_steps(monkeypatch):
     assert (loss.get_drawstyle(), rate.get_drawstyle()) == ("default", "steps-post")
     assert rate.get_xdata().tolist() == [10, 5_000, 10_000]  # averages of neighbours would lie between the two rates
     assert rate.get_ydata().tolist() == [0.1, 0.01, 0.01]
+
+
+@pytest.mark.parametrize("values", [[0.1, 0.2], [-1e-7, 3e9], [123456.5, 123457.5], [1e-5, 1.1e-5], [5, 5]])
+@pytest.mark.parametrize("name", ["lfw", "W" * 100, "two words " * 12])
+def test_no_text_is_cut(monkeypatch, name, values):
+    drawn: list[Figure] = []
+    monkeypatch.setattr(plots, "svg", lambda figure: drawn.append(figure) or b"")
+    series = (np.array([1.0, 99_999.0]), np.array(values))
+    runs_figures({name: series, "other": series}, {name: {name: series}, "other": {name: series}})
+    assert len(drawn) == 2
+    for figure in drawn:
+        text, paper = figure.get_tightbbox(), figure.bbox_inches
+        assert (text.min >= 0).all()
+        assert (text.max <= paper.max).all()
+        plot = figure.axes[0].get_window_extent()
+        legend = figure.legends[0].get_window_extent()
+        assert plot.height > 0.5 * figure.dpi
+        assert legend.y1 < plot.y0
 
 
 def test_a_long_warm_up_is_thinned():
