@@ -19,7 +19,6 @@ from common.io.files import file_stem
 from common.io.text import did_you_mean, printable, text_table
 from common.recipes import RECIPES, how_to_get_data
 from common.reports.published import pair_set_files
-from common.reports.run_report import write_report
 from common.training.loop import Progress, fit
 from common.training.run_log import LOG
 from common.weights.checkpoint import latest_checkpoint
@@ -103,6 +102,8 @@ def _report(backend: Backend, config: RunConfig, folder: Path, progress: Progres
         _evaluate_baseline(config, folder, RAW_PIXELS, raw_pixels)
     if config.data.baseline is not None:
         _evaluate_network(backend, config, folder, config.data.baseline)
+    from common.reports.run_report import write_report  # only here: most ranks and many runs never come to it
+
     report = write_report(folder)
     saved = [load_evaluation(path) for path in pair_set_files(folder / "evaluation")]
 

@@ -11,7 +11,6 @@ from typing import Any
 
 import cv2
 import numpy as np
-from tensorboard.summary import Writer
 
 from common.io.files import atomic_write, read_regular
 from common.io.machine import git_revision
@@ -39,6 +38,8 @@ class RunLog:
             with atomic_write(path, "w") as file:
                 file.writelines(json.dumps(record) + "\n" for record in records)
         self._file = path.open("a", encoding="utf-8")
+        from tensorboard.summary import Writer  # only here: those who read a log do without
+
         self._tensorboard = Writer(str(folder / "tensorboard"))
 
     def write(self, record: dict[str, Any]) -> None:

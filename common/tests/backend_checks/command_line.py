@@ -59,10 +59,13 @@ def small_run(run, faces: Path, out: Path, *options: object, recipe: str = "lfw-
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_every_recipe_runs_two_steps(run, faces, tmp_path, capsys, monkeypatch, name):
-    """The recipe's own network, loss and schedule; batch, steps, rate, data and deep nets' input are small."""
+    """The recipe's own network, loss and schedule; batch, steps, rate, data and deep nets' input are small.
+
+    The report has tests of its own.
+    """
     deep = RECIPES[name]().model.backbone in ("iresnet50", "iresnet100", "ir50")
     small = ("--data.image-size", 32, "--data.on-wrong-size", "resize") if deep else ()
-    monkeypatch.setattr("common.commands.train.write_report", lambda folder: folder / "report.html")  # has its own test
+    monkeypatch.setattr("common.reports.run_report.write_report", lambda folder: folder / "report.html")
     arguments = (
         "train", name, "--data.root", faces, "--out", tmp_path / "run", "--data.evaluate-on", "lfw", "agedb_30",
         "--optimiser.batch-size", 4, "--optimiser.max-steps", 2, "--log-every", 1, "--device", "cpu",
