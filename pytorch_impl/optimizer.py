@@ -4,10 +4,20 @@ This is the rule of `torch.optim.SGD`. Its fused form passes over memory once, n
 part of the momentum buffer. In MXNet's own SGD it is, so the two differ from the first drop of the rate on.
 """
 
+from inspect import unwrap
+
 import torch
 from torch import Tensor, nn
 
 NORMALISATIONS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.SyncBatchNorm)
+
+
+class _SGD(torch.optim.SGD):
+    """PyTorch's, without the decorators that load its compiler to keep out of it: more than a second of each start."""
+
+    add_param_group = unwrap(torch.optim.SGD.add_param_group)
+    zero_grad = unwrap(torch.optim.SGD.zero_grad)
+    step = torch.no_grad()(unwrap(torch.optim.SGD.step))
 
 
 def create_optimizer(modules: list[nn.Module], *, momentum: float, weight_decay: float) -> torch.optim.SGD:
@@ -21,7 +31,7 @@ def create_optimizer(modules: list[nn.Module], *, momentum: float, weight_decay:
                     is_free = isinstance(module, NORMALISATIONS) or name == "bias"
                     (undecayed if is_free else decayed).append(parameter)
     groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": undecayed, "weight_decay": 0.0}]
-    optimizer = torch.optim.SGD(groups, lr=0.0, momentum=momentum, fused=True)  # the loop sets the rate of each step
+    optimizer = _SGD(groups, lr=0.0, momentum=momentum, fused=True)  # the loop sets the rate of each step
     for parameter in decayed + undecayed:
         momentum_buffer(optimizer, parameter)  # otherwise it stays uninitialised if the first float16 step is skipped
     return optimizer

@@ -1,5 +1,8 @@
 """The one SGD rule against its definition in NumPy, and what weight decay applies to."""
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -27,6 +30,20 @@ def test_the_rule_across_a_drop_of_the_rate():
         optimizer.step()
         assert head.class_weight.detach().numpy() == pytest.approx(w, rel=1e-14)
         assert momentum_buffer(optimizer, head.class_weight).numpy() == pytest.approx(v, rel=1e-14)
+
+
+def test_a_step_does_not_load_the_compiler():
+    program = """if True:
+        import sys, torch
+        from pytorch_impl.optimizer import create_optimizer
+        layer = torch.nn.Linear(2, 1)
+        optimizer = create_optimizer([layer], momentum=0.9, weight_decay=0.1)
+        layer(torch.ones(1, 2)).sum().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        sys.exit("torch._dynamo" in sys.modules)
+    """
+    subprocess.run([sys.executable, "-c", program], check=True)
 
 
 def test_weight_decay_spares_batch_norm_and_biases():
