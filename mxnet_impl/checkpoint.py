@@ -97,6 +97,7 @@ def from_arrays(tensors: Mapping[str, NDArray], arrays: Mapping[str, np.ndarray]
     """
     check_arrays({name: (str(np.dtype(tensor.dtype)), tensor.shape) for name, tensor in tensors.items()}, arrays)
     for name, tensor in tensors.items():
+        # not from NumPy at once: MXNet refuses that for an array that oneDNN has in a layout of its own
         tensor[:] = nd.array(arrays[name], tensor.context, tensor.dtype)
 
 

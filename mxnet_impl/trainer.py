@@ -67,7 +67,7 @@ class Trainer:
 
     def _draw_weights(self) -> None:
         """The initial weights of all backends, from the seed."""
-        self._modules.initialize(ctx=self.device)
+        self._modules.initialize(mx.init.Zero(), self.device)  # MXNet's own would be drawn for nothing
         specs = checkpoint.parameter_specs(self._modules)
         checkpoint.from_canonical(self._modules, draw_parameters(specs, self._config.seed))
 
