@@ -38,7 +38,7 @@ from common.ranks import (
 from jittor_impl.backbones._layers import BatchNorm, SyncBatchNorm, _sum_of_all
 
 PATIENCE = float(os.environ.get("SFACE_RANK_TIMEOUT", 600))  # seconds of sleep after which a rank counts as lost
-SAVING = 30  # seconds that ranks have to save when they are stopped
+_TIME_TO_SAVE = 30  # seconds that ranks have to save when they are stopped
 
 
 def is_launched() -> bool:
@@ -184,7 +184,7 @@ class _Job:
     def stop(self, *_: object) -> None:
         """Have the ranks stop and save; the second time, end them at once."""
         self._send(signal.SIGTERM if self._deadline == math.inf else signal.SIGKILL)
-        self._deadline = time.monotonic() + SAVING
+        self._deadline = time.monotonic() + _TIME_TO_SAVE
 
     def failure(self) -> Exception:
         """What a job came to whose exit status, that of the first rank to end, is not 0."""

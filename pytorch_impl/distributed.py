@@ -33,7 +33,7 @@ BEATS = 10  # news of a rank in that time
 _ENDED = b"ended"  # the last news of a rank
 
 _STORE = "SFACE_STORE"  # the file that ranks of `launch` find each other by
-_TIME_TO_END = 30  # seconds that ranks have to end after Ctrl-C, and after one of them failed; torchrun's
+_TIME_TO_SAVE = 30  # seconds that ranks have to end after Ctrl-C, and after one of them failed; torchrun's
 
 
 def is_launched() -> bool:
@@ -85,7 +85,7 @@ def launch(devices: int, arguments: list[str], *, module: str = __package__) -> 
         except KeyboardInterrupt:
             for process in ranks:
                 process.terminate()
-            _watch(ranks, time.monotonic() + _TIME_TO_END)
+            _watch(ranks, time.monotonic() + _TIME_TO_SAVE)
 
 
 @functools.cache
@@ -201,7 +201,7 @@ def _watch(ranks: list[subprocess.Popen[bytes]], end: float = math.inf) -> None:
         if isinstance(stopped_or_lost(failed), Stopped):  # who ends after a lost rank does so for want of it
             failed = {rank: process.returncode for rank, process in enumerate(ranks) if process.returncode}
             if failed:
-                end = min(end, time.monotonic() + _TIME_TO_END)
+                end = min(end, time.monotonic() + _TIME_TO_SAVE)
             if not isinstance(stopped_or_lost(failed), Stopped):
                 for process in ranks:
                     process.terminate()

@@ -91,32 +91,34 @@ def two(tmp_path_factory, alone):
 
 
 def test_six_steps_of_two_ranks_are_those_of_one_that_accumulates_two_parts(alone, two):
-    """Weights, momentum and metrics."""
-    assert_close(two["parts"], alone["parts"], 1e-9, RUNNING)
+    """Weights, momentum and metrics. Measured 0: both add the same two parts."""
+    assert_close(two["parts"], alone["parts"], 1e-12, RUNNING)
     assert np.abs(alone["parts"]["metrics.loss"]).max() > 1
 
 
 def test_the_mean_gradient_is_clipped(alone, two):
-    assert_close(two["clipped"], alone["clipped"], 1e-9, RUNNING)
+    """Measured 4e-12: one adds four parts in turn, the other two sums of two."""
+    assert_close(two["clipped"], alone["clipped"], 1e-10, RUNNING)
 
 
 def test_ten_steps_with_batch_norm_over_both_ranks_are_those_of_one(alone, two):
-    assert_close(two["whole"], alone["whole"], 1e-9)
-    assert_close(two["plain"], alone["plain"], 1e-9)
+    """Measured 4e-12: rounding, which the steps amplify."""
+    assert_close(two["whole"], alone["whole"], 1e-10)
+    assert_close(two["plain"], alone["plain"], 1e-10)
 
 
 def test_in_float32_a_few_steps_agree(alone, two):
     """The mean of two is exact but for one rounding. Measured 5e-8, of metrics, which ranks average in double."""
-    assert_close(two["float32"], alone["float32"], 1e-5, RUNNING)
+    assert_close(two["float32"], alone["float32"], 1e-6, RUNNING)
 
 
 def test_a_run_goes_on_with_another_number_of_ranks(tmp_path, alone, two):
     rest = {name: array[4:] for name, array in alone["parts"].items() if name.startswith("metrics.")}
     expected = alone["parts"] | rest
-    assert_close(two["resumed"], expected, 1e-9, RUNNING)
+    assert_close(two["resumed"], expected, 1e-12, RUNNING)
     np.savez(tmp_path / "start.npz", **two["parts-middle"])
     job = {"config": config(precision="fp64", accumulate=2), "steps": [4, 6], "load": str(tmp_path / "start.npz")}
-    assert_close(trained(tmp_path, 0, {"one": job})["one"], expected, 1e-9, RUNNING)
+    assert_close(trained(tmp_path, 0, {"one": job})["one"], expected, 1e-12, RUNNING)
 
 
 def test_each_rank_draws_its_own_dropout():

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from mxnet import nd
 
-from common.config import DataConfig, OptimiserConfig, RunConfig, to_json
+from common.config import DataConfig, ModelConfig, OptimiserConfig, RunConfig, to_json
 from common.tests.backend_checks.trainer import WITHOUT_DROPOUT
 from common.tests.backend_checks.trainer import configured as small
 from mxnet_impl import distributed
@@ -25,12 +25,15 @@ RUNNING = ("running_mean", "running_var")
 STEPS = {"fp64": (4, 6), "fp32": (1, 3)}  # where they are compared; the first is where they change states, too
 
 
+MODELS = {"fp64": WITHOUT_DROPOUT, "fp32": ModelConfig("mobilefacenet", 16)}  # that one with depthwise convolutions
+
+
 def configured(precision: str, accumulate: int = 1, **options: bool) -> RunConfig:
-    clip_norm = 10.0 if precision == "fp32" else None  # the gradients' norms are 40 to 60
+    clip_norm = 10.0 if precision == "fp32" else None  # the norms of its gradients are above 1,000
     return RunConfig(
         name="test",
         data=DataConfig(root=Path("unused"), image_size=32),
-        model=WITHOUT_DROPOUT,
+        model=MODELS[precision],
         optimiser=OptimiserConfig(batch_size=BATCH, accumulate=accumulate, clip_norm=clip_norm),
         device="cpu",
         precision=precision,
@@ -135,13 +138,13 @@ def errors(
 def test_two_ranks_are_one_that_accumulates(job, request, part):
     """When "resumed", each goes on from the other's state.
 
-    float64: measured 4e-10; one rank whose first weights are moved by 1e-16 is as far from itself after 20 steps.
+    float64: measured 7e-12: rounding, which the steps amplify.
     float32: halves are exact, so weights are the same to the bit; one rank rounds the means of metrics, measured 5e-8.
     """
     precision = request.node.callspec.params["job"]
     found = errors(job.ranks[0][part], job.alone[part])
     worst = max(found, key=found.get)
-    assert found[worst] < {"fp64": 1e-9, "fp32": 1e-6}[precision], worst
+    assert found[worst] < {"fp64": 1e-10, "fp32": 1e-6}[precision], worst
 
 
 def test_ranks_stay_the_same_to_the_bit(job):
@@ -180,7 +183,7 @@ def test_dropout_of_one_process_is_what_it_was():
 
 
 def test_ten_steps_with_batch_norm_over_both_ranks_are_those_of_one(tmp_path):
-    """Ten steps in float64; weights, running statistics, momentum, metrics. Measured 2.2e-12."""
+    """Ten steps in float64; weights, running statistics, momentum, metrics. Measured 5e-12."""
     found = {}
     for ranks in (1, 2):
         options = {"precision": "fp64", "batch_size": BATCH, "model": WITHOUT_DROPOUT, "sync_batch_norm": ranks > 1}
@@ -196,7 +199,7 @@ def test_ten_steps_with_batch_norm_over_both_ranks_are_those_of_one(tmp_path):
         found[ranks] = dict(np.load(out))
     of_each = errors(found[2], found[1], leave_out=())
     worst = max(of_each, key=of_each.get)
-    assert of_each[worst] < 1e-9, worst
+    assert of_each[worst] < 1e-10, worst
 
 
 def test_threads_are_shared_unless_the_user_gave_them(monkeypatch, tmp_path):

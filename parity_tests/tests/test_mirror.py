@@ -124,7 +124,6 @@ ALLOWED = {
         )
     },
     "jittor_impl/distributed.py: BEATS is missing": "a rank that waits in MPI runs no other thread",
-    "jittor_impl/distributed.py: SAVING is not in pytorch_impl": "the others keep such a time private",
     "jittor_impl/distributed.py: end_with is not in pytorch_impl": "a rank that fails would wait for all others in MPI",
     "jittor_impl/distributed.py: local_device(device: str) -> str, not (device: Device) -> Device": (
         "Jittor has no such class"

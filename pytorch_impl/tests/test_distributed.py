@@ -1,10 +1,11 @@
 """Several ranks compute what one computes on the joined batch, over Gloo; and a job that loses one ends and goes on."""
 
+import importlib
 import json
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,26 +14,32 @@ import torch
 import torch.nn.functional as F
 
 from common import config as configuration
+from common.ranks import LostRank
 from common.tests.backend_checks.trainer import WITHOUT_DROPOUT, configured
 from common.tests.hosts import Host, two_hosts
+from pytorch_impl import distributed
 from pytorch_impl.losses.sface import sface_loss
 
 CLASSES = 7  # of three ranks: two, two and three
 
 
-def torchrun(ranks: int, *arguments: str) -> None:
+def torchrun(ranks: int, module: str, *arguments: str) -> None:
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(ranks), "--standalone", "-m"]
-    done = subprocess.run([*command, *arguments], capture_output=True, text=True, check=False, timeout=300)
+    done = subprocess.run([*command, module, *arguments], capture_output=True, text=True, check=False, timeout=300)
     assert done.returncode == 0, done.stderr
 
 
-def trained(folder: Path, ranks: int, jobs: dict[str, dict]) -> dict[str, dict[str, np.ndarray]]:
-    """What each job left; ranks 0: without torchrun."""
-    arguments = rank_job(folder, jobs)
-    if ranks == 0:
-        subprocess.run([sys.executable, "-m", *arguments], check=True, timeout=300)
-    else:
-        torchrun(ranks, *arguments)
+def launch(ranks: int, module: str, *arguments: str) -> None:
+    distributed.launch(ranks, list(arguments), module=module)
+
+
+def here(_: int, module: str, *arguments: str) -> None:
+    importlib.import_module(module).main(*arguments)
+
+
+def trained(folder: Path, ranks: int, jobs: dict[str, dict], start: Callable) -> dict[str, dict[str, np.ndarray]]:
+    """What each job left."""
+    start(ranks, *rank_job(folder, jobs))
     found = {name: dict(np.load(folder / f"{name}.npz")) for name in jobs}
     if (folder / "whole-middle.npz").exists():
         found["middle"] = dict(np.load(folder / "whole-middle.npz"))
@@ -86,7 +93,7 @@ def alone(tmp_path_factory):
         "fp16": {"config": config(precision="fp16"), "steps": [0, 2]},
         "arcface": {"config": config(precision="fp64", head=configuration.HeadConfig("arcface")), "steps": [0, 3]},
     }
-    return trained(tmp_path_factory.mktemp("alone"), 0, jobs)
+    return trained(tmp_path_factory.mktemp("alone"), 1, jobs, here)
 
 
 @pytest.fixture(scope="module")
@@ -104,7 +111,7 @@ def three(tmp_path_factory, alone):
         "arcface": {"config": config(**double, head=configuration.HeadConfig("arcface")), "steps": [0, 3]},
         "resumed": {"config": config(**double), "steps": [5, 10], "load": str(folder / "start.npz")},
     }
-    return trained(folder, 3, jobs)
+    return trained(folder, 3, jobs, torchrun)
 
 
 # Of the running statistics of parts, rank 0's are those of its own parts alone.
@@ -112,12 +119,14 @@ RUNNING = ("running_mean", "running_var")
 
 
 def test_ten_steps_of_three_ranks_are_those_of_one(alone, three):
-    assert_close(three["whole"], alone["whole"], 1e-9)
+    """Measured 3e-12, and at most 6e-12 in the tests below: rounding, which the steps amplify."""
+    assert_close(three["whole"], alone["whole"], 1e-10)
     assert np.abs(alone["whole"]["metrics.loss"]).max() > 1
 
 
 def test_three_ranks_are_one_that_accumulates_three_parts_gradients_clipped(alone, three):
-    assert_close(three["parts"], alone["parts"], 1e-9, RUNNING)
+    """Measured 2e-14: each rank's part is computed alike, and five steps amplify little."""
+    assert_close(three["parts"], alone["parts"], 1e-12, RUNNING)
 
 
 def test_in_float32_a_few_steps_agree(alone, three):
@@ -140,25 +149,27 @@ def test_twenty_steps_over_nccl_are_those_of_one_process(tmp_path):
     """With PyTorch's own SyncBatchNorm. Both ranks share a GPU, which NCCL refuses only within one host."""
     job = {"steps": [0, 20], "config": config(precision="fp64", sync_batch_norm=True, device="cuda")}
     found = on_two_hosts(tmp_path, {"whole": job}, [Host([], "127.0.0.1", "lo")] * 2)["whole"]
-    expected = trained(tmp_path, 0, {"alone": {**job, "config": config(precision="fp64", device="cuda")}})["alone"]
+    alone = {"alone": {**job, "config": config(precision="fp64", device="cuda")}}
+    expected = trained(tmp_path, 1, alone, here)["alone"]
     for arrays in (found, expected):
         del arrays["random.cuda"]
     assert_close(found, expected, 1e-9)
 
 
 def test_another_head_is_data_parallel(alone, three):
-    assert_close(three["arcface"], alone["arcface"], 1e-9)
+    assert_close(three["arcface"], alone["arcface"], 1e-10)
 
 
 def test_a_run_goes_on_with_another_number_of_ranks(tmp_path, alone, three):
     """One to three above; three to two and to one here."""
-    assert_close(three["resumed"], {**alone["whole"], **rows(alone["whole"], 5)}, 1e-9)
+    assert_close(three["resumed"], {**alone["whole"], **rows(alone["whole"], 5)}, 1e-10)
     np.savez(tmp_path / "start.npz", **three["middle"])
     job = {"steps": [5, 10], "load": str(tmp_path / "start.npz")}
     expected = {**alone["whole"], **rows(alone["whole"], 5)}
-    two = trained(tmp_path, 2, {"two": {"config": config(precision="fp64", sync_batch_norm=True), **job}})
-    assert_close(two["two"], expected, 1e-9)
-    assert_close(trained(tmp_path, 0, {"one": {"config": config(precision="fp64"), **job}})["one"], expected, 1e-9)
+    two = {"two": {"config": config(precision="fp64", sync_batch_norm=True), **job}}
+    assert_close(trained(tmp_path, 2, two, launch)["two"], expected, 1e-10)
+    one = {"one": {"config": config(precision="fp64"), **job}}
+    assert_close(trained(tmp_path, 1, one, here)["one"], expected, 1e-10)
 
 
 def rows(arrays: dict[str, np.ndarray], first: int) -> dict[str, np.ndarray]:
@@ -186,7 +197,7 @@ def test_the_sharded_head_is_the_whole_one(tmp_path):
             if weights is not None:
                 given[f"sample_weight.{key}"] = weights.numpy()
     np.savez(tmp_path / "in.npz", **given)
-    torchrun(4, "pytorch_impl.tests.head_job", str(tmp_path / "in.npz"), str(tmp_path / "out.npz"))
+    launch(4, "pytorch_impl.tests.head_job", str(tmp_path / "in.npz"), str(tmp_path / "out.npz"))
     found = np.load(tmp_path / "out.npz")
     for key, (x, w, labels, reduction, weights, bound) in problems.items():
         result = sface_loss(x, w, labels, reduction=reduction, sample_weight=weights)
@@ -201,12 +212,13 @@ def test_the_sharded_head_is_the_whole_one(tmp_path):
             assert np.abs(found[f"{name}.{key}"] - value).max() <= bound * max(np.abs(value).max(), 1e-6), (name, key)
 
 
-def test_fewer_classes_than_ranks_are_refused(tmp_path):
-    given = {"embeddings.a": np.ones((4, 3)), "class_weight.a": np.ones((3, 3)), "labels.a": np.zeros(4, np.int64)}
+def test_fewer_classes_than_ranks_are_refused(tmp_path, capfd):
+    given = {"embeddings.a": np.ones((4, 3)), "class_weight.a": np.ones((1, 3)), "labels.a": np.zeros(4, np.int64)}
     given["reduction.a"] = np.array("mean")
     np.savez(tmp_path / "in.npz", **given)
-    with pytest.raises(AssertionError, match="at least as many identities as devices, got 3 and 4"):
-        torchrun(4, "pytorch_impl.tests.head_job", str(tmp_path / "in.npz"), str(tmp_path / "out.npz"))
+    with pytest.raises(LostRank):
+        launch(2, "pytorch_impl.tests.head_job", str(tmp_path / "in.npz"), str(tmp_path / "out.npz"))
+    assert "at least as many identities as devices, got 1 and 2" in capfd.readouterr().err
 
 
 def test_ranks_on_two_hosts(tmp_path, alone):
