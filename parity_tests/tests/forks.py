@@ -20,7 +20,7 @@ from pathlib import Path
 from common.backend import Backend
 from parity_tests import processes
 
-PRELOADED = ("common.commands.train", "common.reports.run_report", "sklearn.metrics")  # what a training loads besides
+PRELOADED = ("common.commands.train", "common.reports.run_report", "sklearn.metrics", "tensorboard.summary")  # what a training loads besides
 
 
 class Fork:
