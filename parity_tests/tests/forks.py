@@ -20,7 +20,8 @@ from pathlib import Path
 from common.backend import Backend
 from parity_tests import processes
 
-PRELOADED = ("common.commands.train", "common.reports.run_report", "sklearn.metrics", "tensorboard.summary")  # what a training loads besides
+# What a training loads besides.
+PRELOADED = ("common.commands.train", "common.reports.run_report", "sklearn.metrics", "tensorboard.summary")
 
 
 class Fork:
