@@ -2,7 +2,7 @@
 
 import hashlib
 from collections import Counter
-from collections.abc import Container, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -76,11 +76,7 @@ def evaluate(
         raise ValueError(f"{pair_set.name}: expected at least one pair a fold, got {pairs} pairs for {folds} folds")
     image_of, uses = _distinct_images(pair_set)
     distinct = list(uses)  # in the order of their first pair
-    names = [f"{pair_set.name} image {image}" for image in distinct]
-    images = (  # read by this thread: a pair set need not be thread-safe
-        partial(decode_image, pair_set.encoded(image), name, image_size, on_wrong_size)
-        for image, name in zip(distinct, names, strict=True)
-    )
+    names, images = _decoded(pair_set, distinct, image_size, on_wrong_size)
     waiting: dict[int, np.ndarray] = {}  # (2, D): with the mirror image, and without
     distances, plain_distances = np.empty(pairs), np.empty(pairs)
     norms, zeros, done = 0.0, 0, 0
@@ -103,6 +99,34 @@ def evaluate(
     result = verify_distances(distances, issame, folds=folds, fars=fars, zero_embeddings=zeros)
     plain = verify_distances(plain_distances, issame, folds=folds, fars=()).threshold
     return Evaluation(pair_set.name, result, norms / (4 * pairs), plain)
+
+
+def check_images(pair_set: PairSet, *, image_size: int, on_wrong_size: OnWrongSize = "fail") -> None:
+    """Decode every image of a set, as `evaluate` will.
+
+    Raises:
+        BadImage: an image does not decode or has the wrong size; named.
+    """
+    names, images = _decoded(pair_set, range(2 * len(pair_set)), image_size, on_wrong_size)
+    what = f"{pair_set.name}, to see that all decode"
+    for _ in embed_images(_nothing, names, images, batch_size=64, mirror=False, progress=what):
+        pass
+
+
+def _nothing(images: np.ndarray) -> np.ndarray:
+    return np.zeros((len(images), 1), np.float32)
+
+
+def _decoded(
+    pair_set: PairSet, chosen: Sequence[int], image_size: int, on_wrong_size: OnWrongSize
+) -> tuple[list[str], Iterator[Callable[[], np.ndarray]]]:
+    """What to call the chosen images, and what decodes each."""
+    names = [f"{pair_set.name} image {image}" for image in chosen]
+    images = (  # read by the thread that asks for the next one: a pair set need not be thread-safe
+        partial(decode_image, pair_set.encoded(image), name, image_size, on_wrong_size)
+        for image, name in zip(chosen, names, strict=True)
+    )
+    return names, images
 
 
 def evaluate_embeddings(

@@ -20,7 +20,7 @@ from common.config import RunConfig
 from common.datasets.loader import Batch, Loader
 from common.datasets.pair_sets import find_pair_sets
 from common.datasets.training_sets import Dataset
-from common.evaluation.evaluate import evaluate
+from common.evaluation.evaluate import check_images, evaluate
 from common.evaluation.results import evaluation_record, save_evaluation
 from common.io.files import CannotWrite, write_json
 from common.io.progress import ProgressBar, say
@@ -101,6 +101,8 @@ class _Run:
         self.total = total_steps(optimiser, self.loader.steps_per_epoch)
         scheduled_rate(0, optimiser, self.loader.steps_per_epoch)  # a bad schedule fails now
         self.pair_sets, self.missing_sets = find_pair_sets(data.root, data.evaluate_on)
+        for pair_set in self.pair_sets.values() if self.writes else ():  # seconds now, or a run that fails in hours
+            check_images(pair_set, image_size=data.image_size, on_wrong_size=data.on_wrong_size)
         self.angles = AngleProbe(dataset, data, config.angle_images, config.seed) if config.angle_images else None
         self.logged = Progress()  # as it was in the last line of the log
         self.skipped_before, self.skipped_here = 0, 0  # images: before this start; by this rank since then

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import shutil
 import signal
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,6 +12,8 @@ import numpy as np
 import pytest
 
 from common.config import DataConfig, HeadConfig, OptimiserConfig, RunConfig
+from common.datasets.images import BadImage, encode_image
+from common.datasets.pair_sets import open_pair_set, write_pair_set
 from common.datasets.training_sets import open_dataset
 from common.tests.numpy_trainer import NumpyTrainer
 from common.training.angles import intra_weight
@@ -122,6 +125,24 @@ def test_a_missing_evaluation_set_is_reported(faces, tmp_path, capsys):
     config = dataclasses.replace(config, data=dataclasses.replace(config.data, evaluate_on=("lfw", "synthetic")))
     run(config, tmp_path)
     assert f"evaluation set lfw: not found at {faces / 'lfw.bin'}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("picture", "message"),
+    [
+        (b"broken", "bad image 39: 6 bytes do not decode as an image"),
+        (encode_image(np.zeros((3, 32, 32), np.uint8)), "bad image 39: expected 16x16 pixels, got 32x32"),
+    ],
+)
+def test_pictures_of_an_evaluation_set_are_checked_before_the_first_step(faces, tmp_path, picture, message):
+    root = shutil.copytree(faces, tmp_path / "faces")
+    whole = open_pair_set(faces / "synthetic.bin")
+    pictures = [whole.encoded(index) for index in range(39)]
+    write_pair_set(root / "bad.bin", [*pictures, picture], whole.issame)
+    config = configured(faces, data=DataConfig(root=root, evaluate_on=("synthetic", "bad"), image_size=16))
+    with pytest.raises(BadImage, match=message):
+        run(config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 class StopAt(NumpyTrainer):
