@@ -41,8 +41,7 @@ BEATS = 10  # news of a rank in that time, at least
 _LAUNCHER, _NEWS = "SFACE_LAUNCHER", "SFACE_NEWS"  # its process id; a folder with a file of each rank, touched as news
 _TIME_TO_SAVE, _TIME_TO_SPEAK = 30, 2  # seconds that ranks have to end after Ctrl-C, and after one of them failed
 _GO_ON = "start the same command again to go on from the last checkpoint"
-# Another role than worker runs inside the import, and ends with the process that started it (1: PR_SET_PDEATHSIG).
-_SERVE = f"import ctypes; ctypes.CDLL(None).prctl(1, {int(signal.SIGKILL)}); import {__package__}"
+_SERVE = ["-P", str(Path(__file__).with_name("kvstore_server.py"))]
 
 
 def is_launched() -> bool:
@@ -240,7 +239,7 @@ def _run(devices: int, command: list[str]) -> None:
             stack.callback(process.kill)
             return process
 
-        helpers = [start([sys.executable, "-c", _SERVE], DMLC_ROLE=role) for role in ("scheduler", "server")]
+        helpers = [start([sys.executable, *_SERVE], DMLC_ROLE=role) for role in ("scheduler", "server")]
         ranks = [start(command, DMLC_ROLE="worker", DMLC_RANK=str(rank)) for rank in range(devices)]
         try:
             _watch(ranks, helpers, news, math.inf)

@@ -6,6 +6,11 @@ from typing import Any
 
 import numpy as np
 
+from mxnet_impl import kvstore_server
+
+if os.environ.get("DMLC_ROLE") in kvstore_server.ROLES:  # before MXNet's own does it, which is not safe
+    sys.exit(kvstore_server.serve())
+
 np.bool = bool  # type: ignore[attr-defined]  # MXNet 1.9.1 uses the name that NumPy 1.24 removed (apache/mxnet #21165)
 
 # By default MXNet uses half of the processors, as if each were one of two hyperthreads.

@@ -5,7 +5,6 @@ As a program this file is one rank of a job.
 
 import json
 import os
-import subprocess
 import sys
 from pathlib import Path
 
@@ -14,6 +13,7 @@ import pytest
 from mxnet import nd
 
 from common.config import DataConfig, ModelConfig, OptimiserConfig, RunConfig, to_json
+from common.tests import rank_job
 from common.tests.backend_checks.trainer import WITHOUT_DROPOUT
 from common.tests.backend_checks.trainer import configured as small
 from mxnet_impl import distributed
@@ -191,11 +191,10 @@ def test_ten_steps_with_batch_norm_over_both_ranks_are_those_of_one(tmp_path):
         job = {"config": to_json(small(**options)), "classes": CLASSES, "steps": [0, 10], "out": str(out)}
         jobs = tmp_path / f"{ranks}.json"
         jobs.write_text(json.dumps([job]))
-        command = [sys.executable, "-m", "common.tests.rank_job", "mxnet", str(jobs)]
         if ranks > 1:
-            distributed._run(ranks, command)
+            distributed._run(ranks, [sys.executable, "-m", "common.tests.rank_job", "mxnet", str(jobs)])
         else:
-            subprocess.run(command, check=True)
+            rank_job.main("mxnet", str(jobs))
         found[ranks] = dict(np.load(out))
     of_each = errors(found[2], found[1], leave_out=())
     worst = max(of_each, key=of_each.get)

@@ -149,7 +149,7 @@ def test_a_port_in_use_ends_the_job(monkeypatch):
 
 
 def test_a_server_that_ends_ends_the_job(monkeypatch):
-    monkeypatch.setattr(distributed, "_SERVE", "raise SystemExit(1)")
+    monkeypatch.setattr(distributed, "_SERVE", ["-c", "raise SystemExit(1)"])
     with pytest.raises(LostRank, match="the scheduler or the server of the kvstore ended; start the same command"):
         distributed._run(2, [sys.executable, "-c", "import time; time.sleep(99)"])
 
