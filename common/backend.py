@@ -74,6 +74,12 @@ class Backend:
             offered = f"; {' and '.join(others)} {'offers' if len(others) == 1 else 'offer'} it" if others else ""
             raise ValueError(f"{option}: expected {expected}, got {got}{offered}")
 
+    def require_framework(self) -> None:
+        """Raise a ModuleNotFoundError if the framework is not installed, without an import of it."""
+        framework = CAPABILITIES.get(self.name)
+        if framework is not None and importlib.util.find_spec(framework.module) is None:
+            raise ModuleNotFoundError(f"{framework.title} is not installed")
+
     def module(self, name: str) -> Any:
         return importlib.import_module(f"{self.package}.{name}")
 
@@ -97,11 +103,13 @@ def check_framework(backend: str) -> bool:
     Raises:
         ModuleNotFoundError: it is not, and no command runs; says how to install it.
     """
-    framework = CAPABILITIES[backend]
-    found = importlib.util.find_spec(framework.module) is not None
-    if not found and sys.argv[:1] != ["-m"]:  # as Python has it while it imports the package of `python -m PACKAGE`
-        raise ModuleNotFoundError(f"{framework.title} is not installed; {how_to_install(backend)}")
-    return found
+    try:
+        Backend(backend).require_framework()
+    except ModuleNotFoundError as error:
+        if sys.argv[:1] != ["-m"]:  # as Python has it while it imports the package of `python -m PACKAGE`
+            raise ModuleNotFoundError(f"{error}; {how_to_install(backend)}") from None
+        return False
+    return True
 
 
 def _refusals(backend: Backend, offers: Capabilities, config: "RunConfig") -> Iterator[tuple[str, str, object]]:

@@ -71,6 +71,7 @@ def train_config(backend: Backend, config: RunConfig, command: list[str]) -> Non
 
     For several devices, a backend that needs a process for each starts `command` once more in each of them.
     """
+    backend.require_framework()
     folder = run_folder(backend, config)
     if config.devices > 1:
         distributed = backend.module("distributed")

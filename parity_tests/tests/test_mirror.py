@@ -110,7 +110,7 @@ ALLOWED = {
     },
     "mxnet_impl/distributed.py: synchronise_batch_norm(backbone: Module, group: Group) -> None, not (backbone: Module, "
     "device: Device) -> None": "its layer asks the parameter server",
-    "mxnet_impl/kvstore_server.py: not in pytorch_impl": "its engine has a server, which would unpickle what it is sent",
+    "mxnet_impl/kvstore_server.py: not in pytorch_impl": "its own server unpickles what it is sent",
     "mxnet_impl/distributed.py: Group.average is not in pytorch_impl": "the mean of an array by name",
     "mxnet_impl/distributed.py: Group.sum(self, tensors: Mapping[str, Tensor]) -> None, not (self, tensor: Tensor)"
     " -> Tensor": "a parameter server keeps arrays by name",

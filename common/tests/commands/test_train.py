@@ -1,5 +1,6 @@
 """What `train` says before the first step, and that one that ends with status 0 leaves a log and a checkpoint."""
 
+import sys
 from types import SimpleNamespace
 
 import pytest
@@ -41,6 +42,12 @@ def test_a_loop_that_left_nothing(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(train, "open_dataset", lambda *_: type("Set", (), two)())
     assert main(Backend("numpy"), ["train", "lfw-small", "--out", str(tmp_path)]) == 2
     assert "there is no log" in capsys.readouterr().err
+
+
+def test_a_missing_framework_is_named_before_missing_data(capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch", None)
+    assert main(Backend("pytorch"), ["train", "orl-demo", "--data.root", "nowhere"]) == 2
+    assert capsys.readouterr().err == "error: PyTorch is not installed; pip install -r requirements/pytorch.txt\n"
 
 
 @pytest.mark.parametrize(
