@@ -12,8 +12,8 @@ BACKEND ?= pytorch
 # MXNet and Jittor need NumPy 1.26, which ends at Python 3.12. So that is tried first, and PyTorch alone takes newer ones.
 NEWEST := $(if $(filter test,$(MAKECMDGOALS))$(filter-out pytorch,$(BACKEND)),12,14)
 # What `make test` runs side by side with lint and the site, as some wait for a rank. A suite is a process: one framework.
-SUITES := jittor parity mxnet pytorch common
-JOBS := 6
+SUITES := jittor parity mxnet pytorch common benchmarks
+JOBS := 7
 
 .PHONY: demo check test docs numpy2 lint clean $(SUITES:%=test-%)
 
@@ -28,7 +28,8 @@ test: $(foreach need,dev all examples docs,$(VENV)/installed-$(need))
 check: $(VENV)/installed-dev lint
 	$(RUN) -m pytest -n 2 -m "not framework and not browser" common data
 
-test-common: FOLDERS = common data benchmarks
+test-common: FOLDERS = common data
+test-benchmarks: FOLDERS = benchmarks
 test-parity: FOLDERS = parity_tests
 # Compiles Jittor the first time, so that no test waits for it.
 test-jittor test-parity: FIRST = $(RUN) -c 'import jittor_impl';

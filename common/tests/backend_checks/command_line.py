@@ -59,17 +59,21 @@ def small_run(run, faces: Path, out: Path, *options: object, recipe: str = "lfw-
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_every_recipe_runs_two_steps(run, faces, tmp_path, capsys, monkeypatch, name):
-    """The recipe's own network, loss and schedule; batch, steps, rate, data and deep nets' input are small.
+    """The recipe's own loss, schedule, and network, unless an earlier recipe has that one; all else is small.
 
     The report has tests of its own.
     """
-    deep = RECIPES[name]().model.backbone in ("iresnet50", "iresnet100", "ir50")
+    backbone = RECIPES[name]().model.backbone
+    deep = backbone in ("iresnet50", "iresnet100", "ir50")
     small = ("--data.image-size", 32, "--data.on-wrong-size", "resize") if deep else ()
+    if name != next(first for first, recipe in RECIPES.items() if recipe().model.backbone == backbone):
+        backbone = "iresnet_small"
     monkeypatch.setattr("common.reports.run_report.write_report", lambda folder: folder / "report.html")
     arguments = (
         "train", name, "--data.root", faces, "--out", tmp_path / "run", "--data.evaluate-on", "lfw", "agedb_30",
         "--optimiser.batch-size", 4, "--optimiser.max-steps", 2, "--log-every", 1, "--device", "cpu",
-        "--optimiser.learning-rate", 0.001, "--model.weights", "None", "--data.baseline", "None", *small,
+        "--optimiser.learning-rate", 0.001, "--model.weights", "None", "--data.baseline", "None",
+        "--model.backbone", backbone, *small,
     )  # fmt: skip
     assert run(*arguments) == 0
     records = read_log(tmp_path / "run" / "log.jsonl")
@@ -82,7 +86,6 @@ def test_every_recipe_runs_two_steps(run, faces, tmp_path, capsys, monkeypatch, 
     assert saved.arrays["head.class_weight"].shape == (5, recipe.model.embedding_size)
     config = json.loads((tmp_path / "run" / "config.json").read_text())
     assert config["head"]["intra_center"] == recipe.head.intra_center
-    assert config["model"]["backbone"] == recipe.model.backbone
     for line in ("checkpoint", "log.jsonl", "report.html"):
         assert line in output
 
