@@ -65,7 +65,7 @@ $(VENV)/bin/python:
 			echo $$python -m venv $(VENV); exec $$python -m venv $(VENV); \
 		done; \
 	done; \
-	if test -z "$(PYTHON)" && command -v uv > /dev/null; then uv venv --seed --python 3.12 $(VENV) && exit; fi; \
+	if test -z "$(PYTHON)" && command -v uv > /dev/null; then uv venv --seed --python 3.12 $(VENV) && exit; rm -rf $(VENV); fi; \
 	echo "Python 3.11 to 3.$(NEWEST) with venv is needed; $(or $(PYTHON),python3) is $$($(or $(PYTHON),python3) --version 2>&1)" >&2; \
 	echo "To get one: apt install python3-venv or python3.12-venv, or install uv; or name one: make PYTHON=PATH ..." >&2; \
 	exit 1

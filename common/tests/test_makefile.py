@@ -23,7 +23,7 @@ def make(tmp_path):
         for name, minor in names.items():
             (tmp_path / name).write_text(PYTHON.format(minor=minor))
             (tmp_path / name).chmod(0o755)
-        for tool in ("sh", "bash", "basename", "echo"):
+        for tool in ("sh", "bash", "basename", "echo", "mkdir", "rm"):
             (tmp_path / tool).symlink_to(shutil.which(tool))
         command = [shutil.which("make"), "-f", MAKEFILE, ".venv/bin/python", *arguments]
         done = subprocess.run(
@@ -50,3 +50,11 @@ def make(tmp_path):
 )
 def test_the_interpreter(make, names, arguments, expected):
     assert expected in make(names, *arguments)
+
+
+def test_an_environment_that_uv_cannot_finish_is_not_left(make, tmp_path):
+    """uv may make it, and then lack the network to put pip into it."""
+    (tmp_path / "uv").write_text("#!/bin/sh\nmkdir -p .venv/bin\nexit 1\n")
+    (tmp_path / "uv").chmod(0o755)
+    assert "To get one: apt install" in make({"python3": 14}, "BACKEND=mxnet")
+    assert not (tmp_path / ".venv").exists()
