@@ -231,7 +231,7 @@ class Trainer:
     def _data_parallel(self, module: nn.Module) -> nn.Module:
         on = [self.device.index] if self.device.type == "cuda" else None
         # only rank 0 evaluates and saves, so the other ranks need not have its running statistics
-        return DistributedDataParallel(module, device_ids=on, broadcast_buffers=False)
+        return DistributedDataParallel(module, device_ids=on, forward_sync_buffers=False)
 
     @contextlib.contextmanager
     def _exchange_gradients(self, now: bool) -> Iterator[None]:
