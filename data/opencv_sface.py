@@ -25,6 +25,7 @@ SHA256 = {
 }
 MOST_BYTES = 2**24  # of a file in the package
 BACKBONE = "mobilenet_v1"
+OPENCV_THRESHOLD = "--threshold 0.363 --no-mirror"  # of the OpenCV 4.5.4 tutorial, whose embeddings add no mirror image
 
 
 def make_opencv_sface(
@@ -44,6 +45,8 @@ def make_opencv_sface(
         model = _copy_models(source or _package(Path(temporary)), folder)
         _, notes = import_file(model, BACKBONE, folder)
     print("\n".join(notes))
+    detector = out / DETECTOR if (out / DETECTOR).exists() else "YUNET.onnx"
+    print(f"with OpenCV's threshold, of LFW: compare {out} A.jpg B.jpg --detector {detector} {OPENCV_THRESHOLD}")
     return out
 
 

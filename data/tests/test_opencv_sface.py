@@ -32,7 +32,9 @@ def test_an_onnx_file(small, tmp_path, capsys):
     assert checkpoint.state["config"]["model"]["backbone"] == "mobilenet_v1"
     for name, array in expected.items():
         np.testing.assert_array_equal(checkpoint.arrays[f"backbone.{name}"], array)
-    assert "embeddings of both in onnxruntime" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "embeddings of both in onnxruntime" in printed
+    assert f"compare {tmp_path / 'out'} A.jpg B.jpg --detector YUNET.onnx --threshold 0.363 --no-mirror\n" in printed
 
 
 def wheel(path, **files):
