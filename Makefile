@@ -31,12 +31,14 @@ check: $(VENV)/installed-dev lint
 test-common: FOLDERS = common data
 test-benchmarks: FOLDERS = benchmarks
 test-parity: FOLDERS = parity_tests
+# The two that take longest go before, so that neither is left alone at the end.
+$(filter-out test-parity test-common,$(SUITES:%=test-%)): LATER = nice
 # Compiles Jittor the first time, so that no test waits for it.
 test-jittor test-parity: FIRST = $(RUN) -c 'import jittor_impl';
 # Frameworks whose threads share a core spin, and take many times longer: one thread each.
 test-%: FOLDERS = $*_impl
 $(SUITES:%=test-%): test-%:
-	$(FIRST) OMP_NUM_THREADS=1 $(RUN) -m pytest $(FOLDERS) 2>&1 | sed -u 's/^/$*: /'
+	$(FIRST) OMP_NUM_THREADS=1 $(LATER) $(RUN) -m pytest $(FOLDERS) 2>&1 | sed -u 's/^/$*: /'
 
 numpy2: $(VENV)-numpy2/installed
 	OMP_NUM_THREADS=1 $(VENV)-numpy2/bin/python -m pytest -n 2 common data

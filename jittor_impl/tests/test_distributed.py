@@ -66,7 +66,7 @@ def alone(tmp_path_factory):
     jobs = {
         "parts": {"config": config(**double, accumulate=2), "steps": [0, 6], "middle": 4},
         "clipped": {"config": config(**double, accumulate=4, clip_norm=0.5), "steps": [0, 3]},
-        "whole": {"config": config(**double), "steps": [0, 10]},
+        "whole": {"config": config(**double), "steps": [0, 6]},
         "plain": {"config": config(**double, head=PLAIN), "steps": [0, 3]},
         "float32": {"config": config(accumulate=2), "steps": [0, 3]},
     }
@@ -82,7 +82,7 @@ def two(tmp_path_factory, alone):
     jobs = {
         "parts": {"config": config(**double), "steps": [0, 6], "middle": 4},
         "clipped": {"config": config(**double, accumulate=2, clip_norm=0.5), "steps": [0, 3]},
-        "whole": {"config": config(**double, sync_batch_norm=True), "steps": [0, 10]},
+        "whole": {"config": config(**double, sync_batch_norm=True), "steps": [0, 6]},
         "plain": {"config": config(**double, sync_batch_norm=True, head=PLAIN), "steps": [0, 3]},
         "float32": {"config": config(), "steps": [0, 3]},
         "resumed": {"config": config(**double), "steps": [4, 6], "load": str(folder / "start.npz")},
@@ -101,8 +101,8 @@ def test_the_mean_gradient_is_clipped(alone, two):
     assert_close(two["clipped"], alone["clipped"], 1e-10, RUNNING)
 
 
-def test_ten_steps_with_batch_norm_over_both_ranks_are_those_of_one(alone, two):
-    """Measured 4e-12: rounding, which the steps amplify."""
+def test_six_steps_with_batch_norm_over_both_ranks_are_those_of_one(alone, two):
+    """Measured 4e-12: rounding, where an array is zero but for it."""
     assert_close(two["whole"], alone["whole"], 1e-10)
     assert_close(two["plain"], alone["plain"], 1e-10)
 

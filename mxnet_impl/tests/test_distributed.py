@@ -138,7 +138,7 @@ def errors(
 def test_two_ranks_are_one_that_accumulates(job, request, part):
     """When "resumed", each goes on from the other's state.
 
-    float64: measured 7e-12: rounding, which the steps amplify.
+    float64: measured 7e-12: rounding, where an array is zero but for it.
     float32: halves are exact, so weights are the same to the bit; one rank rounds the means of metrics, measured 5e-8.
     """
     precision = request.node.callspec.params["job"]
@@ -182,13 +182,13 @@ def test_dropout_of_one_process_is_what_it_was():
     assert _dropout_seed(0, 7) == 1627159177
 
 
-def test_ten_steps_with_batch_norm_over_both_ranks_are_those_of_one(tmp_path):
-    """Ten steps in float64; weights, running statistics, momentum, metrics. Measured 5e-12."""
+def test_six_steps_with_batch_norm_over_both_ranks_are_those_of_one(tmp_path):
+    """In float64; weights, running statistics, momentum, metrics. Measured 8e-12."""
     found = {}
     for ranks in (1, 2):
         options = {"precision": "fp64", "batch_size": BATCH, "model": WITHOUT_DROPOUT, "sync_batch_norm": ranks > 1}
         out = tmp_path / f"{ranks}.npz"
-        job = {"config": to_json(small(**options)), "classes": CLASSES, "steps": [0, 10], "out": str(out)}
+        job = {"config": to_json(small(**options)), "classes": CLASSES, "steps": [0, 6], "out": str(out)}
         jobs = tmp_path / f"{ranks}.json"
         jobs.write_text(json.dumps([job]))
         if ranks > 1:

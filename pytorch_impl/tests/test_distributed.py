@@ -84,9 +84,9 @@ def assert_close(found: dict, expected: dict, tolerance: float, leave_out: tuple
 
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory):
-    """One rank: 10 steps in float64, whole and in parts, and 3 steps in float32."""
+    """One rank: 6 steps in float64, whole and in parts, and 3 steps in float32."""
     jobs = {
-        "whole": {"config": config(precision="fp64"), "steps": [0, 10], "middle": 5},
+        "whole": {"config": config(precision="fp64"), "steps": [0, 6], "middle": 3},
         "parts": {"config": config(precision="fp64", accumulate=3, clip_norm=0.5), "steps": [0, 5]},
         "float32": {"config": config(), "steps": [0, 3]},
         "bf16": {"config": config(precision="bf16"), "steps": [0, 2]},
@@ -103,13 +103,13 @@ def three(tmp_path_factory, alone):
     np.savez(folder / "start.npz", **alone["middle"])
     double = {"precision": "fp64", "sync_batch_norm": True}
     jobs = {
-        "whole": {"config": config(**double), "steps": [0, 10], "middle": 5},
+        "whole": {"config": config(**double), "steps": [0, 6], "middle": 3},
         "parts": {"config": config(precision="fp64", clip_norm=0.5), "steps": [0, 5]},
         "float32": {"config": config(sync_batch_norm=True), "steps": [0, 3]},
         "bf16": {"config": config(precision="bf16", sync_batch_norm=True), "steps": [0, 2]},
         "fp16": {"config": config(precision="fp16", sync_batch_norm=True), "steps": [0, 2]},
         "arcface": {"config": config(**double, head=configuration.HeadConfig("arcface")), "steps": [0, 3]},
-        "resumed": {"config": config(**double), "steps": [5, 10], "load": str(folder / "start.npz")},
+        "resumed": {"config": config(**double), "steps": [3, 6], "load": str(folder / "start.npz")},
     }
     return trained(folder, 3, jobs, torchrun)
 
@@ -118,14 +118,14 @@ def three(tmp_path_factory, alone):
 RUNNING = ("running_mean", "running_var")
 
 
-def test_ten_steps_of_three_ranks_are_those_of_one(alone, three):
-    """Measured 3e-12, and at most 6e-12 in the tests below: rounding, which the steps amplify."""
+def test_six_steps_of_three_ranks_are_those_of_one(alone, three):
+    """Measured 5e-12, and at most 6e-12 in the tests below: rounding, where an array is zero but for it."""
     assert_close(three["whole"], alone["whole"], 1e-10)
     assert np.abs(alone["whole"]["metrics.loss"]).max() > 1
 
 
 def test_three_ranks_are_one_that_accumulates_three_parts_gradients_clipped(alone, three):
-    """Measured 2e-14: each rank's part is computed alike, and five steps amplify little."""
+    """Measured 2e-14: each rank's part is computed alike."""
     assert_close(three["parts"], alone["parts"], 1e-12, RUNNING)
 
 
@@ -162,10 +162,10 @@ def test_another_head_is_data_parallel(alone, three):
 
 def test_a_run_goes_on_with_another_number_of_ranks(tmp_path, alone, three):
     """One to three above; three to two and to one here."""
-    assert_close(three["resumed"], {**alone["whole"], **rows(alone["whole"], 5)}, 1e-10)
+    assert_close(three["resumed"], {**alone["whole"], **rows(alone["whole"], 3)}, 1e-10)
     np.savez(tmp_path / "start.npz", **three["middle"])
-    job = {"steps": [5, 10], "load": str(tmp_path / "start.npz")}
-    expected = {**alone["whole"], **rows(alone["whole"], 5)}
+    job = {"steps": [3, 6], "load": str(tmp_path / "start.npz")}
+    expected = {**alone["whole"], **rows(alone["whole"], 3)}
     two = {"two": {"config": config(precision="fp64", sync_batch_norm=True), **job}}
     assert_close(trained(tmp_path, 2, two, launch)["two"], expected, 1e-10)
     one = {"one": {"config": config(precision="fp64"), **job}}
