@@ -73,7 +73,6 @@ LEFT_OUT = {
         python -m parity_tests --backends pytorch --out parity
         python -m parity_tests --backends pytorch --precision bf16
         python -m parity_tests --levels 1 2 3
-        python -m parity_tests --levels 1 3
         python -m parity_tests --out DIR
     """,
     "needs a GPU": """
