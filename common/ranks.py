@@ -2,6 +2,10 @@
 
 import os
 import signal
+import socket
+import sys
+import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from types import FrameType
@@ -11,6 +15,7 @@ INTERRUPTED = 130  # what a shell reports for a program that Ctrl-C ended
 FAILED = 1  # exit status of a command that printed what the machine lacks: memory, or a disk that takes more
 BAD_INPUT = 2  # exit status of a command that printed what is wrong with its input
 LOST_ANOTHER = 75  # exit status of a rank whose wait for another one failed
+TIME_TO_SAVE = float(os.environ.get("SFACE_STOP_TIMEOUT", 30))  # seconds that ranks have to save when they are stopped
 
 
 class Stopped(Exception):
@@ -59,6 +64,30 @@ def stop_signals(handler: Callable[[int, FrameType | None], Any]) -> Iterator[No
     finally:
         for number, before in previous.items():
             signal.signal(number, before)
+
+
+def end_though_waiting() -> None:
+    """From now on, end this process if it still runs a while after a signal to stop, longer than its launcher waits.
+
+    While a rank waits for another one, inside of its engine, Python cannot handle the signal; but Python writes its
+    number to this socket at once.
+    """
+    heard, written = socket.socketpair()
+    written.setblocking(False)
+    signal.set_wakeup_fd(written.detach(), warn_on_full_buffer=False)
+
+    def wait() -> None:
+        heard.recv(1)
+        time.sleep(1.5 * TIME_TO_SAVE)
+        print(
+            f"error: told to stop {1.5 * TIME_TO_SAVE:g} s ago, and still waits for another rank; "
+            "start the same command again to go on from the last checkpoint",
+            file=sys.stderr,
+            flush=True,
+        )
+        os._exit(LOST_ANOTHER)
+
+    threading.Thread(target=wait, name="end though waiting", daemon=True).start()
 
 
 def share_of_cores(processes: int) -> str:

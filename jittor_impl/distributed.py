@@ -27,6 +27,7 @@ from common.backend import how_to_install
 from common.ranks import (
     BAD_INPUT,
     INTERRUPTED,
+    TIME_TO_SAVE,
     Alone,
     LostRank,
     Ranks,
@@ -38,7 +39,7 @@ from common.ranks import (
 from jittor_impl.backbones._layers import BatchNorm, SyncBatchNorm, _sum_of_all
 
 PATIENCE = float(os.environ.get("SFACE_RANK_TIMEOUT", 600))  # seconds of sleep after which a rank counts as lost
-_TIME_TO_SAVE = 30  # seconds that ranks have to save when they are stopped
+_TOLD = "SFACE_TOLD"  # a folder with a file of each rank, which is empty till a signal told that rank to stop
 
 
 def is_launched() -> bool:
@@ -61,6 +62,8 @@ def launch(devices: int, arguments: list[str]) -> None:
     """
     command, environment = _mpirun(devices)
     with tempfile.TemporaryDirectory(prefix="sface-ranks-") as folder:
+        (told := Path(folder, "told")).mkdir()
+        environment[_TOLD] = str(told)
         environment["LD_PRELOAD"] = f"{_loopback(Path(folder))}:{environment.get('LD_PRELOAD', '')}".rstrip(":")
         process = subprocess.Popen(
             [*command, __package__, *arguments],
@@ -70,7 +73,7 @@ def launch(devices: int, arguments: list[str]) -> None:
             # it ends with this process, however that ends: 1 is PR_SET_PDEATHSIG
             preexec_fn=functools.partial(ctypes.CDLL(None).prctl, 1, signal.SIGTERM),
         )
-        job = _Job(process, devices)
+        job = _Job(process, devices, told)
         with stop_signals(job.stop):
             while process.poll() is None:
                 job.watch()
@@ -128,6 +131,9 @@ class Group:
         self.rank, self.count = jt.rank, jt.world_size
         for number in (signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE, signal.SIGILL):
             signal.signal(number, signal.SIG_DFL)  # after Jittor's handlers MPI's end would wait for the other ranks
+        if _TOLD in os.environ:  # Python's handler waits while Jittor waits, but Python writes there at once
+            told = os.open(Path(os.environ[_TOLD], str(self.rank)), os.O_WRONLY | os.O_CREAT | os.O_NONBLOCK, 0o600)
+            signal.set_wakeup_fd(told, warn_on_full_buffer=False)
         jt.in_mpi = False  # Jittor's optimiser would average the gradients of each part of a batch, beside the trainer
 
     def total(self, number: int) -> int:
@@ -152,8 +158,8 @@ class _Job:
     wait in MPI takes processor time, so a rank that takes none hangs.
     """
 
-    def __init__(self, mpirun: subprocess.Popen[bytes], count: int) -> None:
-        self._mpirun, self._count = mpirun, count
+    def __init__(self, mpirun: subprocess.Popen[bytes], count: int, told: Path) -> None:
+        self._mpirun, self._count, self._told = mpirun, count, told
         self._ranks: dict[int, int] = {}  # process ids
         self._computed: dict[int, tuple[int | None, float]] = {}  # processor time of each rank, when it last changed
         self._first_lost: int | None = None
@@ -164,7 +170,7 @@ class _Job:
         """Note which rank ended first; end the job if one hangs, or does not stop when asked to."""
         if len(self._ranks) < self._count:
             self._ranks = _ranks(self._mpirun.pid)
-        now = time.monotonic()
+        now, told = time.monotonic(), any(path.stat().st_size for path in self._told.iterdir())
         for rank, pid in self._ranks.items():
             spent = _processor_time(pid)
             if spent is None and self._first_lost is None:
@@ -178,13 +184,15 @@ class _Job:
                     "start the same command again to go on from the last checkpoint"
                 )
                 self._send(signal.SIGKILL)
+        if told and self._first_lost is None:  # mpirun, too, tells those that lost another one
+            self._deadline = min(self._deadline, now + TIME_TO_SAVE)
         if now > self._deadline:
             self._send(signal.SIGKILL)
 
     def stop(self, *_: object) -> None:
         """Have the ranks stop and save; the second time, end them at once."""
         self._send(signal.SIGTERM if self._deadline == math.inf else signal.SIGKILL)
-        self._deadline = time.monotonic() + _TIME_TO_SAVE
+        self._deadline = time.monotonic() + TIME_TO_SAVE
 
     def failure(self) -> Exception:
         """What a job came to whose exit status, that of the first rank to end, is not 0."""

@@ -31,7 +31,17 @@ from mxnet.base import _LIB, check_call
 from mxnet.gluon import nn
 from mxnet.ndarray import NDArray
 
-from common.ranks import Alone, LostRank, Ranks, Stopped, share_of_cores, stop_signals, stopped_or_lost
+from common.ranks import (
+    TIME_TO_SAVE,
+    Alone,
+    LostRank,
+    Ranks,
+    Stopped,
+    end_though_waiting,
+    share_of_cores,
+    stop_signals,
+    stopped_or_lost,
+)
 from mxnet_impl import runtime
 from mxnet_impl.backbones._layers import SyncBatchNorm
 
@@ -39,7 +49,7 @@ PATIENCE = float(os.environ.get("SFACE_RANK_TIMEOUT", 600))  # seconds without n
 BEATS = 10  # news of a rank in that time, at least
 
 _LAUNCHER, _NEWS = "SFACE_LAUNCHER", "SFACE_NEWS"  # its process id; a folder with a file of each rank, touched as news
-_TIME_TO_SAVE, _TIME_TO_SPEAK = 30, 2  # seconds that ranks have to end after Ctrl-C, and after one of them failed
+_TIME_TO_SPEAK = 2  # seconds that ranks have to end after one of them failed
 _GO_ON = "start the same command again to go on from the last checkpoint"
 _SERVE = ["-P", str(Path(__file__).with_name("kvstore_server.py"))]
 
@@ -113,6 +123,7 @@ class Group:
     """
 
     def __init__(self) -> None:
+        end_though_waiting()
         if _LAUNCHER in os.environ:
             threading.Thread(target=_give_news, name="news", daemon=True).start()
         with _not_forever():
@@ -246,7 +257,7 @@ def _run(devices: int, command: list[str]) -> None:
         except KeyboardInterrupt:
             for process in ranks:
                 process.terminate()
-            _watch(ranks, helpers, news, time.monotonic() + _TIME_TO_SAVE)
+            _watch(ranks, helpers, news, time.monotonic() + TIME_TO_SAVE)
 
 
 def _watch(ranks: list[subprocess.Popen], helpers: list[subprocess.Popen], news: Path, end: float) -> None:
@@ -257,7 +268,7 @@ def _watch(ranks: list[subprocess.Popen], helpers: list[subprocess.Popen], news:
         failed = {rank: process.returncode for rank, process in enumerate(ranks) if process.returncode}
         if failed:
             stopped = isinstance(stopped_or_lost(failed), Stopped)
-            end = min(end, time.monotonic() + (_TIME_TO_SAVE if stopped else _TIME_TO_SPEAK))
+            end = min(end, time.monotonic() + (TIME_TO_SAVE if stopped else _TIME_TO_SPEAK))
         if not any(running) or time.monotonic() > end:
             break
         if any(process.poll() is not None for process in helpers):

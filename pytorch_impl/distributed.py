@@ -26,14 +26,24 @@ import torch.distributed as dist
 import torch.distributed.nn.functional as differentiable
 from torch import Tensor, nn
 
-from common.ranks import LOST_ANOTHER, Alone, LostRank, Ranks, Stopped, share_of_cores, stop_signals, stopped_or_lost
+from common.ranks import (
+    LOST_ANOTHER,
+    TIME_TO_SAVE,
+    Alone,
+    LostRank,
+    Ranks,
+    Stopped,
+    end_though_waiting,
+    share_of_cores,
+    stop_signals,
+    stopped_or_lost,
+)
 
 PATIENCE = float(os.environ.get("SFACE_RANK_TIMEOUT", 600))  # seconds without news after which a rank counts as lost
 BEATS = 10  # news of a rank in that time
 _ENDED = b"ended"  # the last news of a rank
 
 _STORE = "SFACE_STORE"  # the file that ranks of `launch` find each other by
-_TIME_TO_SAVE = 30  # seconds that ranks have to end after Ctrl-C, and after one of them failed; torchrun's
 
 
 def is_launched() -> bool:
@@ -85,7 +95,7 @@ def launch(devices: int, arguments: list[str], *, module: str = __package__) -> 
         except KeyboardInterrupt:
             for process in ranks:
                 process.terminate()
-            _watch(ranks, time.monotonic() + _TIME_TO_SAVE)
+            _watch(ranks, time.monotonic() + TIME_TO_SAVE)
 
 
 @functools.cache
@@ -116,6 +126,7 @@ class Group:
         )
         self.rank, self.count = rank, count
         self._on_host = dist.new_group(backend="gloo") if device.type == "cuda" else None
+        end_though_waiting()
         heartbeat = _Heartbeat(self.rank, self.count)
         heartbeat.start()
         atexit.register(dist.destroy_process_group)
@@ -201,7 +212,7 @@ def _watch(ranks: list[subprocess.Popen[bytes]], end: float = math.inf) -> None:
         if isinstance(stopped_or_lost(failed), Stopped):  # who ends after a lost rank does so for want of it
             failed = {rank: process.returncode for rank, process in enumerate(ranks) if process.returncode}
             if failed:
-                end = min(end, time.monotonic() + _TIME_TO_SAVE)
+                end = min(end, time.monotonic() + TIME_TO_SAVE)
             if not isinstance(stopped_or_lost(failed), Stopped):
                 for process in ranks:
                     process.terminate()

@@ -8,8 +8,7 @@ from pathlib import Path
 import pytest
 
 from common.tests.backend_checks.lost_ranks import *  # noqa: F403
-from common.tests.backend_checks.lost_ranks import Job, Limits, wait_for_checkpoint
-from jittor_impl import distributed
+from common.tests.backend_checks.lost_ranks import Job, Limits, pid_of_rank, wait_for_checkpoint
 from jittor_impl.tests import mpirun
 
 mpirun.skip_without()
@@ -20,15 +19,6 @@ LIMITS = Limits(started=600, ended=20)  # the first job compiles its operators
 @pytest.fixture
 def limits():
     return LIMITS
-
-
-@pytest.fixture
-def rank_of():
-    def process_id(process, rank):
-        children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-        return next(ranks[rank] for ranks in map(distributed._ranks, map(int, children)) if ranks)
-
-    return process_id
 
 
 def started_in_five_seconds(job, run: Path) -> Job:
@@ -45,9 +35,9 @@ def started_in_five_seconds(job, run: Path) -> Job:
     raise AssertionError("no start of 20 took less than 5 s")
 
 
-def test_a_rank_that_hangs_is_named(job, rank_of, tmp_path):
+def test_a_rank_that_hangs_is_named(job, tmp_path):
     process = started_in_five_seconds(job, tmp_path / "run")
-    os.kill(rank_of(process, 1), signal.SIGSTOP)
+    os.kill(pid_of_rank(process, 1), signal.SIGSTOP)
     assert process.wait(60) == 2, process.said()
     named = r"error: rank 1 on \S+, process \d+, has not computed for 5 s; start the same command"
     assert re.search(named, process.said())

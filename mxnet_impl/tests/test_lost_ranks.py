@@ -97,17 +97,6 @@ LAUNCH = (
     "import signal, sys; signal.signal(signal.SIGHUP, signal.SIG_DFL); "  # these tests may run under nohup
     "from mxnet_impl import distributed as d; d._run(2, [sys.executable, '-c', sys.argv[1]])"
 )
-# As the loop: it hears of a signal after the step.
-WAITING = (
-    JOIN
-    + r"""
-import signal
-signal.signal(signal.SIGTERM, lambda *_: os.write(1, b'heard\n'))
-group = join()
-os.write(1, b'sum %d\n' % group.total(1))
-while True: group.total(1)
-"""
-)
 
 
 @pytest.mark.parametrize(
@@ -123,21 +112,6 @@ def test_who_hangs_is_named_and_nobody_outlives_the_launcher(tmp_path, signal_nu
     found, output = job.after(lambda: job.output().count("sum 2") == 2, send(signal_number), target)
     assert found == status, output
     assert re.search(message, output), output
-
-
-def test_ranks_that_wait_for_another_end_when_they_are_told_to(tmp_path):
-    """Rank 0 is inside of the engine then, where it does not hear of a signal."""
-
-    def stop_one_and_tell_all(rank: int) -> None:
-        os.kill(rank, signal.SIGSTOP)
-        time.sleep(1)
-        job.launcher.terminate()
-
-    job = Processes(["-c", LAUNCH.replace("d._run", "d._TIME_TO_SAVE = 3; d._run"), WAITING], tmp_path, patience="600")
-    found, output = job.after(lambda: job.output().count("sum 2") == 2, stop_one_and_tell_all, "1")
-    assert found == -signal.SIGINT, output
-    assert "KeyboardInterrupt" in output
-    assert "heard" not in output
 
 
 def test_a_port_in_use_ends_the_job(monkeypatch):

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from common.tests.backend_checks.lost_ranks import *  # noqa: F403
-from common.tests.backend_checks.lost_ranks import Job, Limits, wait_for_checkpoint
+from common.tests.backend_checks.lost_ranks import Limits, pid_of_rank, wait_for_checkpoint
 
 LIMITS = Limits(started=120, ended=45)  # its launcher gives the other ranks 30 s
 
@@ -19,30 +19,10 @@ def limits():
     return LIMITS
 
 
-def ranks_of(process: Job) -> list[int]:
-    """Process ids of the ranks, in their order."""
-    found = {}
-    for path in Path("/proc").glob("[0-9]*"):
-        try:
-            parent = re.search(r"^PPid:\s+(\d+)$", (path / "status").read_text(), re.MULTILINE)
-            environment = (path / "environ").read_bytes().split(b"\0")
-        except OSError:
-            continue
-        rank = [entry[5:] for entry in environment if entry.startswith(b"RANK=")]
-        if parent and int(parent[1]) == process.pid and rank:
-            found[int(rank[0])] = int(path.name)
-    return [found[rank] for rank in sorted(found)]
-
-
-@pytest.fixture
-def rank_of():
-    return lambda process, rank: ranks_of(process)[rank]
-
-
-def test_a_rank_that_hangs_is_named(job, rank_of, tmp_path):
+def test_a_rank_that_hangs_is_named(job, tmp_path):
     process = job(SFACE_RANK_TIMEOUT="5")
     wait_for_checkpoint(process, tmp_path / "run", LIMITS.started)
-    pid = rank_of(process, 1)
+    pid = pid_of_rank(process, 1)
     os.kill(pid, signal.SIGSTOP)
     named = re.compile(r"error: rank 1 on \S+, process \d+, has given no news for 5 s")
     end = time.monotonic() + 60
@@ -56,7 +36,7 @@ def test_a_rank_that_hangs_is_named(job, rank_of, tmp_path):
 def test_ranks_do_not_outlive_their_launcher(job, tmp_path):
     process = job(SFACE_RANK_TIMEOUT="5")
     wait_for_checkpoint(process, tmp_path / "run", LIMITS.started)
-    pids = ranks_of(process)
+    pids = [pid_of_rank(process, rank) for rank in (0, 1)]
     process.kill()
     end = time.monotonic() + 60
     while any(Path(f"/proc/{pid}").exists() for pid in pids) and time.monotonic() < end:

@@ -1,7 +1,6 @@
 """Jobs of two ranks, by the user's command, that lose one: they end, say why, and the same command goes on.
 
-For packages that start their ranks themselves. Besides `backend` they provide the fixtures `rank_of`, a function of the
-job's process and a rank that gives the rank's process id, and `limits`.
+For packages that start their ranks themselves. Besides `backend` they provide the fixture `limits`.
 """
 
 import contextlib
@@ -17,6 +16,7 @@ from typing import NamedTuple
 import pytest
 
 from benchmarks.material import write_training_set
+from common.tests.listening import processes_of
 from common.tests.saving import is_saving, kill_while_saving, last_step
 from common.weights.checkpoint import latest_checkpoint, step_of
 
@@ -61,9 +61,9 @@ def job(backend, tmp_path):
     write_training_set(tmp_path / "set", 48, 7, SIZE)
     started = []
 
-    def start(out: str = "run", program: tuple[str, ...] = ("-m", backend.package), **environment: str) -> Job:
+    def start(out: str = "run", **environment: str) -> Job:
         options = [part for name, value in OPTIONS.items() for part in (f"--{name}", str(value))]
-        command = [sys.executable, *program, "train", "lfw-small", *options, "--out", out]
+        command = [sys.executable, "-m", backend.package, "train", "lfw-small", *options, "--out", out]
         command += ["--data.no-raw-pixels", "--data.evaluate-on"]
         started.append(Job(command, tmp_path, f"errors-{len(started)}.txt", **environment))
         return started[-1]
@@ -88,32 +88,24 @@ def wait_for_checkpoint(process: Job, run: Path, within: float, newer_than: int 
     raise AssertionError(process.said())
 
 
-def test_ranks_that_wait_for_another_end_when_they_are_told_to(backend, job, rank_of, limits, tmp_path):
-    """Rank 0 is inside of the engine then, where it does not hear of a signal; the launcher gives it 5 s, not 30."""
-    impatient = (
-        f"import runpy, {backend.package}.distributed as d; d._TIME_TO_SAVE = 5; "
-        f"runpy.run_module('{backend.package}', run_name='__main__', alter_sys=True)"
-    )
-    process = job(program=("-c", impatient))
-    wait_for_checkpoint(process, tmp_path / "run", limits.started)
-    ranks = [rank_of(process, rank) for rank in (0, 1)]
-    os.kill(ranks[1], signal.SIGSTOP)
-    time.sleep(2)
-    process.send_signal(signal.SIGTERM)
-    assert process.wait(limits.ended) == 130, process.said()
-    errors = process.said()
-    assert "stopped at once; the last checkpoint stands" in errors or "stopped before the ranks could save" in errors
-    assert not [pid for pid in ranks if Path(f"/proc/{pid}").exists()]
+def pid_of_rank(process: Job, rank: int) -> int:
+    """The process of a rank, by the variable that each launcher gives it."""
+    variables = {f"{name}={rank}".encode() for name in ("RANK", "DMLC_RANK", "OMPI_COMM_WORLD_RANK")}
+    for pid in processes_of(process.pid):
+        with contextlib.suppress(OSError):  # it has ended
+            if variables & set(Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")):
+                return pid
+    raise AssertionError(f"rank {rank} has no process: {process.said()}")
 
 
-def test_a_killed_rank_ends_the_job_and_the_same_command_goes_on(job, rank_of, limits, tmp_path):
+def test_a_killed_rank_ends_the_job_and_the_same_command_goes_on(job, limits, tmp_path):
     """Killed are rank 1 in training, and rank 0 while it saves; Ctrl-C, too, loses no step."""
     run = tmp_path / "run"
     for rank in (1, 0):
         step = last_step(run)
         process = job()
         wait_for_checkpoint(process, run, limits.started, step)
-        pid = rank_of(process, rank)
+        pid = pid_of_rank(process, rank)
         if rank == 0:
             kill_while_saving(pid, run)
         else:

@@ -1,8 +1,8 @@
-"""What a job of `--devices` listens on."""
+"""Two jobs of `--devices` at once."""
 
 import pytest
 
-from common.tests.backend_checks.listening import *  # noqa: F403
+from common.tests.backend_checks.two_jobs import *  # noqa: F403
 
 
 @pytest.fixture(autouse=True)
