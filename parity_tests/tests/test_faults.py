@@ -17,15 +17,12 @@ from parity_tests.tests.forks import Forks
 ALL = [(backend, fault) for backend in COVERED for fault in FAULTS.get(backend, ())]
 
 
-@pytest.fixture(autouse=True)
-def _answer_in_forks(forks, monkeypatch):
-    monkeypatch.setattr(processes, "in_new_process", forks)
+pytestmark = pytest.mark.usefixtures("answers_in_forks")
 
 
 def copied(backend: str, folder: Path) -> Path:
     package = Backend(backend).package
-    ignored = shutil.ignore_patterns("tests", "__pycache__")
-    return shutil.copytree(processes.ROOT / package, folder / package, ignore=ignored)
+    return shutil.copytree(processes.ROOT / package, folder / package, ignore=shutil.ignore_patterns("tests"))
 
 
 def rows(backend: str, levels: tuple[int, ...], root: Path) -> list[Row]:

@@ -38,6 +38,7 @@ def test_wrong_options_are_named(options, capsys):
     assert capsys.readouterr().err.startswith(f"error: {options[0][2:]}: expected ")
 
 
+@pytest.mark.usefixtures("answers_in_forks")
 def test_a_device_that_is_not_there_is_one_row_and_no_success(backend, capsys):
     assert main(["--backends", backend, "--device", "cuda:99", "--levels", "1", "5"]) == 1
     page = capsys.readouterr().out
@@ -47,6 +48,7 @@ def test_a_device_that_is_not_there_is_one_row_and_no_success(backend, capsys):
     assert "error: expected a comparison, got none" in page
 
 
+@pytest.mark.usefixtures("answers_in_forks")
 @pytest.mark.parametrize("precision", REDUCED)
 def test_a_precision_that_is_not_offered_is_a_row_with_the_reason(backend, precision):
     described, rows = suite.start([backend], setting=Setting("cpu", precision))
@@ -116,11 +118,12 @@ FAULTS = (
 )
 
 
+@pytest.mark.usefixtures("answers_in_forks")
 @pytest.mark.skipif("pytorch" not in COVERED, reason="pytorch is left out")
 @pytest.mark.parametrize("fault", [None, *FAULTS], ids=lambda fault: fault.name if fault else "none")
 def test_bfloat16_holds_and_faults_are_found(fault, tmp_path):
     package = Backend("pytorch").package
-    shutil.copytree(ROOT / package, tmp_path / package, ignore=shutil.ignore_patterns("tests", "__pycache__"))
+    shutil.copytree(ROOT / package, tmp_path / package, ignore=shutil.ignore_patterns("tests"))
     if fault:
         plant(tmp_path / package, fault)
     levels = (fault.level,) if fault else (1, 2, 3, 4, 5)

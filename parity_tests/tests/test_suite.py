@@ -79,6 +79,7 @@ def test_a_row_with_nan_has_not_passed():
     assert Row(1, "q", "float64", "pytorch", float("nan"), 1.0, "case").status == "failed"
 
 
+@pytest.mark.usefixtures("answers_in_forks")
 def test_the_worker_answers_one_file(backend, tmp_path):
     """As docs/parity.md describes it."""
     case = planted(4, 5, 6)
