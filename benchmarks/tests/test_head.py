@@ -14,6 +14,7 @@ from common.config import HeadConfig
 SMALL = ["head", "--classes", "60", "--batch", "8", "--dim", "16", "--turns", "2"]
 
 
+@pytest.mark.usefixtures("workers_here")
 def test_a_run_writes_what_it_measured(tmp_path, capsys):
     assert main([*SMALL, "--inputs", "random", "--out", str(tmp_path)]) == 0
     assert capsys.readouterr().out == (tmp_path / "head.md").read_text()
@@ -28,6 +29,7 @@ def test_a_run_writes_what_it_measured(tmp_path, capsys):
     assert 0 < record["errors"]["streamed"] < 1e-4
 
 
+@pytest.mark.usefixtures("workers_here")
 def test_updates_are_measured_where_there_are_any(tmp_path):
     assert main([*SMALL, "--inputs", "random", "--forms", "update", "--out", str(tmp_path)]) == 0
     (record,) = json.loads((tmp_path / "head.json").read_text())["details"]
@@ -49,6 +51,7 @@ def test_one_size_varies_at_a_time(monkeypatch):
     ]
 
 
+@pytest.mark.usefixtures("workers_here")
 def test_small_problems_with_many_and_few_pushes(monkeypatch, tmp_path):
     monkeypatch.setattr(benchmark, "SMALL", [(8, 60, 16)])
     assert main(["head", "--small", "--turns", "1", "--forms", "plain", "streamed", "--out", str(tmp_path)]) == 0

@@ -73,6 +73,7 @@ def test_variants_change_the_configuration():
         step.variant_config(config, "fp13")
 
 
+@pytest.mark.usefixtures("workers_here")
 def test_a_step_is_measured(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(step, "case_config", tiny)
     monkeypatch.setattr(step, "SECONDS", 0.01)
@@ -118,6 +119,7 @@ def test_waits_of_the_training_path_are_counted(tmp_path):
         assert training.ask(-3)["waits"] == ["nonzero"] * 3
 
 
+@pytest.mark.usefixtures("workers_here")
 def test_verification_is_measured(tmp_path, capsys):
     arguments = ["--backends", "pytorch", "--image-size", "16", "--pairs", "10", "--turns", "2", "--device", "cpu"]
     assert main(["verify", *arguments, "--out", str(tmp_path)]) == 0
@@ -169,15 +171,12 @@ def test_a_dataloader_drops_an_incomplete_batch(tmp_path):
 
 
 def test_a_dataloader_prepares_rgb_planes_in_the_usual_range():
-    code = """
-import numpy as np
-from benchmarks.backends.pytorch.loaders import _floats, _planes
-red = np.zeros((4, 4, 3), np.uint8)
-red[..., 2] = 255  # OpenCV's order is BGR
-for planes, low, high in ((_planes(red), 0, 255), (_floats(red), -1, 1)):
-    assert planes.amin((1, 2)).tolist() == planes.amax((1, 2)).tolist() == [high, low, low], planes
-"""
-    subprocess.run([sys.executable, "-c", code], check=True)
+    from benchmarks.backends.pytorch.loaders import _floats, _planes  # not before a test needs PyTorch
+
+    red = np.zeros((4, 4, 3), np.uint8)
+    red[..., 2] = 255  # OpenCV's order is BGR
+    for planes, low, high in ((_planes(red), 0, 255), (_floats(red), -1, 1)):
+        assert planes.amin((1, 2)).tolist() == planes.amax((1, 2)).tolist() == [high, low, low]
 
 
 def test_generated_sets_are_what_they_say(tmp_path):
