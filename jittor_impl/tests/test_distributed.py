@@ -133,19 +133,19 @@ def test_each_rank_draws_its_own_dropout():
         (130, Stopped()),
     ],
 )
-def test_what_mpirun_says_of_the_first_rank_to_end(status, error):
+def test_what_mpirun_says_of_the_first_rank_to_end(status, error, tmp_path):
     ended = subprocess.Popen([sys.executable, "-c", f"import sys; sys.exit({status})"])
     ended.wait()
-    lost = distributed._Job(ended, 2)
+    lost = distributed._Job(ended, 2, tmp_path)
     lost._first_lost = 1
     assert type(lost.failure()) is type(error)
     assert str(error) in str(lost.failure())
 
 
-def test_ranks_that_were_asked_to_stop_and_compiled_on():
+def test_ranks_that_were_asked_to_stop_and_compiled_on(tmp_path):
     ended = subprocess.Popen([sys.executable, "-c", "import sys; sys.exit(137)"])
     ended.wait()
-    job = distributed._Job(ended, 2)
+    job = distributed._Job(ended, 2, tmp_path)
     job.stop()
     assert isinstance(job.failure(), Stopped)
     assert "cannot while Jittor compiles; start it again" in str(job.failure())
