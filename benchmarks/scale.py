@@ -80,11 +80,11 @@ def measure_ranks(backend: str, case: Record) -> Record:
     It has the seconds of each turn, the bytes that loopback carried for a rank in it, and the peak memory of the rank
     with the most.
     """
-    distributed = importlib.import_module("pytorch_impl.distributed")
+    launcher = importlib.import_module("pytorch_impl.launcher")
     with tempfile.TemporaryDirectory() as folder:
         found = Path(folder) / "record.json"
         settings = json.dumps({**case, "found": str(found)})
-        distributed.launch(case["ranks"], [backend, "rank", settings], module="benchmarks.worker")
+        launcher.launch(case["ranks"], [backend, "rank", settings], module="benchmarks.worker")
         return {**case, **read_json(found, "what rank 0 measured")}
 
 

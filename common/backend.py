@@ -44,7 +44,7 @@ METRICS = ("loss", "intra_loss", "inter_loss", "target_cosine", "other_cosine", 
 
 @dataclass(frozen=True)
 class Backend:
-    """The package of a framework, with the modules trainer, runtime, distributed and backbones."""
+    """The package of a framework, with the modules trainer, runtime, launcher, distributed and backbones."""
 
     name: str
 
@@ -88,8 +88,8 @@ class Backend:
 
     def drives_several_gpus(self, config: "RunConfig") -> bool:
         """Whether one process drives all devices of the run."""
-        distributed = self.module("distributed")
-        return config.devices > 1 and not (distributed.is_launched() or distributed.needs_launcher(config.device))
+        launcher = self.module("launcher")
+        return config.devices > 1 and not (launcher.is_launched() or launcher.needs_launcher(config.device))
 
 
 def how_to_install(requirements: str) -> str:

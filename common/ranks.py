@@ -1,5 +1,7 @@
 """Ranks: the processes that train one model together, one a device."""
 
+import ctypes
+import functools
 import os
 import signal
 import socket
@@ -15,6 +17,7 @@ INTERRUPTED = 130  # what a shell reports for a program that Ctrl-C ended
 FAILED = 1  # exit status of a command that printed what the machine lacks: memory, or a disk that takes more
 BAD_INPUT = 2  # exit status of a command that printed what is wrong with its input
 LOST_ANOTHER = 75  # exit status of a rank whose wait for another one failed
+GO_ON = "start the same command again to go on from the last checkpoint"
 TIME_TO_SAVE = float(os.environ.get("SFACE_STOP_TIMEOUT", 30))  # seconds that ranks have to save when they are stopped
 
 
@@ -66,6 +69,11 @@ def stop_signals(handler: Callable[[int, FrameType | None], Any]) -> Iterator[No
             signal.signal(number, before)
 
 
+def ends_with_launcher(number: int = signal.SIGKILL) -> Callable[[], Any]:
+    """A `preexec_fn` of `subprocess.Popen`: the process gets that signal when this one ends, however it ends."""
+    return functools.partial(ctypes.CDLL(None).prctl, 1, number)  # PR_SET_PDEATHSIG
+
+
 def end_though_waiting() -> None:
     """From now on, end this process if it still runs a while after a signal to stop, longer than its launcher waits.
 
@@ -80,8 +88,7 @@ def end_though_waiting() -> None:
         heard.recv(1)
         time.sleep(1.5 * TIME_TO_SAVE)
         print(
-            f"error: told to stop {1.5 * TIME_TO_SAVE:g} s ago, and still waits for another rank; "
-            "start the same command again to go on from the last checkpoint",
+            f"error: told to stop {1.5 * TIME_TO_SAVE:g} s ago, and still waits for another rank; {GO_ON}",
             file=sys.stderr,
             flush=True,
         )
@@ -115,4 +122,4 @@ def stopped_or_lost(statuses: Mapping[int, int]) -> Exception:
         how = "lost another one, named above"
     else:
         how = f"was ended by {signal.Signals(-status).name}" if status < 0 else f"ended with status {status}"
-    return LostRank(f"rank {rank} {how}; start the same command again to go on from the last checkpoint")
+    return LostRank(f"rank {rank} {how}; {GO_ON}")

@@ -1,24 +1,15 @@
 """Several devices, or processes, that train one model, on MXNet's own engine: its kvstore.
 
 GPUs of one host share a process (`Devices`), processes a parameter server (`Group`). Backbone and prototypes are data
-parallel: each rank pushes its gradients, a server adds them up, each pulls the sums, and all make the same update. A
-job is a scheduler, a server and the ranks, which `launch` starts on one host. By hand,
-on several hosts, each process has MXNet's variables DMLC_PS_ROOT_URI and DMLC_PS_ROOT_PORT (of the scheduler),
-DMLC_NUM_SERVER, DMLC_NUM_WORKER, and DMLC_ROLE: scheduler and server run `python -c "import mxnet_impl"`, a worker
-`python -m mxnet_impl train ...` with its DMLC_RANK.
+parallel: each rank pushes its gradients, a server adds them up, each pulls the sums, and all make the same update.
 """
 
 import atexit
 import contextlib
 import ctypes
 import itertools
-import math
 import os
-import signal
-import socket
-import subprocess
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -31,51 +22,12 @@ from mxnet.base import _LIB, check_call
 from mxnet.gluon import nn
 from mxnet.ndarray import NDArray
 
-from common.ranks import (
-    TIME_TO_SAVE,
-    Alone,
-    LostRank,
-    Ranks,
-    Stopped,
-    end_though_waiting,
-    share_of_cores,
-    stop_signals,
-    stopped_or_lost,
-)
+from common.ranks import GO_ON, Alone, Ranks, end_though_waiting
 from mxnet_impl import runtime
 from mxnet_impl.backbones._layers import SyncBatchNorm
+from mxnet_impl.launcher import FOLDER, PATIENCE, is_launched
 
-PATIENCE = float(os.environ.get("SFACE_RANK_TIMEOUT", 600))  # seconds without news after which a rank counts as lost
 BEATS = 10  # news of a rank in that time, at least
-
-_LAUNCHER, _NEWS = "SFACE_LAUNCHER", "SFACE_NEWS"  # its process id; a folder with a file of each rank, touched as news
-_TIME_TO_SPEAK = 2  # seconds that ranks have to end after one of them failed
-_GO_ON = "start the same command again to go on from the last checkpoint"
-_SERVE = ["-P", str(Path(__file__).with_name("kvstore_server.py"))]
-
-
-def is_launched() -> bool:
-    """Whether `launch` started this process, or somebody gave it its role by hand."""
-    return os.environ.get("DMLC_ROLE") == "worker"
-
-
-def needs_launcher(device: str) -> bool:
-    """Whether several devices of that name are to have a process each, which `launch` has yet to start.
-
-    GPUs of one host share a process: their gradients need not pass through a server.
-    """
-    return not is_launched() and runtime.resolve_device(device).device_type == "cpu"
-
-
-def launch(devices: int, arguments: list[str]) -> None:
-    """Run `python -m mxnet_impl ARGUMENTS` in `devices` processes on this host.
-
-    Raises:
-        Stopped: Ctrl-C, SIGTERM or SIGHUP; a checkpoint was saved.
-        KeyboardInterrupt: a second Ctrl-C, or ranks did not stop in 30 seconds; nothing was saved.
-        LostRank: a process ended early or hangs; named.
-    """
-    _run(devices, [sys.executable, "-m", __package__, *arguments])
 
 
 def join() -> Ranks:
@@ -124,14 +76,14 @@ class Group:
 
     def __init__(self) -> None:
         end_though_waiting()
-        if _LAUNCHER in os.environ:
+        if FOLDER in os.environ:
             threading.Thread(target=_give_news, name="news", daemon=True).start()
         with _not_forever():
             self._store = mx.kv.create("dist_sync")
         # the kvstore's own ranks follow addresses and ports; it sets DMLC_RANK to them, but not in Python's copy
         self.rank, self.count = int(os.environ.get("DMLC_RANK", self._store.rank)), self._store.num_workers
         self._names: set[str] = set()
-        if _LAUNCHER in os.environ:  # which ends the server; who leaves, maybe with an error, need not wait for others
+        if FOLDER in os.environ:  # which ends the server; who leaves, maybe with an error, need not wait for others
             check_call(_LIB.MXKVStoreSetBarrierBeforeExit(self._store.handle, ctypes.c_int(0)))
         atexit.register(self._leave)
         self._check_ranks()
@@ -209,11 +161,10 @@ def synchronise_batch_norm(backbone: gluon.HybridBlock, group: Group) -> None:
 
 
 def _give_news() -> None:
-    """From a thread, because a process that waits in the kvstore cannot; ends this process with its launcher."""
-    while os.getppid() == int(os.environ[_LAUNCHER]):
-        Path(os.environ[_NEWS], os.environ["DMLC_RANK"]).touch()
+    """From a thread, because a process that waits in the kvstore cannot."""
+    while True:
+        Path(os.environ[FOLDER], os.environ["DMLC_RANK"]).touch()
         time.sleep(min(1, PATIENCE / BEATS))
-    os._exit(1)
 
 
 @contextlib.contextmanager
@@ -221,7 +172,7 @@ def _not_forever() -> Iterator[None]:
     """Around what waits for other ranks: ends this process when it waits in vain, as MXNet then cannot go on."""
 
     def give_up() -> None:
-        print(f"error: waited for another rank in vain; {_GO_ON}", file=sys.stderr, flush=True)
+        print(f"error: waited for another rank in vain; {GO_ON}", file=sys.stderr, flush=True)
         os._exit(1)
 
     timer = threading.Timer(max(3600, PATIENCE), give_up)  # a rank may compute for long; the launcher looks closer
@@ -229,61 +180,3 @@ def _not_forever() -> Iterator[None]:
     timer.start()
     yield
     timer.cancel()
-
-
-def _run(devices: int, command: list[str]) -> None:
-    with contextlib.ExitStack() as stack:
-        stack.enter_context(stop_signals(signal.default_int_handler))
-        news = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="sface-ranks-")))
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            port = free.getsockname()[1]
-        host = {"DMLC_PS_ROOT_URI": "127.0.0.1", "DMLC_PS_ROOT_PORT": str(port), "DMLC_NODE_HOST": "127.0.0.1"}
-        host["DMLC_USE_KUBERNETES"] = "0"  # 1 would have the scheduler listen on all interfaces
-        job = {"DMLC_NUM_SERVER": "1", "DMLC_NUM_WORKER": str(devices), _LAUNCHER: str(os.getpid()), _NEWS: str(news)}
-        environment = os.environ | host | job
-        if environment["OMP_NUM_THREADS"] == share_of_cores(1):  # all of them is what runtime.py sets, not the user
-            environment["OMP_NUM_THREADS"] = share_of_cores(devices)
-
-        def start(command: list[str], **role: str) -> subprocess.Popen:
-            process = subprocess.Popen(command, env=environment | role, start_new_session=True)  # without our Ctrl-C
-            stack.callback(process.wait)
-            stack.callback(process.kill)
-            return process
-
-        helpers = [start([sys.executable, *_SERVE], DMLC_ROLE=role) for role in ("scheduler", "server")]
-        ranks = [start(command, DMLC_ROLE="worker", DMLC_RANK=str(rank)) for rank in range(devices)]
-        try:
-            _watch(ranks, helpers, news, math.inf)
-        except KeyboardInterrupt:
-            for process in ranks:
-                process.terminate()
-            _watch(ranks, helpers, news, time.monotonic() + TIME_TO_SAVE)
-
-
-def _watch(ranks: list[subprocess.Popen], helpers: list[subprocess.Popen], news: Path, end: float) -> None:
-    """Wait until all ranks have ended, or till `end`; raises as `launch`, and then some may still run."""
-    heard = [(0, time.monotonic())] * len(ranks)
-    while True:
-        running = [process.poll() is None for process in ranks]
-        failed = {rank: process.returncode for rank, process in enumerate(ranks) if process.returncode}
-        if failed:
-            stopped = isinstance(stopped_or_lost(failed), Stopped)
-            end = min(end, time.monotonic() + (TIME_TO_SAVE if stopped else _TIME_TO_SPEAK))
-        if not any(running) or time.monotonic() > end:
-            break
-        if any(process.poll() is not None for process in helpers):
-            raise LostRank(f"the scheduler or the server of the kvstore ended; {_GO_ON}")
-        for rank in range(len(ranks)):
-            path = news / str(rank)
-            beat = path.stat().st_mtime_ns if path.exists() else 0
-            if beat != heard[rank][0]:
-                heard[rank] = beat, time.monotonic()
-            patience = PATIENCE if beat else max(3600, PATIENCE)  # before it joins it may read much data
-            if running[rank] and time.monotonic() - heard[rank][1] > patience:
-                name = f"rank {rank} on {os.uname().nodename}, process {ranks[rank].pid},"
-                raise LostRank(f"{name} has given no news for {PATIENCE:g} s; {_GO_ON}")
-        time.sleep(0.1)
-    if failed:
-        raise stopped_or_lost(failed)
-    if any(running):
-        raise KeyboardInterrupt

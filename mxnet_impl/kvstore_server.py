@@ -1,11 +1,10 @@
-"""The scheduler or a server of MXNet's distributed kvstore, by DMLC_ROLE: `distributed.launch` runs this file.
+"""The scheduler or a server of MXNet's distributed kvstore, by DMLC_ROLE: `launcher.launch` runs this file.
 
 MXNet's own, inside of `import mxnet`, unpickles, and so runs, what any process that reaches its port sends as an
 optimiser. This one ignores that, and starts in a tenth of the time.
 """
 
 import ctypes
-import signal
 import sys
 from importlib.util import find_spec
 from pathlib import Path
@@ -24,5 +23,4 @@ def serve() -> int:
 
 
 if __name__ == "__main__":
-    ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: it ends with the launcher
     sys.exit(serve())

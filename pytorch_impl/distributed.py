@@ -1,24 +1,17 @@
-"""Several processes that train one model, on PyTorch's own engine: NCCL or Gloo between them.
+"""Ranks that train one model together, on PyTorch's own engine: NCCL or Gloo between them.
 
-`launch` starts those of one host, torchrun by hand those of several. The backbone is data parallel, the prototypes of
-SFace are in shards of classes (`class_shards.py`).
+The backbone is data parallel, the prototypes of SFace are in shards of classes (`class_shards.py`).
 """
 
 import atexit
 import contextlib
-import ctypes
 import datetime
 import functools
-import math
 import os
-import signal
-import subprocess
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -26,76 +19,11 @@ import torch.distributed as dist
 import torch.distributed.nn.functional as differentiable
 from torch import Tensor, nn
 
-from common.ranks import (
-    LOST_ANOTHER,
-    TIME_TO_SAVE,
-    Alone,
-    LostRank,
-    Ranks,
-    Stopped,
-    end_though_waiting,
-    share_of_cores,
-    stop_signals,
-    stopped_or_lost,
-)
+from common.ranks import GO_ON, LOST_ANOTHER, Alone, LostRank, Ranks, end_though_waiting
+from pytorch_impl.launcher import FOLDER, PATIENCE, is_launched
 
-PATIENCE = float(os.environ.get("SFACE_RANK_TIMEOUT", 600))  # seconds without news after which a rank counts as lost
 BEATS = 10  # news of a rank in that time
 _ENDED = b"ended"  # the last news of a rank
-
-_STORE = "SFACE_STORE"  # the file that ranks of `launch` find each other by
-
-
-def is_launched() -> bool:
-    """Whether torchrun, or `launch`, started this process."""
-    return "RANK" in os.environ and "WORLD_SIZE" in os.environ
-
-
-def needs_launcher(device: str) -> bool:
-    """Whether several devices of that name are to have a process each, which `launch` has yet to start."""
-    return not is_launched()
-
-
-def launch(devices: int, arguments: list[str], *, module: str = __package__) -> None:
-    """Run `python -m MODULE ARGUMENTS` in `devices` processes on this host; nothing listens beyond loopback.
-
-    Raises:
-        Stopped: Ctrl-C, SIGTERM or SIGHUP; a checkpoint was saved.
-        KeyboardInterrupt: a second Ctrl-C, or ranks did not stop in 30 seconds; nothing was saved.
-        LostRank: a process ended early; named.
-    """
-    with contextlib.ExitStack() as stack:
-        stack.enter_context(stop_signals(signal.default_int_handler))
-        # torchrun's rendezvous listens on all interfaces and unpickles what it is sent; this folder is the user's alone
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="sface-ranks-")))
-        environment = {
-            "OMP_NUM_THREADS": share_of_cores(devices),
-            **os.environ,
-            **{"WORLD_SIZE": str(devices), "LOCAL_WORLD_SIZE": str(devices), _STORE: str(folder / "store")},
-            **dict.fromkeys(("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"), "lo"),
-        }
-        # a rank ends with this process, however that ends: 1 is PR_SET_PDEATHSIG
-        end_with_launcher = functools.partial(ctypes.CDLL(None).prctl, 1, signal.SIGKILL)
-
-        def start(rank: int) -> subprocess.Popen[bytes]:
-            process = subprocess.Popen(
-                [sys.executable, "-m", module, *arguments],
-                env=environment | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
-                stdin=subprocess.DEVNULL,
-                start_new_session=True,  # without our Ctrl-C
-                preexec_fn=end_with_launcher,
-            )
-            stack.callback(process.wait)
-            stack.callback(process.kill)
-            return process
-
-        ranks = [start(rank) for rank in range(devices)]
-        try:
-            _watch(ranks)
-        except KeyboardInterrupt:
-            for process in ranks:
-                process.terminate()
-            _watch(ranks, time.monotonic() + TIME_TO_SAVE)
 
 
 @functools.cache
@@ -122,7 +50,7 @@ class Group:
             timeout=datetime.timedelta(seconds=max(3600, PATIENCE)),
             rank=rank,
             world_size=count,
-            store=dist.FileStore(os.environ[_STORE], count) if _STORE in os.environ else None,
+            store=dist.FileStore(f"{os.environ[FOLDER]}/store", count) if FOLDER in os.environ else None,
         )
         self.rank, self.count = rank, count
         self._on_host = dist.new_group(backend="gloo") if device.type == "cuda" else None
@@ -204,27 +132,6 @@ def _share(length: int, rank: int, count: int) -> slice:
     return slice(length * rank // count, length * (rank + 1) // count)
 
 
-def _watch(ranks: list[subprocess.Popen[bytes]], end: float = math.inf) -> None:
-    """Wait until all ranks have ended, or till `end`; raises as `launch`, and then some may still run."""
-    failed: dict[int, int] = {}
-    while True:
-        running = [process.poll() is None for process in ranks]
-        if isinstance(stopped_or_lost(failed), Stopped):  # who ends after a lost rank does so for want of it
-            failed = {rank: process.returncode for rank, process in enumerate(ranks) if process.returncode}
-            if failed:
-                end = min(end, time.monotonic() + TIME_TO_SAVE)
-            if not isinstance(stopped_or_lost(failed), Stopped):
-                for process in ranks:
-                    process.terminate()
-        if not any(running) or time.monotonic() > end:
-            break
-        time.sleep(0.05)
-    if failed:
-        raise stopped_or_lost(failed)
-    if any(running):
-        raise KeyboardInterrupt
-
-
 class _Heartbeat(threading.Thread):
     """Gives news of this rank to the job's store, and ends this process when another one gives none.
 
@@ -251,8 +158,7 @@ class _Heartbeat(threading.Thread):
             except (dist.DistError, RuntimeError) as error:
                 lost = f"the launcher of rank {self._rank} is gone ({str(error).splitlines()[0]})"
             if lost and not self._stopping.is_set():
-                advice = "start the same command again to go on from the last checkpoint"
-                print(f"error: {lost}; {advice}", file=sys.stderr, flush=True)
+                print(f"error: {lost}; {GO_ON}", file=sys.stderr, flush=True)
                 self._end(LOST_ANOTHER)
             beat += 1
         with contextlib.suppress(dist.DistError, RuntimeError):

@@ -74,9 +74,9 @@ def train_config(backend: Backend, config: RunConfig, command: list[str]) -> Non
     backend.require_framework()
     folder = run_folder(backend, config)
     if config.devices > 1:
-        distributed = backend.module("distributed")
-        if distributed.needs_launcher(config.device):
-            distributed.launch(config.devices, command)
+        launcher = backend.module("launcher")
+        if launcher.needs_launcher(config.device):
+            launcher.launch(config.devices, command)
             _require_results(folder)
             return
     dataset = open_training_set(config)

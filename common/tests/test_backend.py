@@ -59,10 +59,10 @@ def on_gpus(monkeypatch):
     """A host with GPUs, where no launcher started this process and MXNet needs none."""
     modules = {
         "runtime": SimpleNamespace(resolve_device=lambda name: "cpu" if name == "cpu" else "cuda:0"),
-        "distributed": SimpleNamespace(is_launched=lambda: False, needs_launcher=lambda device: device == "cpu"),
+        "launcher": SimpleNamespace(is_launched=lambda: False, needs_launcher=lambda device: device == "cpu"),
     }
     monkeypatch.setattr(Backend, "module", lambda self, name: modules[name])
-    return modules["distributed"]
+    return modules["launcher"]
 
 
 def test_double_precision_of_jittor_is_for_the_cpu(on_gpus):

@@ -2,12 +2,12 @@
 
 import pytest
 
-from jittor_impl import distributed
+from jittor_impl import launcher
 
 
 def skip_without() -> None:
     """Skip the module that calls it where there is no mpirun."""
     try:
-        distributed._mpirun(2)
+        launcher._mpirun(2)
     except FileNotFoundError as missing:
         pytest.skip(str(missing), allow_module_level=True)

@@ -13,7 +13,7 @@ import pytest
 from common import config as configuration
 from common.ranks import LostRank, Stopped
 from common.tests.backend_checks.trainer import WITHOUT_DROPOUT, configured
-from jittor_impl import distributed
+from jittor_impl import launcher
 from jittor_impl.tests import mpirun
 from jittor_impl.trainer import _dropout_seed
 
@@ -30,7 +30,7 @@ def trained(folder: Path, ranks: int, jobs: dict[str, dict]) -> dict[str, dict[s
     written = [{"classes": CLASSES, "out": str(folder / f"{name}.npz"), **job} for name, job in jobs.items()]
     path = folder / f"jobs-{ranks}.json"
     path.write_text(json.dumps(written))
-    command, environment = distributed._mpirun(ranks) if ranks else ([sys.executable, "-m"], dict(os.environ))
+    command, environment = launcher._mpirun(ranks) if ranks else ([sys.executable, "-m"], dict(os.environ))
     command += ["common.tests.rank_job", "jittor", str(path)]
     environment["OMP_NUM_THREADS"] = "1"  # the order of oneDNN's sums depends on it
     done = subprocess.run(
@@ -136,7 +136,7 @@ def test_each_rank_draws_its_own_dropout():
 def test_what_mpirun_says_of_the_first_rank_to_end(status, error, tmp_path):
     ended = subprocess.Popen([sys.executable, "-c", f"import sys; sys.exit({status})"])
     ended.wait()
-    lost = distributed._Job(ended, 2, tmp_path)
+    lost = launcher._Job(ended, 2, tmp_path)
     lost._first_lost = 1
     assert type(lost.failure()) is type(error)
     assert str(error) in str(lost.failure())
@@ -145,7 +145,7 @@ def test_what_mpirun_says_of_the_first_rank_to_end(status, error, tmp_path):
 def test_ranks_that_were_asked_to_stop_and_compiled_on(tmp_path):
     ended = subprocess.Popen([sys.executable, "-c", "import sys; sys.exit(137)"])
     ended.wait()
-    job = distributed._Job(ended, 2, tmp_path)
+    job = launcher._Job(ended, 2, tmp_path)
     job.stop()
     assert isinstance(job.failure(), Stopped)
     assert "cannot while Jittor compiles; start it again" in str(job.failure())
@@ -155,4 +155,4 @@ def test_without_mpirun_it_says_what_to_install(monkeypatch, tmp_path):
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
     with pytest.raises(FileNotFoundError, match="devices: several need Open MPI's mpirun; pip install -r requirements"):
-        distributed._mpirun(2)
+        launcher._mpirun(2)

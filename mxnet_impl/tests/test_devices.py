@@ -6,7 +6,7 @@ import mxnet as mx
 import numpy as np
 import pytest
 
-from mxnet_impl import distributed
+from mxnet_impl import distributed, launcher
 from mxnet_impl.tests.conftest import BACKEND
 from mxnet_impl.tests.test_distributed import CLASSES, configured, errors, train
 from mxnet_impl.trainer import Trainer
@@ -79,8 +79,8 @@ def test_batch_norm_is_not_synchronised_within_a_process(gpus):
 
 
 def test_gpus_of_one_host_share_a_process(gpus, monkeypatch):
-    assert not distributed.needs_launcher("cuda")
-    assert distributed.needs_launcher("cpu")
+    assert not launcher.needs_launcher("cuda")
+    assert launcher.needs_launcher("cpu")
     assert distributed.local_devices("cuda", 3) == [mx.gpu(0), mx.gpu(1), mx.gpu(2)]
     assert distributed.local_devices("cuda:1", 1) == [mx.gpu(1)]
     assert distributed.local_devices("cpu", 2) == [mx.cpu()]
@@ -88,4 +88,4 @@ def test_gpus_of_one_host_share_a_process(gpus, monkeypatch):
         distributed.local_devices("cuda", 4)
     monkeypatch.setenv("DMLC_ROLE", "worker")  # by hand, on several hosts
     assert distributed.local_devices("cuda:1", 2) == [mx.gpu(1)]
-    assert not distributed.needs_launcher("cpu")
+    assert not launcher.needs_launcher("cpu")

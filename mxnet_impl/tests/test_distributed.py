@@ -16,7 +16,7 @@ from common.config import DataConfig, ModelConfig, OptimiserConfig, RunConfig, t
 from common.tests import rank_job
 from common.tests.backend_checks.trainer import WITHOUT_DROPOUT
 from common.tests.backend_checks.trainer import configured as small
-from mxnet_impl import distributed
+from mxnet_impl import distributed, launcher
 from mxnet_impl.trainer import Trainer, _dropout_seed
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -99,7 +99,7 @@ class Job:
         weights = {name: a for name, a in self.alone["middle"].items() if not name.startswith("metrics.")}
         np.savez(folder / "middle-alone.npz", **weights)
         self.alone["last"] = train(trainer, middle, last)
-        distributed._run(2, [sys.executable, "-m", "mxnet_impl.tests.test_distributed", str(folder), precision])
+        launcher._run(2, [sys.executable, "-m", "mxnet_impl.tests.test_distributed", str(folder), precision])
         self.ranks = [
             {name: dict(np.load(folder / f"{name}-{rank}.npz")) for name in ("middle", "last", "resumed", "rest")}
             for rank in range(2)
@@ -192,7 +192,7 @@ def test_six_steps_with_batch_norm_over_both_ranks_are_those_of_one(tmp_path):
         jobs = tmp_path / f"{ranks}.json"
         jobs.write_text(json.dumps([job]))
         if ranks > 1:
-            distributed._run(ranks, [sys.executable, "-m", "common.tests.rank_job", "mxnet", str(jobs)])
+            launcher._run(ranks, [sys.executable, "-m", "common.tests.rank_job", "mxnet", str(jobs)])
         else:
             rank_job.main("mxnet", str(jobs))
         found[ranks] = dict(np.load(out))
@@ -208,7 +208,7 @@ def test_threads_are_shared_unless_the_user_gave_them(monkeypatch, tmp_path):
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     for given, expected in (("6", "2"), ("5", "5")):
         monkeypatch.setenv("OMP_NUM_THREADS", given)
-        distributed._run(3, print_threads)
+        launcher._run(3, print_threads)
         assert [(tmp_path / str(rank)).read_text() for rank in range(3)] == [expected] * 3
 
 

@@ -4,7 +4,7 @@ import sys
 
 import pytest
 
-from mxnet_impl import distributed
+from mxnet_impl import launcher
 
 RANK = """
 import pathlib, pickle, sys
@@ -21,8 +21,8 @@ assert group.total(1) == 2
 """
 
 
-@pytest.mark.parametrize("server", [distributed._SERVE, ["-c", "import mxnet_impl"]])
+@pytest.mark.parametrize("server", [launcher._SERVE, ["-c", "import mxnet_impl"]])
 def test_nothing_that_is_sent_is_unpickled(monkeypatch, tmp_path, server):
-    monkeypatch.setattr(distributed, "_SERVE", server)
-    distributed._run(2, [sys.executable, "-c", RANK, str(tmp_path / "touched")])
+    monkeypatch.setattr(launcher, "_SERVE", server)
+    launcher._run(2, [sys.executable, "-c", RANK, str(tmp_path / "touched")])
     assert not (tmp_path / "touched").exists()

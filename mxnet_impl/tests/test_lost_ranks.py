@@ -20,7 +20,7 @@ from common.tests.saving import is_saving, kill_while_saving, last_step
 from common.weights import checkpoint
 from common.weights.checkpoint import latest_checkpoint
 from data.synthetic import make_synthetic
-from mxnet_impl import distributed
+from mxnet_impl import launcher
 from mxnet_impl.tests.conftest import BACKEND
 from mxnet_impl.tests.test_distributed import ROOT, errors
 
@@ -95,7 +95,7 @@ JOIN = "import os, time; from mxnet_impl.distributed import join; "
 IDLE = JOIN + r"os.write(1, b'sum %d\n' % join().total(1)); time.sleep(99)"
 LAUNCH = (
     "import signal, sys; signal.signal(signal.SIGHUP, signal.SIG_DFL); "  # these tests may run under nohup
-    "from mxnet_impl import distributed as d; d._run(2, [sys.executable, '-c', sys.argv[1]])"
+    "from mxnet_impl import launcher; launcher._run(2, [sys.executable, '-c', sys.argv[1]])"
 )
 
 
@@ -119,13 +119,13 @@ def test_a_port_in_use_ends_the_job(monkeypatch):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         monkeypatch.setattr(socket, "create_server", lambda *_: contextlib.nullcontext(taken))
         with pytest.raises(LostRank, match="the scheduler or the server of the kvstore ended; start the same command"):
-            distributed._run(2, [sys.executable, "-c", JOIN + "join()"])
+            launcher._run(2, [sys.executable, "-c", JOIN + "join()"])
 
 
 def test_a_server_that_ends_ends_the_job(monkeypatch):
-    monkeypatch.setattr(distributed, "_SERVE", ["-c", "raise SystemExit(1)"])
+    monkeypatch.setattr(launcher, "_SERVE", ["-c", "raise SystemExit(1)"])
     with pytest.raises(LostRank, match="the scheduler or the server of the kvstore ended; start the same command"):
-        distributed._run(2, [sys.executable, "-c", "import time; time.sleep(99)"])
+        launcher._run(2, [sys.executable, "-c", "import time; time.sleep(99)"])
 
 
 def steps_of(log: Path) -> list[int]:

@@ -17,7 +17,7 @@ from common import config as configuration
 from common.ranks import LostRank
 from common.tests.backend_checks.trainer import WITHOUT_DROPOUT, configured
 from common.tests.hosts import Host, two_hosts
-from pytorch_impl import distributed
+from pytorch_impl import launcher
 from pytorch_impl.losses.sface import sface_loss
 
 CLASSES = 7  # of three ranks: two, two and three
@@ -30,7 +30,7 @@ def torchrun(ranks: int, module: str, *arguments: str) -> None:
 
 
 def launch(ranks: int, module: str, *arguments: str) -> None:
-    distributed.launch(ranks, list(arguments), module=module)
+    launcher.launch(ranks, list(arguments), module=module)
 
 
 def here(_: int, module: str, *arguments: str) -> None:
@@ -219,6 +219,18 @@ def test_fewer_classes_than_ranks_are_refused(tmp_path, capfd):
     with pytest.raises(LostRank):
         launch(2, "pytorch_impl.tests.head_job", str(tmp_path / "in.npz"), str(tmp_path / "out.npz"))
     assert "at least as many identities as devices, got 1 and 2" in capfd.readouterr().err
+
+
+def test_the_launcher_does_without_pytorch():
+    code = """
+import sys
+from common.backend import Backend
+from common.commands.main import main
+from pytorch_impl import launcher
+launcher.launch = lambda *_: sys.exit("it loads torch" if "torch" in sys.modules else 0)
+sys.exit(main(Backend("pytorch"), ["train", "lfw-small", "--devices", "2", "--device", "cpu"]))
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_ranks_on_two_hosts(tmp_path, alone):
