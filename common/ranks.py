@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any, Protocol
 
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 INTERRUPTED = 130  # what a shell reports for a program that Ctrl-C ended
 FAILED = 1  # exit status of a command that printed what the machine lacks: memory, or a disk that takes more
 BAD_INPUT = 2  # exit status of a command that printed what is wrong with its input
@@ -58,9 +59,8 @@ def stop_signals(handler: Callable[[int, FrameType | None], Any]) -> Iterator[No
 
     An ignored Ctrl-C does not: a shell starts background jobs so, and whoever sends them SIGINT means it.
     """
-    numbers = [signal.SIGINT, signal.SIGTERM]
-    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
-        numbers.append(signal.SIGHUP)
+    ignored = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    numbers = [number for number in STOP_SIGNALS if number != signal.SIGHUP or not ignored]
     previous = {number: signal.signal(number, handler) for number in numbers}
     try:
         yield
@@ -111,7 +111,7 @@ def stopped_or_lost(statuses: Mapping[int, int]) -> Exception:
     Returns:
         Stopped if the user ended all of them, else LostRank with the rank that failed first.
     """
-    asked_to = (INTERRUPTED, -signal.SIGINT, -signal.SIGTERM, -signal.SIGHUP)
+    asked_to = (INTERRUPTED, *(-number for number in STOP_SIGNALS))
     told = {rank: status for rank, status in statuses.items() if status not in asked_to}
     if not told:
         return Stopped("stopped; start it again to go on")

@@ -34,7 +34,8 @@ def writing(folder: Path) -> Iterator[None]:
 
 def cannot_write(error: BaseException | None, folder: Path) -> CannotWrite:
     """The error for a file of a run in `folder`."""
-    return CannotWrite(f"{error}; {_what_stands(folder)}; make room there, and start the same command again to go on")
+    advice = "make room there, or make it writable, and start the same command again to go on"
+    return CannotWrite(f"{error}; {_what_stands(folder)}; {advice}")
 
 
 @contextmanager

@@ -24,4 +24,6 @@ def stop_signals() -> Iterator[threading.Event]:
         say("stopping after this step; Ctrl-C again to stop at once, without a checkpoint")
 
     with ranks.stop_signals(ask):
+        for number in ranks.STOP_SIGNALS:  # Jittor takes it for a fault if a signal ends its wait for a compilation
+            signal.siginterrupt(number, False)
         yield asked

@@ -120,8 +120,8 @@ def test_a_disk_that_takes_no_more(train, faces, tmp_path, monkeypatch, what, nu
     last = tmp_path / "checkpoints" / f"step-000000{20 if what == 'evaluation' else 10}"
     assert latest_checkpoint(tmp_path) == last
     assert re.fullmatch(
-        rf"error: .*{os.strerror(number)}.*; the last checkpoint stands, {last}; make room there, and start the same "
-        "command again to go on\n",
+        rf"error: .*{os.strerror(number)}.*; the last checkpoint stands, {last}; "
+        "make room there, or make it writable, and start the same command again to go on\n",
         said,
     )
     check_that_it_goes_on(train, faces, tmp_path)
