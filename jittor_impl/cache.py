@@ -89,9 +89,11 @@ def mend(jittor_utils: Any) -> None:
 def kept_signals(jittor_utils: Any) -> Iterator[None]:
     """Keep Jittor's handlers from ending processes at once: this one at Ctrl-C, or with a child that is killed.
 
-    An idle compiler that ends so keeps the lock of their queue, and at its end Jittor waits for that lock for ever.
+    An idle compiler that ends so keeps the lock of their queue, and at its end Jittor waits for that lock for ever. So
+    it may after a segmentation fault, which is what it makes of too little memory: that ends this process as usual.
     """
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGCHLD)}
+    handlers |= dict.fromkeys((signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE, signal.SIGILL), signal.SIG_DFL)
     load, start = jittor_utils.try_import_jit_utils_core, jittor_utils.pool_initializer
 
     def restore() -> None:

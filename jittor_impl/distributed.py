@@ -3,6 +3,7 @@
 Backbone and prototypes are data parallel: each rank computes a share of the batch, and gradients are averaged.
 """
 
+import faulthandler
 import multiprocessing
 import os
 import signal
@@ -38,6 +39,7 @@ def end_with(command: Callable[[], int]) -> NoReturn:
     After a failure it ends at once. MPI's end waits for all ranks: one that failed would wait for those that wait for
     it. And Jittor's own end may wait for ever for a thread that a failed compilation left.
     """
+    faulthandler.enable()  # too little memory is a segmentation fault in Jittor
     try:
         status = command()
     except Exception as error:
@@ -67,8 +69,6 @@ class Group:
 
     def __init__(self) -> None:
         self.rank, self.count = jt.rank, jt.world_size
-        for number in (signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE, signal.SIGILL):
-            signal.signal(number, signal.SIG_DFL)  # after Jittor's handlers MPI's end would wait for the other ranks
         if FOLDER in os.environ:  # Python's handler waits while Jittor waits, but Python writes there at once
             told = os.open(Path(os.environ[FOLDER], str(self.rank)), os.O_WRONLY | os.O_CREAT | os.O_NONBLOCK, 0o600)
             signal.set_wakeup_fd(told, warn_on_full_buffer=False)

@@ -16,6 +16,7 @@ from common.backend import how_to_install
 from common.ranks import (
     GO_ON,
     INTERRUPTED,
+    STOP_SIGNALS,
     TIME_TO_SAVE,
     LostRank,
     Stopped,
@@ -26,7 +27,7 @@ from common.ranks import (
 )
 
 PATIENCE = float(os.environ.get("SFACE_RANK_TIMEOUT", 600))  # seconds of sleep after which a rank counts as lost
-FOLDER = "SFACE_RANKS"  # of the job alone; each rank has a file there, empty till a signal told it to stop
+FOLDER = "SFACE_RANKS"  # of the job alone; each rank has a file there, of the signals that it got
 
 
 def is_launched() -> bool:
@@ -87,7 +88,7 @@ class _Job:
         """Note which rank ended first; end the job if one hangs, or does not stop when asked to."""
         if len(self._ranks) < self._count:
             self._ranks = _ranks(self._mpirun.pid)
-        now, told = time.monotonic(), any(path.stat().st_size for path in self._told.iterdir())
+        now, told = time.monotonic(), any({*STOP_SIGNALS} & {*path.read_bytes()} for path in self._told.iterdir())
         for rank, pid in self._ranks.items():
             spent = _processor_time(pid)
             if spent is None and self._first_lost is None:

@@ -29,7 +29,12 @@ class OutOfMemory(MemoryError):
     """The message says what was lost, and what to do."""
 
 
-_LACK = re.compile(r"out of memory|(can't|cannot|failed to|unable to) alloc|bad_alloc", re.IGNORECASE)
+_COLOUR = re.compile(r"\x1b\[[\d;]*m")
+_LACK = re.compile(
+    r"out of memory|(can't|cannot|failed to|unable to) alloc|bad_alloc"
+    r"|could not create a memory object",  # oneDNN, for Jittor's convolutions on a CPU
+    re.IGNORECASE,
+)
 
 
 def lack_of_memory(error: BaseException) -> str | None:
@@ -40,7 +45,7 @@ def lack_of_memory(error: BaseException) -> str | None:
     >>> lack_of_memory(RuntimeError("Traceback:\\nMXNetError: Failed to allocate CPU Memory"))
     'MXNetError: Failed to allocate CPU Memory'
     """
-    lines = str(error).strip().splitlines()
+    lines = _COLOUR.sub("", str(error)).strip().splitlines()
     if isinstance(error, MemoryError):
         return lines[0] if lines else "MemoryError"
     return next((line.strip() for line in lines if _LACK.search(line)), None)

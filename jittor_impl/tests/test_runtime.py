@@ -2,6 +2,7 @@
 
 import os
 import shlex
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -153,6 +154,15 @@ def test_ctrl_c_stays_pythons():
         "import jittor_impl; assert signal.getsignal(signal.SIGINT) is signal.default_int_handler"
     )
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, timeout=300)
+
+
+def test_a_segmentation_fault_ends_a_command():
+    """Jittor's own handler runs the exits of its libraries, which may wait for ever."""
+    code = "import ctypes; from jittor_impl.distributed import end_with; end_with(lambda: ctypes.string_at(0))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert done.returncode == -signal.SIGSEGV
+    assert "Fatal Python error: Segmentation fault" in done.stderr
+    assert "Caught segfault" not in done.stderr
 
 
 def test_kernels_know_nan():

@@ -15,7 +15,7 @@ from common.tests.listening import seen_until
 from common.weights.checkpoint import latest_checkpoint
 
 BY_LAUNCHER = "stopped at once; the last checkpoint stands"
-BY_ITSELF = "error: told to stop 6 s ago, and still waits for another rank; start the same command again"
+BY_ITSELF = "error: told to stop 6 s ago, and still waits for another rank"
 IN_JITTOR = "stopped before the ranks could save"  # its launcher looks after both
 
 
