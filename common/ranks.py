@@ -89,8 +89,12 @@ def end_though_waiting() -> None:
             pass
         time.sleep(1.5 * TIME_TO_SAVE)
         waits = "still waits for another rank, or saves (SFACE_STOP_TIMEOUT gives it longer)"
-        print(f"error: told to stop {1.5 * TIME_TO_SAVE:g} s ago, and {waits}; {GO_ON}", file=sys.stderr, flush=True)
-        os._exit(LOST_ANOTHER)
+        try:
+            print(
+                f"error: told to stop {1.5 * TIME_TO_SAVE:g} s ago, and {waits}; {GO_ON}", file=sys.stderr, flush=True
+            )
+        finally:  # also where nobody reads
+            os._exit(LOST_ANOTHER)
 
     threading.Thread(target=wait, name="end though waiting", daemon=True).start()
 

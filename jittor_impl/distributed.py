@@ -39,7 +39,8 @@ def end_with(command: Callable[[], int]) -> NoReturn:
     After a failure it ends at once. MPI's end waits for all ranks: one that failed would wait for those that wait for
     it. And Jittor's own end may wait for ever for a thread that a failed compilation left.
     """
-    faulthandler.enable()  # too little memory is a segmentation fault in Jittor
+    if sys.stderr is not None:
+        faulthandler.enable()  # too little memory is a segmentation fault in Jittor
     try:
         status = command()
     except Exception as error:

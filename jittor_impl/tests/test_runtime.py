@@ -165,6 +165,11 @@ def test_a_segmentation_fault_ends_a_command():
     assert "Caught segfault" not in done.stderr
 
 
+def test_a_command_starts_without_an_output_for_errors():
+    command = [sys.executable, "-m", "jittor_impl", "info"]
+    subprocess.run(["sh", "-c", '"$@" 2>&-', "sh", *command], cwd=ROOT, check=True, timeout=300)
+
+
 def test_kernels_know_nan():
     """Jittor's default flags, -Ofast, assume that there is none, and a diverging run would not be noticed."""
     assert "-Ofast" not in jt.flags.cc_flags
