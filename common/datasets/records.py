@@ -265,14 +265,16 @@ def _read_index(path: Path, size: int) -> tuple[np.ndarray, np.ndarray]:
     """Read the keys and the offsets, in the order of the file, each (n,) int64."""
     text = read_regular(path).removeprefix(codecs.BOM_UTF8)
     lines = text.count(b"\n") + (not text.endswith(b"\n") and bool(text.strip()))
-    if text.count(b"\t") > lines or lines * PREFIX.size > size:  # before a parser takes memory for its fields
+    if (
+        not text.strip() or text.count(b"\t") > lines or lines * PREFIX.size > size
+    ):  # before a parser takes memory for its fields
         raise ValueError(f"{path}: expected {lines} lines of key, tab, offset, one for each record of {size} bytes")
     try:
         # reads millions of lines in a second and refuses anything but numbers
         table = np.loadtxt(io.BytesIO(text), np.int64, delimiter="\t", ndmin=2, comments=None)
     except ValueError as error:
         raise ValueError(f"{path}: expected lines of key, tab, offset ({error})") from None
-    if table.shape != (lines, 2) or lines == 0:
+    if table.shape != (lines, 2):
         raise ValueError(f"{path}: expected {lines} lines of key, tab, offset, got a table of {table.shape}")
     keys, offsets = np.ascontiguousarray(table[:, 0]), np.ascontiguousarray(table[:, 1])
     bad = np.flatnonzero((offsets < 0) | (offsets > size - PREFIX.size) | (offsets % 4 != 0))

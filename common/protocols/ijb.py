@@ -178,6 +178,8 @@ def read_template_subjects(root: Path, name: str, part: str) -> TemplateSubjects
             continue
         try:
             template, subject = int(row[0]), int(row[1])
+            if max(abs(template), abs(subject)) >= 2**63:
+                raise ValueError
         except (ValueError, IndexError):
             raise ValueError(f"{path}, line {number}: expected TEMPLATE_ID,SUBJECT_ID,..., got {row[:2]}") from None
         if subject_of.setdefault(template, subject) != subject:

@@ -5,6 +5,7 @@ A start of a framework takes longer than most cases and many a short run. Each l
 its path. The answers are its process number, and when it has ended, its exit status.
 """
 
+import contextlib
 import importlib
 import json
 import os
@@ -43,7 +44,8 @@ class Fork:
         return self.returncode
 
     def send_signal(self, number: signal.Signals) -> None:
-        os.kill(self.pid, number)
+        with contextlib.suppress(ProcessLookupError):  # it has ended by itself
+            os.kill(self.pid, number)
 
     def errors(self) -> str:
         self.wait()

@@ -71,22 +71,28 @@ def unbroken(forks, backend, faces, tmp_path_factory) -> Path:
 
 
 def test_killed_many_times(forks, backend, faces, unbroken, tmp_path):
+    """A run that comes to its end between the kills is compared, and the next ones meet another run."""
     moments = random.Random(2205)
-    resumed_at = []
-    for _ in range(KILLS):
-        before = steps_logged(tmp_path)
-        process = start(forks, backend, faces, tmp_path)
+    resumed_at, runs = [], 0
+    while len(resumed_at) < KILLS:
+        out = tmp_path / str(runs)
+        before = steps_logged(out)
+        process = start(forks, backend, faces, out)
         deadline = time.monotonic() + 120
-        while process.poll() is None and steps_logged(tmp_path) <= before and time.monotonic() < deadline:
+        while process.poll() is None and steps_logged(out) <= before and time.monotonic() < deadline:
             time.sleep(0.005)
         time.sleep(moments.uniform(0, 0.25))  # to hit a step, an evaluation or a checkpoint
         process.send_signal(signal.SIGKILL)
-        process.wait()
-        latest = latest_checkpoint(tmp_path)
-        resumed_at.append(0 if latest is None else load_checkpoint(latest).step)
+        if process.wait() == -signal.SIGKILL:
+            latest = latest_checkpoint(out)
+            resumed_at.append(0 if latest is None else load_checkpoint(latest).step)
+        else:
+            finish(process)
+            assert_same_run(out, unbroken)
+            runs += 1
     assert len(set(resumed_at)) >= KILLS // 3, f"the kills must hit different moments, got {resumed_at}"
-    finish(start(forks, backend, faces, tmp_path))
-    assert_same_run(tmp_path, unbroken)
+    finish(start(forks, backend, faces, tmp_path / str(runs)))
+    assert_same_run(tmp_path / str(runs), unbroken)
 
 
 def test_ctrl_c_then_on(forks, backend, faces, unbroken, tmp_path):

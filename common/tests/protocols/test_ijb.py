@@ -155,6 +155,7 @@ def test_damaged_pairs(root, edit, message):
         (lambda lines: [*lines, "7,5,x.jpg"], r"line \d+: template 7 is of subject 0 before, and of 5 here"),
         (lambda lines: [*lines, "7"], r"line \d+: expected TEMPLATE_ID,SUBJECT_ID"),
         (lambda lines: [*lines, "x,5"], "expected TEMPLATE_ID,SUBJECT_ID"),
+        (lambda lines: [*lines, f"{2**63},5"], r"line \d+: expected TEMPLATE_ID,SUBJECT_ID"),
     ],
 )
 def test_damaged_lists_of_subjects(root, edit, message):

@@ -26,10 +26,12 @@ from common.tests.foreign_files import (
     write_torch,
     write_torch_legacy,
 )
+from common.weights.foreign.arrays import are_sizes, is_shape
 from common.weights.foreign.convert import convert
 
 OURS = Fraction(1, 128)
 WEIGHTS = weights()
+HUGE = 3 * 2**30
 
 
 def converted(path, backbone="iresnet_small", scale=OURS, **options):
@@ -133,24 +135,44 @@ def test_a_zip_that_lost_a_byte(tmp_path):
         converted(path)
 
 
+def test_a_zip_whose_names_are_not_utf8(tmp_path):
+    path = write_torch(tmp_path / "a.pth", WEIGHTS, changes={"archive/ä": b""}.items())
+    path.write_bytes(path.read_bytes().replace("ä".encode(), b"\xce\xce"))
+    with pytest.raises(ValueError, match=r"a\.pth: is a damaged zip file"):
+        converted(path)
+
+
+def test_a_shape_whose_size_numpy_cannot_count_is_none():
+    assert is_shape((0, 2**40))
+    assert not is_shape((2**40, 2**40, 0))
+    assert are_sizes((2**40, 2**40)), "strides"
+
+
 def test_what_unpacks_to_more_than_it_takes_is_refused(tmp_path):
     path = write_torch(tmp_path / "a.pth", WEIGHTS, compression=zipfile.ZIP_DEFLATED)
     with pytest.raises(ValueError, match="neither compressed nor encrypted"):
         converted(path)
 
 
-def test_a_storage_that_claims_more_than_the_file_takes_no_memory(tmp_path):
-    """Both sizes in the zip's directory say 3 GiB, and so does the pickle."""
-    size = 3 * 2**30
-    huge = Tensor(WEIGHTS["bn1.weight"], count=size // 4, key="huge")
+@pytest.mark.parametrize(
+    ("count", "sizes", "message"),
+    [
+        (HUGE // 4, struct.pack("<II", HUGE, HUGE), f"is cut short: {HUGE} bytes expected"),
+        (WEIGHTS["bn1.weight"].size, struct.pack("<I", HUGE), f"is damaged: {HUGE} bytes hold the "),
+    ],
+    ids=["both", "packed"],
+)
+def test_a_storage_that_claims_more_than_the_file_takes_no_memory(tmp_path, count, sizes, message):
+    """Both sizes in the zip's directory say 3 GiB, and so does the pickle; or only the packed size says so."""
+    huge = Tensor(WEIGHTS["bn1.weight"], count=count, key="huge")
     path = write_torch(tmp_path / "a.pth", WEIGHTS | {"bn1.weight": huge})
     content = bytearray(path.read_bytes())
     name = content.rindex(b"archive/data/huge")
-    struct.pack_into("<II", content, name - 46 + 20, size, size)
+    content[name - 26 : name - 26 + len(sizes)] = sizes
     path.write_bytes(content)
     tracemalloc.start()
     try:
-        with pytest.raises(ValueError, match="is cut short: 3221225472 bytes expected"):
+        with pytest.raises(ValueError, match=message):
             converted(path)
         assert tracemalloc.get_traced_memory()[1] < 5e7
     finally:

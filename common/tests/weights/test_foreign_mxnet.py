@@ -96,7 +96,7 @@ ONE = mxnet_array(np.ones(2, np.float32))
         (params(ONE) + b"more", "4 bytes too many"),
         (params(ONE, names=[b"\xff"]), "not UTF-8"),
         (params(ONE.replace(struct.pack("<q", 2), struct.pack("<q", 2**40))), "is cut short"),
-        (params(ONE.replace(struct.pack("<q", 2), struct.pack("<q", -2))), r"sizes of at least 0, got \(-2,\)"),
+        (params(ONE.replace(struct.pack("<q", 2), struct.pack("<q", -2))), r"the sizes of an array, got \(-2,\)"),
         (params(struct.pack("<Ii", 0xF993FAC9, 1) + ONE[8:]), "dense arrays, got a sparse one"),
         (params(b"\xff" * 60), "expected an array at byte"),
         (params(ONE[:-12] + struct.pack("<i", 99) + ONE[-8:]), "expected a dtype among"),

@@ -1,5 +1,6 @@
 """Arrays of a file that are described but not read yet, so that they can be checked before they take memory."""
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, TypeGuard
@@ -93,6 +94,11 @@ def decode(raw: bytes | memoryview, dtype: str, big_endian: bool = False) -> np.
 
 
 def is_shape(value: Any) -> TypeGuard[tuple[int, ...]]:
-    """Tell whether a value from a file is a tuple of sizes, or of strides, that an array can have."""
+    """Tell whether a value from a file is a shape that an array can have; NumPy counts as if no size were 0."""
+    return are_sizes(value) and math.prod(size or 1 for size in value) < 2**60
+
+
+def are_sizes(value: Any) -> TypeGuard[tuple[int, ...]]:
+    """Tell whether a value from a file is a tuple of sizes, of strides or of offsets."""
     sizes = type(value) is tuple and len(value) <= MOST_DIMENSIONS
     return sizes and all(type(size) is int and 0 <= size < 2**63 for size in value)

@@ -145,7 +145,7 @@ def _shape(reader: _Reader, dimensions: int, form: str) -> tuple[int, ...]:
         raise ValueError(f"{reader.path}: expected an array at byte {reader.position}, got {dimensions} dimensions")
     shape = tuple(reader.number(form) for _ in range(dimensions))
     if not is_shape(shape):
-        raise ValueError(f"{reader.path}: expected sizes of at least 0, got {shape}")
+        raise ValueError(f"{reader.path}: expected the sizes of an array, got {shape}")
     return shape
 
 

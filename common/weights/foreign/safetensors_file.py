@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from common.io.files import FileBytes
-from common.weights.foreign.arrays import ITEM_BYTES, ForeignArray, ForeignFile, decode, is_shape
+from common.weights.foreign.arrays import ITEM_BYTES, ForeignArray, ForeignFile, are_sizes, decode, is_shape
 
 DTYPES = {
     **{f"F{bits}": f"float{bits}" for bits in (16, 32, 64)},
@@ -55,7 +55,7 @@ def _array(path: Path, data: FileBytes, start: int, name: str, facts: Any) -> Fo
     shape, offsets = (
         tuple(facts[key]) if isinstance(facts.get(key), list) else None for key in ("shape", "data_offsets")
     )
-    if dtype is None or not is_shape(shape) or not is_shape(offsets) or len(offsets) != 2:
+    if dtype is None or not is_shape(shape) or not are_sizes(offsets) or len(offsets) != 2:
         raise ValueError(f"{path}: {name}: expected a known dtype, shape and two data_offsets, got {str(facts)[:200]}")
     first, last = offsets
     size, there = math.prod(shape) * ITEM_BYTES[dtype], len(data) - start

@@ -21,7 +21,7 @@ import numpy as np
 
 from common.io.files import FileBytes
 from common.io.pickles import NUMPY_FUNCTIONS, NUMPY_SCALARS, Call, Data, Items, Slice, Stored, Unexpected, follow, text
-from common.weights.foreign.arrays import ITEM_BYTES, ForeignArray, ForeignFile, decode, groups, is_shape
+from common.weights.foreign.arrays import ITEM_BYTES, ForeignArray, ForeignFile, are_sizes, decode, groups, is_shape
 
 REBUILD, PARAMETER = "torch._utils._rebuild_tensor_v2", "torch._utils._rebuild_parameter"
 OTHERS = frozenset({"collections.Counter", *NUMPY_FUNCTIONS, *NUMPY_SCALARS})
@@ -132,8 +132,8 @@ def _places(data: Data, start: int, keys: list[str], widths: dict[str, int]) -> 
     return places
 
 
-# zipfile raises these on damage; OSError: an offset before the start of the file
-_ZIP_ERRORS = (zipfile.BadZipFile, NotImplementedError, EOFError, OSError, struct.error)
+# zipfile raises these on damage; OSError: an offset before the start of the file; UnicodeError: a name
+_ZIP_ERRORS = (zipfile.BadZipFile, NotImplementedError, EOFError, OSError, UnicodeError, struct.error)
 
 
 def _refusal(path: Path, error: Unexpected) -> ValueError:
@@ -153,6 +153,10 @@ def _member(file: zipfile.ZipFile, name: str, size: int, exactly: bool = False) 
         raise ValueError(f"{file.filename}: expected {name!r} neither compressed nor encrypted")
     if info.file_size > size or (exactly and info.file_size != size):
         raise ValueError(f"{file.filename}: expected {size} bytes in {name!r}, got {info.file_size}")
+    if info.compress_size != info.file_size:  # zipfile would make room for the first
+        raise ValueError(
+            f"{file.filename}: is damaged: {info.compress_size} bytes hold the {info.file_size} of {name!r}"
+        )
     if info.file_size > Path(str(file.filename)).stat().st_size:
         raise ValueError(f"{file.filename}: is cut short: {info.file_size} bytes expected in {name!r}")
     return file.read(name)
@@ -180,7 +184,7 @@ def _tensor(call: Any, data: Data, read: ReadStorage) -> ForeignArray | None:
 
 
 def _check_view(storage: Storage, offset: Any, shape: Any, strides: Any) -> None:
-    if not (is_shape((offset,)) and is_shape(shape) and is_shape(strides) and len(shape) == len(strides)):
+    if not (are_sizes((offset,)) and is_shape(shape) and are_sizes(strides) and len(shape) == len(strides)):
         raise Unexpected("a tensor whose shape, strides or offset are no sizes")
     count = math.prod(shape)
     last = offset + sum((size - 1) * stride for size, stride in zip(shape, strides, strict=True))
@@ -194,7 +198,7 @@ def _storage(value: Any, data: Data) -> Storage:
     if type(identity) is not tuple or len(identity) not in (5, 6) or text(data, identity[0]) != "storage":
         raise Unexpected("a tensor without a storage")
     _, kind, key, _, count = identity[:5]
-    if not isinstance(kind, str) or kind not in STORAGES or not is_shape((count,)):
+    if not isinstance(kind, str) or kind not in STORAGES or not are_sizes((count,)):
         raise Unexpected("a storage of an unknown kind")
     if len(identity) == 6 and identity[5] is not None:
         raise Unexpected("a storage that is a view of another")
