@@ -82,6 +82,7 @@ class _Job:
         self._computed: dict[int, tuple[int | None, float]] = {}  # processor time of each rank, when it last changed
         self._first_lost: int | None = None
         self._hanging: LostRank | None = None
+        self._asked = False  # by `stop`; a rank may have been told by somebody else
         self._deadline = math.inf  # when they end that were asked to stop
 
     def watch(self) -> None:
@@ -108,8 +109,8 @@ class _Job:
 
     def stop(self, *_: object) -> None:
         """Have the ranks stop and save; the second time, end them at once."""
-        self._send(signal.SIGTERM if self._deadline == math.inf else signal.SIGKILL)
-        self._deadline = time.monotonic() + TIME_TO_SAVE
+        self._send(signal.SIGKILL if self._asked else signal.SIGTERM)
+        self._asked, self._deadline = True, time.monotonic() + TIME_TO_SAVE
 
     def failure(self) -> Exception:
         """What a job came to whose exit status, that of the first rank to end, is not 0."""

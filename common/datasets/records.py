@@ -265,9 +265,8 @@ def _read_index(path: Path, size: int) -> tuple[np.ndarray, np.ndarray]:
     """Read the keys and the offsets, in the order of the file, each (n,) int64."""
     text = read_regular(path).removeprefix(codecs.BOM_UTF8)
     lines = text.count(b"\n") + (not text.endswith(b"\n") and bool(text.strip()))
-    if (
-        not text.strip() or text.count(b"\t") > lines or lines * PREFIX.size > size
-    ):  # before a parser takes memory for its fields
+    # before a parser takes memory for its fields
+    if not text.strip() or text.count(b"\t") > lines or lines * PREFIX.size > size:
         raise ValueError(f"{path}: expected {lines} lines of key, tab, offset, one for each record of {size} bytes")
     try:
         # reads millions of lines in a second and refuses anything but numbers

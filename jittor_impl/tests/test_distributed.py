@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -149,6 +150,20 @@ def test_ranks_that_were_asked_to_stop_and_compiled_on(tmp_path):
     job.stop()
     assert isinstance(job.failure(), Stopped)
     assert "cannot while Jittor compiles; start it again" in str(job.failure())
+
+
+def test_a_signal_to_all_processes_leaves_ranks_time_to_save(tmp_path, monkeypatch):
+    """As a cluster sends it. The launcher may see that a rank was told before it is told itself."""
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    job, sent = launcher._Job(ended, 2, tmp_path), []
+    monkeypatch.setattr(job, "_send", sent.append)
+    (tmp_path / "0").write_bytes(bytes([signal.SIGTERM]))
+    job.watch()
+    job.stop()
+    assert sent == [signal.SIGTERM]
+    job.stop()
+    assert sent == [signal.SIGTERM, signal.SIGKILL]
 
 
 def test_without_mpirun_it_says_what_to_install(monkeypatch, tmp_path):
